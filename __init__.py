@@ -1,0 +1,61 @@
+"""Know what a training step costs before you run it.
+
+``foretrace.trace`` records one whole training step of any ``nn.Module`` as ATen ops, on a machine without a GPU, and
+``foretrace.price`` says the memory, the FLOPs and the time that it takes on a given one. Names load when they are
+first used: importing the package imports neither torch nor networkx.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .graph import ForetraceError, StepGraph, load, save
+    from .hardware import Profile
+    from .hardware import names as profiles
+    from .report import Report, price
+    from .tracer import Step, trace
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ForetraceError": "graph:ForetraceError",
+    "Profile": "hardware:Profile",
+    "Report": "report:Report",
+    "Step": "tracer:Step",
+    "StepGraph": "graph:StepGraph",
+    "load": "graph:load",
+    "price": "report:price",
+    "profiles": "hardware:names",
+    "save": "graph:save",
+    "trace": "tracer:trace",
+}
+"""Where each public name lives."""
+
+__all__ = [
+    "ForetraceError",
+    "Profile",
+    "Report",
+    "Step",
+    "StepGraph",
+    "__version__",
+    "load",
+    "price",
+    "profiles",
+    "save",
+    "trace",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, attribute = _HOMES[name].partition(":")
+    value = getattr(import_module(f".{module}", __name__), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,87 @@
+"""Pure functions: a step graph becomes work per op, a timeline of bytes, and a model of the optimizer.
+
+Importing this package registers every built-in rule: the families are the list below.
+"""
+
+from . import (
+    attention,
+    convolution,
+    indexing,
+    losses,
+    matmul,
+    movement,
+    normalization,
+    optimizer,
+    pointwise,
+    pooling,
+    recurrent,
+    reduction,
+)
+from .holders import Holder, group, holders, roll, saved_by_module, saved_by_op
+from .optimizer import (
+    OptimizerWork,
+    Term,
+    adamw_flops_per_parameter,
+    adamw_state_bytes,
+    adamw_state_bytes_per_parameter,
+    optimizer_work,
+    sgd_flops_per_parameter,
+    trained_parameters,
+)
+from .price import Assumed, Priced, Totals, price_op, price_ops, totals
+from .rules import Answer, Kind, Rule, Table, free, lookup, override, rule
+from .timeline import PhaseMemory, Timeline, timeline
+from .work import Work, moves
+
+FAMILIES = (
+    attention,
+    convolution,
+    indexing,
+    losses,
+    matmul,
+    movement,
+    normalization,
+    optimizer,
+    pointwise,
+    pooling,
+    recurrent,
+    reduction,
+)
+"""The modules whose rules are built in."""
+
+__all__ = [
+    "FAMILIES",
+    "Answer",
+    "Assumed",
+    "Holder",
+    "Kind",
+    "OptimizerWork",
+    "PhaseMemory",
+    "Priced",
+    "Rule",
+    "Table",
+    "Term",
+    "Timeline",
+    "Totals",
+    "Work",
+    "adamw_flops_per_parameter",
+    "adamw_state_bytes",
+    "adamw_state_bytes_per_parameter",
+    "free",
+    "group",
+    "holders",
+    "lookup",
+    "moves",
+    "optimizer_work",
+    "override",
+    "price_op",
+    "price_ops",
+    "roll",
+    "rule",
+    "saved_by_module",
+    "saved_by_op",
+    "sgd_flops_per_parameter",
+    "timeline",
+    "totals",
+    "trained_parameters",
+]

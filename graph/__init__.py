@@ -1,0 +1,32 @@
+"""The nouns: ops, tensors, storages, events, and the step graph they make.
+
+Nothing in this folder imports torch, so everything said about a trace can be
+said on a machine without it.
+"""
+
+from .dtype import itemsize
+from .errors import ForetraceError
+from .op import Const, Op, Source, Tensor
+from .phase import Phase
+from .serde import load, save
+from .step_graph import Facts, Named, Span, StepGraph
+from .storage import Category, Event, Storage
+
+__all__ = [
+    "Category",
+    "Const",
+    "Event",
+    "Facts",
+    "ForetraceError",
+    "Named",
+    "Op",
+    "Phase",
+    "Source",
+    "Span",
+    "StepGraph",
+    "Storage",
+    "Tensor",
+    "itemsize",
+    "load",
+    "save",
+]

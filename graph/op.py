@@ -1,0 +1,129 @@
+"""An *op* is one ATen operator call as PyTorch dispatched it, in execution order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import NamedTuple
+
+from .dtype import itemsize
+from .phase import Phase
+
+Value = object
+"""What an argument may be: a Tensor, a Const, None, a bool, int, float, complex, str, or a tuple of these."""
+
+
+class Tensor(NamedTuple):
+    """A strided view of a storage. ``strides`` and ``offset`` count elements, not bytes."""
+
+    storage: int
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int = 0
+
+    @property
+    def numel(self) -> int:
+        """Number of elements, repeats of an expanded dimension included."""
+        return prod(self.shape)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one element."""
+        return itemsize(self.dtype)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all elements, as if each had its own place."""
+        return self.numel * self.itemsize
+
+    @property
+    def touched_bytes(self) -> int:
+        """Bytes of the places a kernel has to touch: a dimension of stride 0 counts once."""
+        return self.itemsize * prod(
+            size if stride else min(size, 1) for size, stride in zip(self.shape, self.strides, strict=True)
+        )
+
+
+class Const(NamedTuple):
+    """A torch constant by kind and name: ``Const("dtype", "float32")``, ``Const("device", "cuda:0")``."""
+
+    kind: str
+    name: str
+
+
+class Source(NamedTuple):
+    """A line of the user's code."""
+
+    file: str
+    line: int
+    function: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+def tensors(value: Value) -> Iterator[Tensor]:
+    """All tensors inside an argument or a result, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple) and not isinstance(value, Const):
+        for item in value:
+            yield from tensors(item)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Op:
+    """One operator call.
+
+    ``name`` is the overload's full name (``"aten.addmm.default"``), ``args`` every argument by its
+    schema name with defaults filled in only where the caller gave them, ``result`` what it returned
+    (a Tensor, None, or a tuple of these). ``mutates`` names the arguments it wrote to.
+    ``forward`` is the id of the forward op whose derivative this op computes.
+    """
+
+    id: int
+    name: str
+    phase: Phase
+    args: Mapping[str, Value]
+    result: Value
+    mutates: tuple[str, ...] = ()
+    module: str = ""
+    source: Source | None = None
+    sequence: int | None = None
+    """The autograd sequence number, which a forward op shares with the node that differentiates it."""
+    forward: int | None = None
+    inputs: tuple[Tensor, ...] = field(init=False)
+    outputs: tuple[Tensor, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "inputs", tuple(t for value in self.args.values() for t in tensors(value)))
+        object.__setattr__(self, "outputs", tuple(tensors(self.result)))
+
+    @property
+    def packet(self) -> str:
+        """The name without its overload: ``"aten.addmm"``."""
+        return self.name.rsplit(".", 1)[0]
+
+    def tensor(self, name: str) -> Tensor:
+        """The argument `name`, which must be a tensor. Raises ``TypeError`` if it is not."""
+        value = self.args.get(name)
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{self.name}: argument {name!r} is {value!r}, not a tensor")
+        return value
+
+    def get(self, name: str, default: Value = None) -> Value:
+        """The argument `name`, or `default` where the caller left it out."""
+        return self.args.get(name, default)
+
+    @property
+    def written(self) -> tuple[Tensor, ...]:
+        """The tensors among the arguments that it writes to."""
+        return tuple(t for name in self.mutates for t in tensors(self.args[name]))
+
+    @property
+    def is_view(self) -> bool:
+        """True when it only makes new strides over storages that it was given."""
+        given = {t.storage for t in self.inputs}
+        return not self.mutates and bool(self.outputs) and all(t.storage in given for t in self.outputs)

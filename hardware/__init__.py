@@ -1,0 +1,22 @@
+"""What a device makes of work: hardware profiles, and the time of an op and of a step on them."""
+
+from .estimate import MFU_DEFINITION, Span, StepTime, estimate, host_storages
+from .kernel_time import BOUNDS, OpTime, Unit, kernel_time
+from .profile import Fact, Profile, Range, load, names
+
+__all__ = [
+    "BOUNDS",
+    "MFU_DEFINITION",
+    "Fact",
+    "OpTime",
+    "Profile",
+    "Range",
+    "Span",
+    "StepTime",
+    "Unit",
+    "estimate",
+    "host_storages",
+    "kernel_time",
+    "load",
+    "names",
+]

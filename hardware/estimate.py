@@ -1,0 +1,173 @@
+"""The priced ops of a step + a hardware profile -> the seconds of the step and of each phase, and its MFU.
+
+*Step time* is the sum of the kernel times of all ops on the device, one after the other, as one stream runs them.
+Its interval adds up the lows and the highs: it allows for every kernel being off the same way. In it is no host
+time: where kernels are short, eager PyTorch is slower than this, because it cannot issue them as fast.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+from ..costmodels.price import Priced
+from ..costmodels.work import Work
+from ..graph.op import Op
+from ..graph.phase import Phase
+from ..graph.step_graph import StepGraph
+from .kernel_time import BOUNDS, FREE, OpTime, Unit, launches, matmul_unit, time_on, vector_dtype
+from .profile import Profile
+
+MFU_DEFINITION = (
+    "matrix FLOPs of the recorded step (attention in full, recomputation included) / "
+    "(step seconds x peak FLOP/s of the unit that runs most of them)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Seconds, and the interval they lie in."""
+
+    seconds: float = 0.0
+    low_seconds: float = 0.0
+    high_seconds: float = 0.0
+
+    @classmethod
+    def of(cls, times: Sequence[OpTime]) -> Span:
+        """The ops one after the other."""
+        return cls(sum(t.seconds for t in times), sum(t.low_seconds for t in times), sum(t.high_seconds for t in times))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTime:
+    """Device time of one step on the profile of that name."""
+
+    profile: str
+    step: Span
+    phases: Mapping[Phase, Span]
+    ops: tuple[OpTime, ...]
+    """One for each priced op, in the same order; what runs on the host, or is free, takes 0 s."""
+    bound_seconds: Mapping[str, float]
+    """The step's seconds by what each op's are spent on."""
+    tensor_flops: int
+    """Matrix FLOPs, attention in full."""
+    peak_unit: Unit | None
+    """Which cores run most of them; None where there are none."""
+    peak_flops_per_second: float
+    """The peak of those cores; 0 where there are none."""
+
+    @property
+    def step_seconds(self) -> float:
+        """The whole step."""
+        return self.step.seconds
+
+    @property
+    def low_seconds(self) -> float:
+        """The whole step, if every kernel is a fast one."""
+        return self.step.low_seconds
+
+    @property
+    def high_seconds(self) -> float:
+        """The whole step, if every kernel is a slow one."""
+        return self.step.high_seconds
+
+    @property
+    def forward_seconds(self) -> float:
+        """Forward and loss."""
+        return self.phases[Phase.FORWARD].seconds
+
+    @property
+    def backward_seconds(self) -> float:
+        """Backward, recomputation included."""
+        return self.phases[Phase.BACKWARD].seconds
+
+    @property
+    def optimizer_seconds(self) -> float:
+        """The optimizer's update."""
+        return self.phases[Phase.OPTIMIZER].seconds
+
+    @property
+    def zero_grad_seconds(self) -> float:
+        """Clearing the gradients."""
+        return self.phases[Phase.ZERO_GRAD].seconds
+
+    @property
+    def bound_shares(self) -> dict[str, float]:
+        """The share of the step by what it is spent on; they sum to 1 unless the step takes no time."""
+        total = self.step.seconds
+        return {bound: seconds / total if total else 0.0 for bound, seconds in self.bound_seconds.items()}
+
+    @property
+    def mfu(self) -> float:
+        """Model FLOPs utilisation, as `MFU_DEFINITION` says."""
+        possible = self.step.seconds * self.peak_flops_per_second
+        return self.tensor_flops / possible if possible else 0.0
+
+
+def estimate(
+    priced: Sequence[Priced],
+    profile: Profile,
+    *,
+    tf32: bool = False,
+    cudnn_tf32: bool = True,
+    host_storages: AbstractSet[int] = frozenset(),
+) -> StepTime:
+    """Time of the step that these ops are. An op all of whose tensors are `host_storages` costs the device nothing."""
+    timer = _Timer(profile, tf32, cudnn_tf32)
+    times = tuple(FREE if p.kind == "free" or _on_host(p.op, host_storages) else timer(p.op, p.work) for p in priced)
+    by_phase: dict[Phase, list[OpTime]] = {phase: [] for phase in Phase}
+    by_bound = dict.fromkeys(BOUNDS[:-1], 0.0)
+    by_unit: dict[Unit, int] = defaultdict(int)
+    for p, t in zip(priced, times, strict=True):
+        by_phase[p.op.phase].append(t)
+        if t is not FREE:
+            by_bound[t.bound] += t.seconds
+        if t.unit:
+            by_unit[t.unit] += p.work.tensor_flops
+    unit = max(by_unit, key=by_unit.__getitem__, default=None)
+    return StepTime(
+        profile=profile.name,
+        step=Span.of(times),
+        phases={phase: Span.of(of_phase) for phase, of_phase in by_phase.items()},
+        ops=times,
+        bound_seconds=by_bound,
+        tensor_flops=sum(by_unit.values()),
+        peak_unit=unit,
+        peak_flops_per_second=unit.peak(profile) if unit else 0.0,
+    )
+
+
+def host_storages(graph: StepGraph) -> frozenset[int]:
+    """The storages of a CUDA step that are not on the device, such as AdamW's step counters; none for a CPU step."""
+    if not graph.facts.device.startswith("cuda"):
+        return frozenset()
+    return frozenset(s.id for s in graph.storages if not s.device.startswith("cuda"))
+
+
+def _on_host(op: Op, host: AbstractSet[int]) -> bool:
+    if not host:
+        return False
+    touched = [t.storage for t in (*op.inputs, *op.outputs)]
+    return bool(touched) and all(storage in host for storage in touched)
+
+
+class _Timer:
+    """Kernel times, each distinct piece of work computed once: a model repeats its layers."""
+
+    def __init__(self, profile: Profile, tf32: bool, cudnn_tf32: bool) -> None:
+        self.profile, self.tf32, self.cudnn_tf32 = profile, tf32, cudnn_tf32
+        self.known: dict[tuple[Work, Unit | None, str, int], OpTime] = {}
+
+    def __call__(self, op: Op, work: Work) -> OpTime:
+        if not (work.flops or work.bytes):
+            return FREE
+        unit = None
+        if work.tensor_flops:
+            unit = matmul_unit(op, self.profile, tf32=self.tf32, cudnn_tf32=self.cudnn_tf32)
+        key = (work, unit, vector_dtype(op), launches(op))
+        found = self.known.get(key)
+        if found is None:
+            found = self.known[key] = time_on(self.profile, *key)
+        return found

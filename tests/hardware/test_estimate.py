@@ -1,0 +1,104 @@
+"""Priced ops become the time of a step: sums, phases, shares and MFU."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from foretrace.costmodels.price import Priced
+from foretrace.costmodels.work import Work
+from foretrace.graph.op import Op, Tensor
+from foretrace.graph.phase import Phase
+from foretrace.graph.step_graph import Facts, StepGraph
+from foretrace.graph.storage import Category, Storage
+from foretrace.hardware import estimate, host_storages, kernel_time, load
+from foretrace.hardware.kernel_time import Unit
+
+A100 = load("a100-sxm4-80gb")
+
+
+def priced(phase: Phase, work: Work, dtype: str = "bfloat16", kind: str = "rule", storage: int = 0) -> Priced:
+    one = Tensor(storage, dtype, (8, 8), (8, 1))
+    op = Op(id=0, name="aten.mm.default", phase=phase, args={"self": one}, result=one)
+    return Priced(op=op, work=work, kind=kind, by="here")  # type: ignore[arg-type]
+
+
+MATMUL = Work(tensor_flops=2 * 4096**3, read_bytes=4 * 4096**2, written_bytes=2 * 4096**2)
+COPY = Work(read_bytes=10**9, written_bytes=10**9)
+ADD = Work(vector_flops=1, read_bytes=8, written_bytes=4)
+
+STEP = [
+    priced(Phase.FORWARD, MATMUL),
+    priced(Phase.FORWARD, COPY, "float32"),
+    priced(Phase.FORWARD, COPY, "float32", kind="free"),
+    priced(Phase.BACKWARD, MATMUL),
+    priced(Phase.BACKWARD, MATMUL),
+    priced(Phase.OPTIMIZER, ADD, "float32", kind="assumed"),
+]
+
+
+def test_a_step_is_the_sum_of_its_ops() -> None:
+    step = estimate(STEP, A100)
+    alone = [kernel_time(p.work, p.op, A100) for p in STEP]
+    matmul, copy, add = alone[0].seconds, alone[1].seconds, alone[5].seconds
+    assert step.forward_seconds == pytest.approx(matmul + copy)
+    assert step.backward_seconds == pytest.approx(2 * matmul)
+    assert step.optimizer_seconds == pytest.approx(add)
+    assert step.zero_grad_seconds == 0
+    assert step.step_seconds == pytest.approx(3 * matmul + copy + add)
+    assert step.low_seconds < step.step_seconds < step.high_seconds
+    assert [t.bound for t in step.ops] == ["tensor", "memory", "free", "tensor", "tensor", "floor"]
+    assert step.ops[0] == alone[0]
+    assert step.profile == "a100-sxm4-80gb"
+
+
+def test_shares_sum_to_one() -> None:
+    step = estimate(STEP, A100)
+    assert sum(step.bound_shares.values()) == pytest.approx(1)
+    assert sum(step.bound_seconds.values()) == pytest.approx(step.step_seconds)
+    assert set(step.bound_shares) == {"tensor", "vector", "memory", "floor"}
+    assert step.bound_shares["memory"] == pytest.approx(step.ops[1].seconds / step.step_seconds)
+
+
+def test_mfu_is_matrix_flops_over_what_the_peak_could_have_done() -> None:
+    step = estimate(STEP, A100)
+    assert step.tensor_flops == 3 * 2 * 4096**3
+    assert step.peak_unit == Unit("tensor", "bfloat16")
+    assert step.mfu == pytest.approx(3 * 2 * 4096**3 / (step.step_seconds * 312e12))
+    assert 0 < step.mfu < 1
+
+
+def test_float32_is_measured_against_the_cores_that_run_it() -> None:
+    step = [priced(Phase.FORWARD, MATMUL, "float32")]
+    assert estimate(step, A100).peak_flops_per_second == 19.5e12
+    assert estimate(step, A100, tf32=True).peak_flops_per_second == 156e12
+    assert estimate(step, A100, tf32=True).step_seconds < estimate(step, A100).step_seconds
+
+
+def test_an_empty_step_takes_no_time() -> None:
+    step = estimate([], A100)
+    assert (step.step_seconds, step.mfu, step.peak_unit, step.ops) == (0, 0, None, ())
+    assert sum(step.bound_shares.values()) == 0
+
+
+def test_an_op_on_the_host_costs_the_device_nothing() -> None:
+    step = [priced(Phase.OPTIMIZER, ADD, storage=7), priced(Phase.OPTIMIZER, ADD, storage=8)]
+    assert [t.bound for t in estimate(step, A100, host_storages={7}).ops] == ["free", "floor"]
+
+
+def test_what_is_on_the_host_follows_from_the_device_of_the_trace() -> None:
+    storages = (
+        Storage(0, 4, "cuda:0", Category.PARAMETER),
+        Storage(1, 4, "cpu", Category.OPTIMIZER_STATE),
+    )
+    assert host_storages(StepGraph((), storages, (), (), Facts(device="cuda"))) == {1}
+    assert host_storages(StepGraph((), storages, (), (), Facts(device="cpu"))) == set()
+
+
+def test_twenty_thousand_ops_take_a_moment() -> None:
+    many = STEP * 3400
+    began = time.perf_counter()
+    step = estimate(many, A100)
+    assert time.perf_counter() - began < 1
+    assert len(step.ops) == len(many)

@@ -1,0 +1,171 @@
+"""Work becomes time: exactly for hand-made work, never faster than the peak, never less for more work."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foretrace.costmodels.work import Work
+from foretrace.graph.op import Op, Tensor
+from foretrace.graph.phase import Phase
+from foretrace.hardware import BOUNDS, load, names
+from foretrace.hardware.kernel_time import Unit, kernel_time, launches, matmul_unit, vector_dtype
+
+A100 = load("a100-sxm4-80gb")
+H100 = load("h100-sxm5-80gb")
+
+
+def tensor(dtype: str = "float32", *shape: int, storage: int = 0) -> Tensor:
+    strides = tuple(1 for _ in shape)
+    return Tensor(storage, dtype, shape or (8, 8), strides or (8, 1))
+
+
+def op(name: str = "aten.mm.default", dtype: str = "float32", **args: object) -> Op:
+    given = args or {"self": tensor(dtype), "mat2": tensor(dtype, storage=1)}
+    return Op(id=0, name=name, phase=Phase.FORWARD, args=given, result=tensor(dtype, storage=2))
+
+
+def work(tensor_flops: int = 0, vector_flops: int = 0, moved: int = 0, skippable: int = 0) -> Work:
+    return Work(
+        tensor_flops=tensor_flops,
+        vector_flops=vector_flops,
+        read_bytes=moved - moved // 3,
+        written_bytes=moved // 3,
+        skippable_flops=skippable,
+    )
+
+
+sizes = st.integers(0, 10**16)
+works = st.builds(work, sizes, sizes, sizes)
+dtypes = st.sampled_from(["float32", "float64", "bfloat16", "float16", "float8_e4m3fn", "int8", "int64", "complex64"])
+
+
+def test_nothing_takes_no_time() -> None:
+    time = kernel_time(work(), op(), A100)
+    assert (time.seconds, time.low_seconds, time.high_seconds, time.bound) == (0.0, 0.0, 0.0, "free")
+
+
+def test_a_large_bfloat16_matmul() -> None:
+    time = kernel_time(work(2 * 8192**3, moved=3 * 2 * 8192**2), op(dtype="bfloat16"), A100)
+    # floor + FLOPs at 80 % of 312 TFLOP/s + 1.2 GFLOP of tail at the peak
+    assert time.seconds == pytest.approx(2.6e-6 + 2 * 8192**3 / (0.8 * 312e12) + 1.2e9 / 312e12)
+    assert time.low_seconds == pytest.approx(1.3e-6 + 2 * 8192**3 / (0.939 * 312e12) + 1.2e9 / 312e12)
+    assert time.high_seconds == pytest.approx(7e-6 + 2 * 8192**3 / (0.62 * 312e12) + 1.2e9 / 312e12)
+    assert (time.bound, time.unit, time.tier) == ("tensor", Unit("tensor", "bfloat16"), "roofline")
+
+
+def test_a_tail_is_at_most_the_work_itself() -> None:
+    time = kernel_time(work(10**8, moved=10), op(dtype="bfloat16"), A100)
+    assert time.seconds == pytest.approx(2.6e-6 + 2 * 10**8 / (0.8 * 312e12))
+    assert time.bound == "floor"
+
+
+def test_a_large_copy() -> None:
+    time = kernel_time(work(moved=10**9), op("aten.clone.default"), A100)
+    assert time.seconds == pytest.approx(2.6e-6 + 10**9 / (0.855 * 2.039e12))
+    assert (time.bound, time.unit) == ("memory", None)
+
+
+def test_a_tiny_op_costs_a_launch() -> None:
+    time = kernel_time(work(vector_flops=8, moved=64), op("aten.add.Tensor"), A100)
+    assert time.bound == "floor"
+    assert time.seconds == pytest.approx(2.6e-6, rel=1e-4)
+
+
+def test_arithmetic_of_its_own() -> None:
+    time = kernel_time(work(vector_flops=10**12, moved=8), op("aten.exp.default"), A100)
+    assert time.seconds == pytest.approx(2.6e-6 + 10**12 / (0.9 * 19.5e12))
+    assert time.bound == "vector"
+
+
+def test_float32_products_and_other_arithmetic_share_the_cuda_cores() -> None:
+    both = kernel_time(work(10**13, 10**12), op(), A100)
+    alone = kernel_time(work(10**13), op(), A100)
+    assert both.seconds - alone.seconds == pytest.approx(10**12 / (0.9 * 19.5e12))
+
+
+def test_a_causal_kernel_leaves_out_what_it_can() -> None:
+    attention = op("aten._scaled_dot_product_flash_attention.default", "bfloat16")
+    full, half = work(10**13), work(10**13, skippable=5 * 10**12)
+    saved = kernel_time(full, attention, A100).seconds - kernel_time(half, attention, A100).seconds
+    assert saved == pytest.approx(5e12 / (0.8 * 312e12))
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "settings", "unit"),
+    [
+        ("aten.mm.default", "float32", {}, Unit("vector", "float32")),
+        ("aten.mm.default", "float32", {"tf32": True}, Unit("tensor", "tfloat32")),
+        ("aten.convolution.default", "float32", {}, Unit("tensor", "tfloat32")),
+        ("aten.convolution_backward.default", "float32", {"cudnn_tf32": False}, Unit("vector", "float32")),
+        ("aten._cudnn_rnn.default", "float32", {}, Unit("tensor", "tfloat32")),
+        ("aten.mm.default", "float16", {}, Unit("tensor", "float16")),
+        ("aten.mm.default", "float64", {}, Unit("tensor", "float64")),
+        ("aten.mm.default", "complex64", {}, Unit("vector", "float32")),
+        ("aten.mm.default", "complex128", {}, Unit("vector", "float64")),
+        ("aten._int_mm.default", "int8", {}, Unit("tensor", "int8")),
+        ("aten._scaled_mm.default", "float8_e4m3fn", {}, Unit("tensor", "bfloat16")),
+    ],
+)
+def test_the_cores_follow_from_the_type(name: str, dtype: str, settings: dict[str, bool], unit: Unit) -> None:
+    assert matmul_unit(op(name, dtype), A100, **settings) == unit
+
+
+def test_an_h100_has_cores_for_float8() -> None:
+    assert matmul_unit(op("aten._scaled_mm.default", "float8_e4m3fn"), H100) == Unit("tensor", "float8_e4m3fn")
+
+
+def test_an_index_says_nothing_of_the_arithmetic() -> None:
+    mixed = op("aten.mm.default", index=tensor("int64"), self=tensor("bfloat16"))
+    assert matmul_unit(mixed, A100) == Unit("tensor", "bfloat16")
+
+
+def test_half_precision_is_computed_in_float32() -> None:
+    assert vector_dtype(op(dtype="bfloat16")) == "float32"
+    assert vector_dtype(op(dtype="float64")) == "float64"
+
+
+def test_a_list_of_tensors_needs_several_launches() -> None:
+    def foreach(count: int, elements: int, lists: int = 1) -> int:
+        args = {f"list{i}": tuple(tensor("float32", elements) for _ in range(count)) for i in range(lists)}
+        return launches(op("aten._foreach_add_.List", **args))
+
+    assert foreach(1, 1) == 1
+    assert foreach(770, 1) == 1
+    assert foreach(771, 1) == 2  # a launch takes 770 tensors
+    assert foreach(500, 1, lists=2) == 2  # or 448 pairs
+    assert foreach(10, 65_536 * 224) == 1  # or 2,240 blocks of 65,536 elements
+    assert foreach(10, 65_536 * 225) == 2
+    assert launches(op("aten._foreach_add_.List")) == 1
+    assert launches(op()) == 1
+
+
+@given(works, dtypes, st.sampled_from(names()), st.booleans())
+def test_the_interval_holds_the_time(one: Work, dtype: str, name: str, tf32: bool) -> None:
+    time = kernel_time(one, op(dtype=dtype), load(name), tf32=tf32)
+    assert 0 <= time.low_seconds <= time.seconds <= time.high_seconds
+    assert time.bound in BOUNDS
+
+
+@given(works, dtypes, st.sampled_from(names()), st.booleans())
+def test_no_rate_passes_its_peak(one: Work, dtype: str, name: str, tf32: bool) -> None:
+    profile, the_op = load(name), op(dtype=dtype)
+    time = kernel_time(one, the_op, profile, tf32=tf32)
+    once = 1 + 1e-9
+    seconds = time.low_seconds
+    assert one.bytes <= seconds * profile.memory_bandwidth_bytes_per_second * once
+    vector_peak = profile.vector_flops_per_second[vector_dtype(the_op)]
+    assert one.vector_flops <= seconds * vector_peak * once
+    if time.unit:
+        assert one.tensor_flops <= seconds * time.unit.peak(profile) * once
+        if time.unit.cores == "vector" and time.unit.dtype == vector_dtype(the_op):
+            assert one.flops <= seconds * vector_peak * once
+
+
+@given(works, works, dtypes, st.sampled_from(names()))
+def test_more_work_takes_no_less(one: Work, more: Work, dtype: str, name: str) -> None:
+    before, after = (kernel_time(w, op(dtype=dtype), load(name)) for w in (one, one + more))
+    assert before.seconds <= after.seconds * (1 + 1e-12)
+    assert before.low_seconds <= after.low_seconds * (1 + 1e-12)
+    assert before.high_seconds <= after.high_seconds * (1 + 1e-12)

@@ -1,0 +1,347 @@
+"""What CUDA does otherwise: composite ops whose C++ asks for the device take CUDA's road here.
+
+The tensors of a trace are CPU tensors, so a composite op in C++ that branches on ``is_cuda()`` goes the
+CPU's way. The table `KERNELS` puts CUDA's way back, one function per op, each with its source in PyTorch.
+It holds while a step is traced for ``device="cuda"``.
+
+Not covered yet: the size of cuDNN's reserve space and workspaces (batch norm, RNN, convolution); CTC loss,
+grid sampling and affine grids by cuDNN; architectures other than sm80 and sm90.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from .record import Recorder, dtype_name
+
+aten = torch.ops.aten
+Chooser = Callable[..., Any]
+
+
+@contextmanager
+def cuda_kernels(recorder: Recorder) -> Iterator[Counter[str]]:
+    """Send composite ops CUDA's way while tracing for it. Yields the choices made, with their reasons."""
+    choices: Counter[str] = Counter()
+    if torch.device(recorder.device).type != "cuda":
+        yield choices
+        return
+    library = torch.library.Library("aten", "IMPL")  # noqa: TOR901
+    try:
+        for name, make in KERNELS.items():
+            kernel = make(recorder, choices)
+            for key in ("AutogradCPU", "CPU"):
+                library.impl(name, kernel, key)
+        yield choices
+    finally:
+        library._destroy()
+
+
+def _on_gpu(recorder: Recorder, tensor: torch.Tensor) -> bool:
+    owner = recorder.owner_of(tensor)
+    return owner is None or owner.device != "cpu"
+
+
+def _stock(name: str) -> Any:
+    """The op's own composite kernel, for tensors that are not on the GPU."""
+    return lambda *args, **kwargs: _op(name).decompose(*args, **kwargs)
+
+
+def _op(name: str) -> Any:
+    packet, _, overload = name.partition(".")
+    return getattr(getattr(aten, packet), overload or "default")
+
+
+# -- dropout --------------------------------------------------------------------------------------
+
+
+def _dropout(recorder: Recorder, choices: Counter[str]) -> Chooser:
+    """One fused kernel with a byte mask (ATen/native/Dropout.cpp: is_fused_kernel_acceptable)."""
+    stock = _stock("dropout")
+
+    def dropout(input: torch.Tensor, p: float, train: bool) -> Any:
+        if _on_gpu(recorder, input) and train and 0 < p < 1 and input.numel():
+            return aten.native_dropout.default(input, p, train)[0]
+        return stock(input, p, train)
+
+    return dropout
+
+
+# -- scaled dot product attention -----------------------------------------------------------------
+
+FLASH, EFFICIENT, CUDNN, MATH = "flash", "efficient", "cudnn", "math"
+
+
+def _attention(recorder: Recorder, choices: Counter[str]) -> Chooser:
+    """Backend selection (ATen/native/transformers/cuda/sdp_utils.cpp) and calls (transformers/attention.cpp)."""
+    stock = _stock("scaled_dot_product_attention")
+
+    def attention(
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attn_mask: torch.Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        *,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> torch.Tensor:
+        if not _on_gpu(recorder, query):
+            return stock(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+        call = (query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
+        backend, reasons = choose_attention(*call)
+        if recorder.recording:
+            told = "; ".join(f"{name} refused: {why}" for name, why in reasons)
+            choices[f"attention runs the {backend} kernel" + (f" ({told})" if told else "")] += 1
+        return _BACKENDS[backend](*call)
+
+    return attention
+
+
+def choose_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    dropout: float,
+    causal: bool,
+    scale: float | None,
+    gqa: bool,
+) -> tuple[str, list[tuple[str, str]]]:
+    """The backend that an sm80 GPU runs, and why those before it in line were refused."""
+    needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value))
+    refused = []
+    for name, test in ((FLASH, _refuses_flash), (EFFICIENT, _refuses_efficient)):
+        why = test(query, key, value, mask, dropout, causal, gqa, needs_grad)
+        if why is None:
+            return name, refused
+        refused.append((name, why))
+    return MATH, refused
+
+
+def _refuses_both(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, causal: bool) -> str | None:
+    if any(t.dim() != 4 for t in (query, key, value)):
+        return "not four dimensions"
+    if any(t.stride(-1) != 1 and t.shape[-1] != 1 for t in (query, key, value)):
+        return "last dimension not contiguous"
+    if query.shape[2] == 0 or key.shape[2] == 0:
+        return "empty sequence"
+    return None
+
+
+def _refuses_flash(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    dropout: float,
+    causal: bool,
+    gqa: bool,
+    needs_grad: bool,
+) -> str | None:
+    if not torch.backends.cuda.flash_sdp_enabled():
+        return "switched off"
+    if query.dtype not in (torch.float16, torch.bfloat16):
+        return dtype_name(query.dtype)
+    if mask is not None:
+        return "explicit mask"
+    if not query.shape[-1] == key.shape[-1] == value.shape[-1] or query.shape[-1] > 256:
+        return f"head dimensions {query.shape[-1]}, {key.shape[-1]}, {value.shape[-1]}"
+    if not _heads_match(query, key, value, gqa):
+        return "batch or heads differ"
+    if causal and query.shape[2] != key.shape[2]:
+        return "causal with sequences of different length"
+    return _refuses_both(query, key, value, mask, causal)
+
+
+def _refuses_efficient(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    dropout: float,
+    causal: bool,
+    gqa: bool,
+    needs_grad: bool,
+) -> str | None:
+    if not torch.backends.cuda.mem_efficient_sdp_enabled():
+        return "switched off"
+    if query.dtype not in (torch.float16, torch.bfloat16, torch.float32):
+        return dtype_name(query.dtype)
+    # minimum_gemm_alignment for sm80: 128-bit loads on tensor cores
+    alignment = max(4, 16 // query.itemsize)
+    if query.shape[-1] != key.shape[-1] or query.shape[-1] % alignment or value.shape[-1] % alignment:
+        return f"head dimensions {query.shape[-1]}, {value.shape[-1]} not multiples of {alignment}"
+    if any(t.numel() and t.storage_offset() % alignment for t in (query, key, value)):
+        return f"storage offsets not multiples of {alignment}"
+    if mask is not None and mask.requires_grad and needs_grad and mask.dim() != 4:
+        return "mask that needs a gradient"
+    if not _heads_match(query, key, value, False):
+        return "batch or heads differ"
+    return _refuses_both(query, key, value, mask, causal)
+
+
+def _heads_match(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, gqa: bool) -> bool:
+    if query.dim() != 4 or key.dim() != 4 or value.dim() != 4:
+        return True
+    if not query.shape[0] == key.shape[0] == value.shape[0]:
+        return False
+    if gqa:
+        return query.shape[1] % key.shape[1] == 0 and key.shape[1] == value.shape[1]
+    return query.shape[1] == key.shape[1] == value.shape[1]
+
+
+def _flash(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, dropout: float, causal: bool,
+    scale: float | None, gqa: bool,
+) -> torch.Tensor:
+    size = query.shape[-1]
+    scale = scale if scale is not None else size**-0.5
+    query, key, value = (_padded(t, 8) for t in (query, key, value))
+    out = aten._scaled_dot_product_flash_attention.default(query, key, value, dropout, causal, False, scale=scale)[0]
+    return out if out.shape[-1] == size else out.narrow(-1, 0, size)
+
+
+def _padded(tensor: torch.Tensor, multiple: int) -> torch.Tensor:
+    missing = -tensor.shape[-1] % multiple
+    return torch.nn.functional.pad(tensor, (0, missing)) if missing else tensor
+
+
+def _efficient(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, dropout: float, causal: bool,
+    scale: float | None, gqa: bool,
+) -> torch.Tensor:
+    needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value))
+    if mask is not None:
+        mask = _as_bias(mask, query, key)
+    result: torch.Tensor = aten._scaled_dot_product_efficient_attention.default(
+        query, key, value, mask, needs_grad, dropout, causal, scale=scale
+    )[0]
+    return result
+
+
+def _as_bias(mask: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """A mask as the kernel wants it: of the query's dtype, rows padded to 16 elements, expanded."""
+    if mask.dtype is torch.bool:
+        bias = torch.zeros_like(mask, dtype=query.dtype)
+        mask = bias.masked_fill_(mask.logical_not(), float("-inf"))
+    if mask.shape[-1] % 16:
+        mask = torch.nn.functional.pad(mask, (0, -mask.shape[-1] % 16))[..., : mask.shape[-1]]
+    return mask.expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
+
+
+def _math(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, dropout: float, causal: bool,
+    scale: float | None, gqa: bool,
+) -> torch.Tensor:
+    result: torch.Tensor = aten._scaled_dot_product_attention_math.default(
+        query, key, value, mask, dropout, causal, None, scale=scale, enable_gqa=gqa
+    )[0]
+    return result
+
+
+_BACKENDS: dict[str, Callable[..., torch.Tensor]] = {FLASH: _flash, EFFICIENT: _efficient, MATH: _math}
+
+
+# -- batch norm -----------------------------------------------------------------------------------
+
+
+def _batch_norm(recorder: Recorder, choices: Counter[str]) -> Chooser:
+    """cuDNN where it is on (ATen/native/Normalization.cpp: _select_batch_norm_backend)."""
+    stock = _stock("_batch_norm_impl_index")
+
+    def batch_norm(
+        input: torch.Tensor,
+        weight: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        running_mean: torch.Tensor | None,
+        running_var: torch.Tensor | None,
+        training: bool,
+        momentum: float,
+        eps: float,
+        cudnn_enabled: bool,
+    ) -> Any:
+        cudnn = (
+            _on_gpu(recorder, input)
+            and cudnn_enabled
+            and input.dtype not in (torch.float64, torch.bfloat16)
+            and weight is not None
+            and weight.dtype is torch.float32
+            and bias is not None
+            and (training or running_mean is not None)
+            and input.dim() >= 3
+            and eps >= 1e-5  # CUDNN_BN_MIN_EPSILON
+            and input.numel() > 0
+        )
+        if not cudnn:
+            result = stock(input, weight, bias, running_mean, running_var, training, momentum, eps, cudnn_enabled)
+            return result
+        out, mean, var, reserve = aten.cudnn_batch_norm.default(
+            input.contiguous(memory_format=torch._prims_common.suggest_memory_format(input)),
+            weight, bias, running_mean, running_var, training, momentum, eps,
+        )
+        choices["batch norm runs cuDNN; its reserve space is not modelled"] += recorder.recording
+        return out, mean, var, reserve, 1
+
+    return batch_norm
+
+
+# -- recurrent layers -----------------------------------------------------------------------------
+
+_CUDNN_RNN_MODE = {"rnn_relu.input": 0, "rnn_tanh.input": 1, "lstm.input": 2, "gru.input": 3}
+"""cudnnRNNMode_t, as ATen/native/cudnn/RNN.cpp counts them."""
+
+
+def _recurrent(name: str) -> Callable[[Recorder, Counter[str]], Chooser]:
+    """One cuDNN call for all layers (ATen/native/RNN.cpp: use_cudnn_rnn; cudnn/RNN.cpp: _cudnn_impl)."""
+    mode = _CUDNN_RNN_MODE[name]
+
+    def make(recorder: Recorder, choices: Counter[str]) -> Chooser:
+        stock = _stock(name)
+
+        def recurrent(
+            input: torch.Tensor,
+            hx: Any,
+            params: list[torch.Tensor],
+            has_biases: bool,
+            num_layers: int,
+            dropout: float,
+            train: bool,
+            bidirectional: bool,
+            batch_first: bool,
+        ) -> Any:
+            if not _on_gpu(recorder, input):
+                return stock(
+                    input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first
+                )
+            hidden, cell = (hx[0], hx[1]) if mode == 2 else (hx, None)
+            width = params[1].shape[1] if cell is None else cell.shape[2]
+            projection = hidden.shape[2] if cell is not None and hidden.shape[2] != cell.shape[2] else 0
+            per_layer = (4 if has_biases else 2) + (1 if projection else 0)
+            state = torch.empty(0, dtype=torch.uint8) if dropout and train else None
+            out = aten._cudnn_rnn.default(
+                input, params, per_layer, None, hidden, cell, mode, width, projection, num_layers, batch_first,
+                dropout, train, bidirectional, [], state,
+            )
+            choices["the recurrent layer runs cuDNN; its reserve space and workspace are not modelled"] += (
+                recorder.recording
+            )
+            return (out[0], out[1], out[2]) if mode == 2 else (out[0], out[1])
+
+        return recurrent
+
+    return make
+
+
+KERNELS: dict[str, Callable[[Recorder, Counter[str]], Chooser]] = {
+    "dropout": _dropout,
+    "scaled_dot_product_attention": _attention,
+    "_batch_norm_impl_index": _batch_norm,
+    **{name: _recurrent(name) for name in _CUDNN_RNN_MODE},
+}
+"""Composite op -> what makes its CUDA kernel. One entry per op family."""

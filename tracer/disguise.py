@@ -1,0 +1,275 @@
+"""What Python is told while the tensors of a trace claim to be on a GPU.
+
+The tensors really are CPU tensors (see `arena`), so with ``device="cpu"`` nothing here is needed. With
+``device="cuda"`` a few properties and methods of ``torch.Tensor`` and a few functions of ``torch.cuda``
+answer for the claimed device; all are put back when the trace ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext, _device_constructors
+
+from .record import RECORDER_KEY, Recorder
+
+_CUDA = torch.device("cuda", 0)
+_CPU = torch.device("cpu")
+
+
+@contextmanager
+def disguise(recorder: Recorder) -> Iterator[None]:
+    """Make the recorder's tensors look as they would on ``recorder.device``."""
+    with ExitStack() as undo:
+        _patch(undo, torch.Tensor, "__deepcopy__", _deepcopy(recorder))
+        for name in ("_make_subclass", "_make_wrapper_subclass"):
+            _patch(undo, torch.Tensor, name, staticmethod(unrecorded(getattr(torch.Tensor, name))))
+        _patch(undo, torch.Tensor, "as_subclass", unrecorded(torch.Tensor.as_subclass))
+        if torch.device(recorder.device).type == "cuda":
+            for name, value in _tensor_face(recorder).items():
+                _patch(undo, torch.Tensor, name, value)
+            for name, value in _CUDA_MODULE.items():
+                _patch(undo, torch.cuda, name, value)
+            for function in _device_constructors():
+                name = getattr(function, "__name__", "")
+                if getattr(torch, name, None) is function:
+                    _patch(undo, torch, name, _asking(recorder, function))
+            undo.callback(_forget_lazy_init)
+        yield
+
+
+def _patch(undo: ExitStack, owner: Any, name: str, value: Any) -> None:
+    missing = name not in vars(owner)
+    before = None if missing else vars(owner)[name]
+    setattr(owner, name, value)
+    undo.callback(delattr, owner, name) if missing else undo.callback(setattr, owner, name, before)
+
+
+# -- torch.Tensor ---------------------------------------------------------------------------------
+
+
+def _deepcopy(recorder: Recorder) -> Callable[..., Any]:
+    """Copies of arena tensors are made by an op; the stock method would read memory that nobody wrote."""
+    stock = torch.Tensor.__deepcopy__
+
+    def deepcopy(self: torch.Tensor, memo: dict[int, Any]) -> Any:
+        plain = type(self) in (torch.Tensor, torch.nn.Buffer) and self.is_leaf and self.layout is torch.strided
+        if not plain or id(self) in memo:
+            return stock(self, memo)
+        with torch.no_grad():
+            copy = self.detach().clone().requires_grad_(self.requires_grad)
+        copy.__dict__.update(self.__dict__)
+        memo[id(self)] = copy
+        return copy
+
+    return deepcopy
+
+
+def unrecorded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` with the recorder asleep.
+
+    C++ makes a subclass instance of a fresh ``detach()``, which must not have met Python before.
+    """
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with torch._C._ExcludeDispatchKeyGuard(RECORDER_KEY):
+            return function(*args, **kwargs)
+
+    return call
+
+
+def _tensor_face(recorder: Recorder) -> dict[str, Any]:
+    stock_device: Any = torch.Tensor.device
+    stock_to, stock_type = torch.Tensor.to, torch.Tensor.type
+
+    def claimed(tensor: torch.Tensor) -> torch.device:
+        real: torch.device = stock_device.__get__(tensor)
+        if real.type != "cpu" or tensor.layout is not torch.strided:
+            return real
+        owner = recorder.owner_of(tensor)
+        if owner is None:
+            return _CUDA
+        return _CPU if owner.device == "cpu" else _CUDA
+
+    def to(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        copy = kwargs.pop("copy", False)
+        if args and isinstance(args[0], torch.Tensor):
+            args = (claimed(args[0]), args[0].dtype, *args[1:])
+        elif isinstance(kwargs.get("other"), torch.Tensor):
+            other = kwargs.pop("other")
+            args = (claimed(other), other.dtype, *args)
+        if len(args) == 4:
+            *args, copy = args  # type: ignore[assignment]
+        device, dtype, _, memory_format = torch._C._nn._parse_to(*args, **kwargs)
+        options: dict[str, Any] = {"memory_format": memory_format} if memory_format is not None else {}
+        if device is None or device.type == claimed(self).type:
+            return stock_to(self, dtype or self.dtype, copy=copy, **options)
+        with _asked(recorder, device):
+            return torch.ops.aten._to_copy.default(self, dtype=dtype or self.dtype, **options)
+
+    def as_type(self: torch.Tensor, dtype: Any = None, non_blocking: bool = False) -> Any:
+        if dtype is None:
+            name = stock_type(self)
+            return name.replace("torch.", "torch.cuda.") if claimed(self).type == "cuda" else name
+        if isinstance(dtype, str) and dtype.startswith("torch.cuda."):
+            dtype = dtype.replace("torch.cuda.", "torch.")
+        return stock_type(self, dtype, non_blocking)
+
+    return {
+        "device": property(claimed),
+        "is_cuda": property(lambda self: claimed(self).type == "cuda"),
+        "is_cpu": property(lambda self: claimed(self).type == "cpu"),
+        "to": to,
+        "type": as_type,
+        "cuda": lambda self, device=None, non_blocking=False, **kw: to(self, torch.device("cuda"), **kw),
+        "cpu": lambda self, **kw: to(self, _CPU, **kw),
+        "get_device": lambda self: 0 if claimed(self).type == "cuda" else -1,
+    }
+
+
+@contextmanager
+def _asked(recorder: Recorder, device: torch.device) -> Iterator[None]:
+    recorder.asked_for.append("cuda:0" if device.type == "cuda" else str(device))
+    try:
+        yield
+    finally:
+        recorder.asked_for.pop()
+
+
+def _asking(recorder: Recorder, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A factory that tells the recorder which device Python asked for: C++ can only say "cpu"."""
+
+    @functools.wraps(function)
+    def factory(*args: Any, **kwargs: Any) -> Any:
+        device = kwargs.get("device")
+        if device is None:
+            like = args[0] if function.__name__.endswith("_like") and args else None
+            if isinstance(like, torch.Tensor):
+                return function(*args, **kwargs)
+            device = _default_device()
+        with _asked(recorder, torch.device(device) if not isinstance(device, int) else _CUDA):
+            return function(*args, **kwargs)
+
+    return factory
+
+
+def _default_device() -> torch.device:
+    """What ``with torch.device(...)`` or ``set_default_device`` says; asking torch itself would make a tensor."""
+    for mode in reversed(_get_current_function_mode_stack()):
+        if isinstance(mode, DeviceContext):
+            return torch.device(mode.device)
+    return _CPU
+
+
+# -- torch.cuda -----------------------------------------------------------------------------------
+
+
+class _Properties:
+    """What ``torch.cuda.get_device_properties`` tells of an A100."""
+
+    name = "NVIDIA A100-SXM4-80GB"
+    major, minor = 8, 0
+    multi_processor_count = 108
+    total_memory = 85_094_825_984
+    warp_size = 32
+    gcnArchName = ""  # noqa: N815
+
+
+class _Stream:
+    """A stream or an event on which nothing waits."""
+
+    device = _CUDA
+    cuda_stream = 0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Takes what the real ones take."""
+
+    def __enter__(self) -> _Stream:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def _nothing(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    synchronize = record = wait = wait_event = wait_stream = record_event = _nothing
+
+    def query(self) -> bool:
+        """All work is done."""
+        return True
+
+    def elapsed_time(self, end: Any) -> float:
+        """No time passes."""
+        return 0.0
+
+
+_RNG_STATE_BYTES = 16
+"""A CUDA generator's state: seed and offset, 8 bytes each (ATen/cuda/CUDAGeneratorImpl.cpp)."""
+
+
+def _zero(*args: Any, **kwargs: Any) -> int:
+    return 0
+
+
+def _nothing(*args: Any, **kwargs: Any) -> None:
+    return None
+
+
+_CUDA_MODULE: dict[str, Any] = {
+    "is_current_stream_capturing": lambda: False,
+    "current_stream": lambda device=None: _Stream(),
+    "default_stream": lambda device=None: _Stream(),
+    "Stream": _Stream,
+    "Event": _Stream,
+    "stream": lambda stream: nullcontext(),
+    "device": lambda device=None: nullcontext(),
+    "get_rng_state": lambda device=None: torch.zeros(_RNG_STATE_BYTES, dtype=torch.uint8),
+    "set_rng_state": _nothing,
+    "reset_peak_memory_stats": _nothing,
+    "memory_allocated": _zero,
+    "max_memory_allocated": _zero,
+    "memory_reserved": _zero,
+    "max_memory_reserved": _zero,
+    "mem_get_info": lambda device=None: (_Properties.total_memory, _Properties.total_memory),
+    "_lazy_init": lambda: None,
+    "is_available": lambda: True,
+    "is_initialized": lambda: True,
+    "device_count": lambda: 1,
+    "current_device": lambda: 0,
+    "set_device": lambda device: None,
+    "synchronize": lambda device=None: None,
+    "empty_cache": lambda: None,
+    "is_bf16_supported": lambda including_emulation=True: True,
+    "get_device_name": lambda device=None: _Properties.name,
+    "get_device_capability": lambda device=None: (_Properties.major, _Properties.minor),
+    "get_device_properties": lambda device=None: _Properties(),
+    "manual_seed": lambda seed: None,
+    "manual_seed_all": lambda seed: None,
+}
+
+
+def _forget_lazy_init() -> None:
+    """Tell C++ that CUDA has not been initialised, so that a later real use does it.
+
+    While tracing, ``_lazy_init`` did nothing, but its caller keeps a flag that it ran
+    (``torch::utils::device_lazy_init``). Where CUDA really had been initialised, running it again is harmless.
+    """
+    folder = os.path.join(os.path.dirname(torch.__file__), "lib")
+    for file in ("libtorch_python.so", "libtorch_python.dylib", "torch_python.dll"):
+        path = os.path.join(folder, file)
+        if os.path.exists(path):
+            library = ctypes.CDLL(path)
+            symbol = "_ZN5torch5utils24set_requires_device_initEN3c1010DeviceTypeEb"
+            if hasattr(library, symbol):
+                getattr(library, symbol)(ctypes.c_int8(1), ctypes.c_bool(True))
+
+

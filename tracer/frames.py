@@ -1,0 +1,54 @@
+"""Which line of the user's code runs an op: the innermost frame that is neither torch's nor ours."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from types import CodeType, FrameType
+
+import torch
+
+_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_ROOMS = tuple(_OURS + room + os.sep for room in ("tracer", "graph"))
+_TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
+_LIBRARIES = tuple(f"{os.sep}{name}{os.sep}" for name in ("einops", "opt_einsum", "jaxtyping", "beartype"))
+_STANDARD = (contextlib.__file__, functools.__file__)
+
+_SKIP, _USER, _STOP = range(3)
+
+
+class Frames:
+    """Finds user frames; remembers for each code object whose it is."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[CodeType, int] = {}
+
+    def user(self, frame: FrameType | None) -> tuple[CodeType | None, int]:
+        """The code and line of the innermost user frame; (None, 0) where there is none.
+
+        Inside the autograd engine only frames above the engine count, those of a Python-written backward.
+        """
+        kinds = self._kinds
+        while frame is not None:
+            code = frame.f_code
+            kind = kinds.get(code)
+            if kind is None:
+                kind = kinds[code] = _kind(code)
+            if kind == _USER:
+                return code, frame.f_lineno
+            if kind == _STOP:
+                break
+            frame = frame.f_back
+        return None, 0
+
+
+def _kind(code: CodeType) -> int:
+    file = code.co_filename
+    if file.startswith(_TORCH):
+        return _STOP if code.co_name == "_engine_run_backward" else _SKIP
+    if file.startswith(_ROOMS):
+        return _STOP if code.co_name == "run_step" else _SKIP
+    if file.startswith("<") or file in _STANDARD or any(part in file for part in _LIBRARIES):
+        return _SKIP
+    return _USER

@@ -1,0 +1,83 @@
+"""An operator's schema, read once: what it writes to, what its results share, and what kind of op it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+SHARES_SILENTLY = frozenset(
+    {
+        "aten._unsafe_view.default",
+        "aten.lift.default",
+        "aten.unsafe_split.Tensor",
+        "aten.unsafe_split_with_sizes.default",
+        "aten.unsafe_chunk.default",
+    }
+)
+"""Ops whose result is a view although their schema does not say so (ATen/native/TensorShape.cpp)."""
+
+OVERWRITES = frozenset({"aten.fill_", "aten.zero_", "aten.copy_", "aten.normal_", "aten.uniform_", "aten.random_"})
+"""In-place ops after which the old values no longer matter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What the recorder must know of an overload before it runs it."""
+
+    func: torch._ops.OpOverload | None
+    name: str
+    names: tuple[str, ...]
+    """Argument names in schema order; the first `positional` may be given by position."""
+    mutates: tuple[str, ...]
+    aliases: tuple[int | None, ...]
+    """For each result, the position of the argument that it is, or None for a new tensor."""
+    view: bool
+    restrides: bool
+    """Changes the strides or the storage of the tensor it is given (``squeeze_``, ``set_``)."""
+    random: bool
+    dynamic: bool
+    """The shape of its result depends on values."""
+    composite: bool
+    """Made of other ops only, so that it must not be recorded itself."""
+    overwrites: bool
+
+
+def read(func: torch._ops.OpOverload) -> Signature:
+    """The signature of an overload."""
+    schema = func._schema
+    name = str(func)
+    sets = [frozenset(a.alias_info.before_set) if a.alias_info else frozenset() for a in schema.arguments]
+    writes = [bool(a.alias_info and a.alias_info.is_write) for a in schema.arguments]
+    shared = [r for r in schema.returns if r.alias_info is not None]
+    return Signature(
+        func=func,
+        name=name,
+        names=tuple(a.name for a in schema.arguments),
+        mutates=tuple(a.name for a, write in zip(schema.arguments, writes, strict=True) if write),
+        aliases=tuple(_argument_of(r, sets) for r in schema.returns),
+        view=name in SHARES_SILENTLY or bool(shared and not any(r.alias_info.is_write for r in shared)),
+        restrides=torch.Tag.inplace_view in func.tags or name.startswith(("aten.set_", "aten.resize_")),
+        random=torch.Tag.nondeterministic_seeded in func.tags,
+        dynamic=torch.Tag.dynamic_output_shape in func.tags or torch.Tag.data_dependent_output in func.tags,
+        composite=_is_composite(func),
+        overwrites=name.rsplit(".", 1)[0] in OVERWRITES,
+    )
+
+
+def _argument_of(result: torch._C.Argument, sets: list[frozenset[str]]) -> int | None:
+    info = result.alias_info
+    if info is None or not info.is_write or not info.before_set:
+        return None
+    wanted = frozenset(info.before_set)
+    return next((i for i, names in enumerate(sets) if names == wanted), None)
+
+
+def _is_composite(func: torch._ops.OpOverload) -> bool:
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    name = func.name()
+    return (
+        has(name, "CompositeImplicitAutograd")
+        and not has(name, "CPU")
+        and not has(name, "CompositeExplicitAutograd")
+    )

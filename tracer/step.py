@@ -1,0 +1,175 @@
+"""The step function: the loop body that people write, and where its phases begin and end."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import optimizer as torch_optimizer
+
+from ..graph import ForetraceError, Phase
+from .record import Recorder
+
+
+@dataclass(slots=True)
+class Step:
+    """What to trace: a module, its inputs, and how a step is made of them.
+
+    ``inputs``: a tuple of positional arguments, a dict of keyword arguments, one tensor, or a text such as
+    ``"input_ids: int64[8, 1024]"``. ``loss``: a callable on the module's output (default: ``output.loss``, or
+    the output itself where it is a scalar). ``optimizer``: a name, a class, a factory ``params -> Optimizer``,
+    or None. ``step``: a step function ``step(model, optimizer, inputs)`` of your own, or ``"inference"``.
+    """
+
+    model: nn.Module
+    inputs: Any = None
+    loss: Callable[[Any], torch.Tensor] | None = None
+    optimizer: Any = "adamw"
+    step: Any = None
+
+
+Optimizer = torch.optim.Optimizer
+
+
+def make_optimizer(choice: Any, model: nn.Module) -> Optimizer | None:
+    """The optimizer for the trainable parameters of `model`.
+
+    A name may end in an implementation: ``"adamw:fused"``, ``"adamw:foreach"``, ``"adamw:for-loop"``.
+    Raises `ForetraceError` for a name that torch.optim does not have.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if choice is None or not parameters:
+        return None
+    if isinstance(choice, Optimizer):
+        raise ForetraceError(
+            "an optimizer object holds parameters from before the trace",
+            "Give its class, its name, or a factory such as lambda params: torch.optim.AdamW(params, lr=1e-4).",
+        )
+    made = _by_name(choice)(parameters) if isinstance(choice, str) else choice(parameters)
+    if not callable(getattr(made, "step", None)):
+        raise ForetraceError(f"the optimizer factory returned {type(made).__name__}", "Return a torch Optimizer.")
+    return made
+
+
+def _by_name(text: str) -> Callable[[list[nn.Parameter]], Optimizer]:
+    name, _, implementation = text.partition(":")
+    classes = {
+        n.lower(): c for n, c in vars(torch.optim).items() if isinstance(c, type) and issubclass(c, Optimizer)
+    }
+    classes.pop("optimizer", None)
+    ways = {"": {}, "fused": {"fused": True}, "foreach": {"foreach": True}, "for-loop": {"foreach": False}}
+    if name.lower() not in classes:
+        near = difflib.get_close_matches(name.lower(), classes, 1)
+        hint = f"Did you mean {near[0]!r}? " if near else ""
+        raise ForetraceError(f"no optimizer is called {name!r}", f"{hint}There are {', '.join(sorted(classes))}.")
+    if implementation not in ways:
+        raise ForetraceError(f"no implementation {implementation!r} of {name}", "Say fused, foreach or for-loop.")
+    options: dict[str, Any] = dict(ways[implementation])
+    if name.lower() == "sgd":
+        options["lr"] = 1e-3
+    return lambda parameters: classes[name.lower()](parameters, **options)
+
+
+def run_step(
+    model: nn.Module,
+    optimizer: Optimizer | None,
+    inputs: tuple[tuple[Any, ...], dict[str, Any]],
+    step: Step,
+    region: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Generator[None, None, None]:
+    """One step a turn, as in a loop: `output` and `loss` live until the next turn rebinds them.
+
+    `region` makes the context of forward and loss (autocast, or nothing).
+    """
+    args, kwargs = inputs
+    if step.step == "inference":
+        while True:
+            with torch.no_grad(), region():
+                output = model(*args, **kwargs)
+            yield
+    if callable(step.step):
+        given = kwargs if kwargs and not args else args[0] if len(args) == 1 and not kwargs else args
+        while True:
+            output = step.step(model, optimizer, given)
+            yield
+    while True:
+        with region():
+            output = model(*args, **kwargs)
+            loss = _loss(output, step.loss)
+        loss.backward()
+        if optimizer is not None:
+            optimizer.step()
+            optimizer.zero_grad()
+        else:
+            model.zero_grad()
+        yield
+
+
+def _loss(output: Any, function: Callable[[Any], torch.Tensor] | None) -> torch.Tensor:
+    if function is not None:
+        loss = function(output)
+    elif isinstance(output, torch.Tensor):
+        loss = output
+    else:
+        loss = output.get("loss") if isinstance(output, dict) else getattr(output, "loss", None)
+    if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+        what = "returned no scalar" if function is not None else "is not to be found in the module's output"
+        raise ForetraceError(
+            f"the loss {what} (got {_kind(loss if function is not None else output)})",
+            "Give loss=, a callable that makes a scalar of the output, or inputs with labels.",
+        )
+    return loss
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return type(value).__name__
+
+
+@contextmanager
+def phases(recorder: Recorder, optimizers: list[Optimizer]) -> Iterator[None]:
+    """Tell the recorder when the autograd engine, an optimizer's step or ``zero_grad`` runs.
+
+    Every optimizer that steps is added to `optimizers`.
+    """
+    with ExitStack() as undo:
+        engine = torch.autograd._engine_run_backward
+        torch.autograd._engine_run_backward = _during(recorder, Phase.BACKWARD, engine)
+        undo.callback(setattr, torch.autograd, "_engine_run_backward", engine)
+        for owner in (Optimizer, nn.Module):
+            zero_grad = owner.zero_grad
+            owner.zero_grad = _during(recorder, Phase.ZERO_GRAD, zero_grad)  # type: ignore[method-assign]
+            undo.callback(setattr, owner, "zero_grad", zero_grad)
+        before: list[Phase] = []
+
+        def enter(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+            if optimizer not in optimizers:
+                optimizers.append(optimizer)
+            recorder.left(recorder.phase)
+            before.append(recorder.enter(Phase.OPTIMIZER))
+
+        def leave(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+            recorder.left(Phase.OPTIMIZER)
+            recorder.enter(before.pop() if before else Phase.FORWARD)
+
+        undo.callback(torch_optimizer.register_optimizer_step_pre_hook(enter).remove)
+        undo.callback(torch_optimizer.register_optimizer_step_post_hook(leave).remove)
+        yield
+
+
+def _during(recorder: Recorder, phase: Phase, function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        before = recorder.enter(phase)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            recorder.left(phase)
+            recorder.enter(before)
+
+    return call

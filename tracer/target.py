@@ -1,0 +1,133 @@
+"""Find what the user pointed at: ``path.py:callable`` or ``package.module:callable``, and call it."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from ..graph import ForetraceError
+from .step import Step
+
+_GRAMMAR = "Write path/to/file.py:callable or package.module:callable."
+
+
+def resolve(target: str, parameters: dict[str, Any]) -> Step:
+    """The step that `target` describes, with `parameters` as keyword arguments.
+
+    The callable returns a module, ``(model, inputs)``, ``(model, inputs, loss)`` or a `Step`.
+    Raises `ForetraceError` for a target that is not there, cannot be called, raises, or returns something else.
+    """
+    place, _, name = target.rpartition(":")
+    if not place or not name:
+        raise ForetraceError(f"{target!r} is not a target", _GRAMMAR)
+    with _importable():
+        function = _find(place, name)
+        _check_parameters(target, function, parameters)
+        try:
+            made = function(**parameters)
+        except ForetraceError:
+            raise
+        except Exception as error:
+            raise ForetraceError(
+                f"{target} raised {describe(error)}", "Call it by itself to see the whole traceback."
+            ) from error
+    return as_step(made, target)
+
+
+def as_step(made: Any, target: str) -> Step:
+    """A `Step` from what a target returned."""
+    if isinstance(made, Step):
+        return made
+    if isinstance(made, nn.Module):
+        return Step(made)
+    if isinstance(made, tuple) and made and isinstance(made[0], nn.Module) and len(made) <= 3:
+        return Step(*made)
+    raise ForetraceError(
+        f"{target} returned {type(made).__name__}, which cannot be traced",
+        "Return a module, (model, inputs), (model, inputs, loss) or a foretrace.Step.",
+    )
+
+
+@contextmanager
+def _importable() -> Iterator[None]:
+    """The working directory on ``sys.path``, only while the user's code is imported and called."""
+    before = list(sys.path)
+    sys.path.insert(0, os.getcwd())
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _find(place: str, name: str) -> Callable[..., Any]:
+    module = _load_file(place) if place.endswith(".py") or os.sep in place else _load_module(place)
+    found: Any = module
+    for part in name.split("."):
+        if not hasattr(found, part):
+            names = [n for n in vars(module) if callable(getattr(module, n)) and not n.startswith("_")]
+            near = difflib.get_close_matches(part, names, 1)
+            mend = f"Did you mean {near[0]!r}?" if near else f"It defines {', '.join(sorted(names)) or 'nothing'}."
+            raise ForetraceError(f"{place} has no {part!r}", mend)
+        found = getattr(found, part)
+    if not callable(found):
+        raise ForetraceError(f"{place}:{name} is {type(found).__name__}, not a callable", _GRAMMAR)
+    return found  # type: ignore[no-any-return]
+
+
+def _load_file(path: str) -> Any:
+    if not os.path.isfile(path):
+        raise ForetraceError(f"there is no file {path}", _GRAMMAR)
+    name = os.path.splitext(os.path.basename(path))[0]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ForetraceError(f"{path} is not Python source", _GRAMMAR)
+    module = importlib.util.module_from_spec(spec)
+    folder = os.path.dirname(os.path.abspath(path))
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    # Dataclasses and pickling look their module up by name; an importable module of that name stays as it is.
+    fresh = sys.modules.setdefault(name, module) is module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        if fresh:
+            sys.modules.pop(name, None)
+        raise ForetraceError(f"importing {path} raised {describe(error)}", "Run it with python to see why.") from error
+    return module
+
+
+def _load_module(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ForetraceError(
+            f"there is no module {error.name}", f"Install it, or run where it can be imported. {_GRAMMAR}"
+        ) from error
+    except Exception as error:
+        raise ForetraceError(f"importing {name} raised {describe(error)}", "Import it with python to see why.") from error
+
+
+def _check_parameters(target: str, function: Callable[..., Any], parameters: dict[str, Any]) -> None:
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(**parameters)
+    except TypeError as error:
+        raise ForetraceError(f"{target}: {error}", f"It takes {signature}; set values with -p name=value.") from error
+
+
+def describe(error: BaseException) -> str:
+    """An exception in one line: its type and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,294 @@
+"""The door of the tracer: a module, its inputs and a step become a `StepGraph`."""
+
+from __future__ import annotations
+
+import gc
+import platform
+import random
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..graph import Facts, ForetraceError, Named, Phase, StepGraph
+from .autocast import autocast_dtype, cuda_autocast, region
+from .cuda import cuda_kernels
+from .disguise import disguise
+from .inputs import as_call, stand_in
+from .lift import Roles, lift, shorten
+from .modules import module_paths, stand_ins
+from .record import Recorder, dtype_name
+from .step import Step, make_optimizer, phases, run_step
+from .target import as_step, describe, resolve
+
+Progress = Callable[[str, int], None]
+_DEVICES = {"cpu": "cpu", "cuda": "cuda:0", "cuda:0": "cuda:0"}
+
+
+def trace(
+    model: Any,
+    inputs: Any = None,
+    *,
+    loss: Callable[[Any], torch.Tensor] | None = None,
+    optimizer: Any = "adamw",
+    step: Any = None,
+    device: str = "cuda",
+    autocast: Any = None,
+    warmup: int = 1,
+    target: str = "",
+    progress: Progress | None = None,
+) -> StepGraph:
+    """Record one training step of `model` without running a kernel or allocating its memory.
+
+    `model` is a module on any device, or a callable that builds one (or ``(model, inputs)``,
+    ``(model, inputs, loss)``, a `Step`); a callable is run without memory too. `inputs`, `loss`,
+    `optimizer` and `step` are as in `Step`. `device` is where the step shall run, ``"cuda"`` or ``"cpu"``;
+    neither needs to be there. `autocast` is a dtype for ``torch.autocast`` around forward and loss.
+    `warmup` steps run before the recorded one: with 1 the optimizer's state exists, with 0 the very first
+    step is recorded. `progress` is called with the phase and the number of ops so far.
+
+    Raises `ForetraceError` for input that cannot be traced. The module is left as it was in any case.
+    """
+    build = (lambda: as_step(model, "model")) if isinstance(model, nn.Module) else (lambda: _built(model))
+    given = {"inputs": inputs, "loss": loss, "step": step}
+
+    def make() -> Step:
+        made = build()
+        for name, value in given.items():
+            if value is not None:
+                setattr(made, name, value)
+        if optimizer != "adamw" or isinstance(model, nn.Module):
+            made.optimizer = optimizer
+        return made
+
+    return _trace(make, device, autocast, warmup, target, progress)
+
+
+def trace_target(
+    target: str,
+    parameters: dict[str, Any] | None = None,
+    *,
+    optimizer: Any = None,
+    device: str = "cuda",
+    autocast: Any = None,
+    warmup: int = 1,
+    progress: Progress | None = None,
+) -> StepGraph:
+    """Like `trace`, for ``path.py:callable`` or ``package.module:callable`` called with `parameters`.
+
+    `optimizer`, where given, takes the place of the one that the target chose.
+    """
+
+    def make() -> Step:
+        made = resolve(target, dict(parameters or {}))
+        if optimizer is not None:
+            made.optimizer = None if optimizer == "none" else optimizer
+        return made
+
+    return _trace(make, device, autocast, warmup, target, progress)
+
+
+def _built(model: Any) -> Step:
+    if not callable(model):
+        raise ForetraceError(f"{type(model).__name__} is neither a module nor callable", "Give an nn.Module.")
+    try:
+        return as_step(model(), "the model callable")
+    except ForetraceError:
+        raise
+    except Exception as error:
+        raise ForetraceError(f"building the model raised {describe(error)}", "Call it by itself to see why.") from error
+
+
+def _trace(
+    make: Callable[[], Step], device: str, autocast: Any, warmup: int, target: str, progress: Progress | None
+) -> StepGraph:
+    recorder = Recorder(_device(device))
+    dtype = autocast_dtype(autocast)
+    if warmup < 0:
+        raise ForetraceError(f"warmup is {warmup}", "Give 0 for the very first step, 1 or more for a later one.")
+    with _randomness_kept(), _without_garbage_collection(), disguise(recorder), recorder:
+        recorder.progress = progress
+        step = make()
+        recorder.recording_model = True
+        return _run(step, recorder, dtype, warmup, target)
+
+
+def _device(device: str) -> str:
+    if str(device) not in _DEVICES:
+        raise ForetraceError(f"there is no device {device!r} to trace for", 'Say "cuda" or "cpu".')
+    return _DEVICES[str(device)]
+
+
+def _run(step: Step, recorder: Recorder, dtype: torch.dtype | None, warmup: int, target: str) -> StepGraph:
+    model = step.model
+    optimizers: list[torch.optim.Optimizer] = []
+    with ExitStack() as stack:
+        stack.enter_context(stand_ins(model, recorder))
+        stack.enter_context(module_paths(model, recorder))
+        choices = stack.enter_context(cuda_kernels(recorder))
+        stack.enter_context(cuda_autocast(recorder))
+        stack.enter_context(phases(recorder, optimizers))
+        call, named = stand_in(as_call(step.inputs), recorder)
+        optimizer = make_optimizer(step.optimizer if step.step != "inference" else None, model)
+        watch = _Watch(model, recorder, optimizers, named)
+        recorder.observe = watch.look
+        loop = run_step(model, optimizer, call, step, region(recorder, dtype))
+        for _ in range(warmup):
+            _turn(loop, recorder)
+        gc.collect()
+        recorder.assumptions.clear()
+        recorder.start()
+        _turn(loop, recorder)
+        recorder.stop()
+        watch.look(Phase.OPTIMIZER)
+        notes = tuple(f"{count} times: {choice}" for choice, count in sorted(choices.items()))
+        graph = lift(recorder, watch.roles, watch.facts(target, warmup, dtype, notes))
+        loop.close()
+        return graph
+
+
+def _turn(loop: Iterator[None], recorder: Recorder) -> None:
+    """One step; an exception of the model's becomes one line with the module and line that raised it."""
+    try:
+        next(loop)
+    except ForetraceError:
+        raise
+    except Exception as error:
+        place = next(
+            (
+                f" at {shorten(frame.filename)}:{frame.lineno}"
+                for frame in reversed(traceback.extract_tb(error.__traceback__))
+                if not frame.filename.startswith("<") and "/torch/" not in frame.filename.replace("\\", "/")
+                and "/foretrace/" not in frame.filename and not _is_ours(frame.filename)
+            ),
+            "",
+        )
+        module = recorder.module_stack[-1]
+        where = f" in {module}" if module else ""
+        raise ForetraceError(
+            f"the {recorder.phase} raised {describe(error)}{where}{place}",
+            "Check the inputs' shapes and dtypes; the step must run in plain PyTorch.",
+        ) from error
+
+
+def _is_ours(file: str) -> bool:
+    from .frames import _ROOMS
+
+    return file.startswith(_ROOMS)
+
+
+class _Watch:
+    """Looks at parameters, gradients and optimizer state between the phases, and names their storages."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        recorder: Recorder,
+        optimizers: list[torch.optim.Optimizer],
+        inputs: list[tuple[str, torch.Tensor]],
+    ) -> None:
+        self.model, self.recorder, self.optimizers, self.inputs = model, recorder, optimizers, inputs
+        self.roles = Roles()
+        self.state: dict[str, torch.Tensor] = {}
+        self.names = {id(p): name for name, p in model.named_parameters()}
+        for name, tensor in inputs:
+            self._note(self.roles.inputs, tensor, name)
+
+    def look(self, phase: Phase) -> None:
+        """Note what the storages hold now."""
+        if phase is Phase.ZERO_GRAD:
+            return
+        for name, parameter in self.model.named_parameters():
+            self._note(self.roles.parameters, parameter, name)
+            if parameter.grad is not None:
+                self._note(self.roles.gradients, parameter.grad, name)
+        for name, buffer in self.model.named_buffers():
+            self._note(self.roles.buffers, buffer, name)
+        if phase is Phase.OPTIMIZER:
+            self._look_at_state()
+
+    def _look_at_state(self) -> None:
+        for optimizer in self.optimizers:
+            for parameter, values in optimizer.state.items():
+                name = self.names.get(id(parameter), "parameter")
+                for key, value in values.items():
+                    if isinstance(value, torch.Tensor):
+                        self.state[f"{name}/{key}"] = value
+                        self._note(self.roles.state, value, f"{name}/{key}")
+
+    def _note(self, names: dict[int, str], tensor: torch.Tensor, name: str) -> None:
+        if tensor.layout is torch.strided and not tensor.is_meta:
+            owner = self.recorder.owner_of(tensor)
+            if owner is not None:
+                names.setdefault(owner.id, name)
+
+    def facts(self, target: str, warmup: int, dtype: torch.dtype | None, notes: tuple[str, ...]) -> Facts:
+        """What is known of the trace, with storages by the ids that the lifted graph gives them."""
+        return Facts(
+            target=target,
+            device=self.recorder.device,
+            autocast=dtype_name(dtype) if dtype is not None else None,
+            warmup=warmup,
+            optimizer=self._optimizer(),
+            parameters=self._named(self.model.named_parameters()),
+            buffers=self._named(self.model.named_buffers()),
+            inputs=self._named(self.inputs),
+            state=self._named(self.state.items()),
+            modules={name: type(module).__name__ for name, module in self.model.named_modules()},
+            assumptions=tuple(self.recorder.assumptions.used()),
+            notes=notes,
+            versions={"torch": torch.__version__.partition("+")[0], "python": platform.python_version()},
+        )
+
+    def _named(self, tensors: Any) -> tuple[Named, ...]:
+        from .lift import _numbers
+
+        numbers = _numbers(self.recorder)
+        named = []
+        for name, tensor in tensors:
+            owner = self.recorder.owner_of(tensor) if tensor.layout is torch.strided else None
+            storage = numbers.get(owner.id if owner is not None else 0, numbers[0])
+            named.append(Named(name, storage, tuple(tensor.shape), dtype_name(tensor.dtype), tensor.requires_grad))
+        return tuple(named)
+
+    def _optimizer(self) -> dict[str, object]:
+        if not self.optimizers:
+            return {}
+        optimizer = self.optimizers[0]
+        names = {row.signature.name for row in self.recorder.rows if row.phase is Phase.OPTIMIZER}
+        way = (
+            "fused" if any("_fused_" in n for n in names)
+            else "foreach" if any("_foreach_" in n for n in names)
+            else "for-loop"
+        )
+        group = {k: v for k, v in optimizer.param_groups[0].items() if isinstance(v, (int, float, bool, tuple))}
+        return {"class": type(optimizer).__name__, "implementation": way, **dict(sorted(group.items()))}
+
+
+@contextmanager
+def _randomness_kept() -> Iterator[None]:
+    """A trace draws from a seed of its own and leaves every generator where it was."""
+    python, numpy, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    torch.manual_seed(0)
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(torch_state)
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Frees happen when references go, never when a collector happens to run: so traces repeat."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
