@@ -83,7 +83,10 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     run.add_argument("target", metavar="TARGET", help="path.py:callable, package.module:callable, or a saved trace")
     run.add_argument(
-        "--on", metavar="PROFILE", default=DEFAULT_PROFILE, help="hardware profile: a name or a .toml file (%(default)s)"
+        "--on",
+        metavar="PROFILE",
+        default=DEFAULT_PROFILE,
+        help="hardware profile: a name or a .toml file (%(default)s)",
     )
     run.add_argument("--format", choices=("table", "json"), default="table", help="what to print (%(default)s)")
     run.add_argument("--save", metavar="FILE", help="also write the trace, to be given as TARGET later")

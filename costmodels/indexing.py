@@ -68,7 +68,7 @@ def index_count(op: Op, table: Tensor) -> int:
         return values.numel if isinstance(values, Tensor) and values.numel > 1 else min(masked, table.numel)
     rank = max((len(t.shape) for t in tensors(slots)), default=0)
     padded = [(1,) * (rank - len(t.shape)) + t.shape for t in tensors(slots)]
-    named: int = prod(max(sizes) for sizes in zip(*padded, strict=True))
+    named: int = prod(0 if 0 in sizes else max(sizes) for sizes in zip(*padded, strict=True))
     free_dimensions = [
         size
         for dimension, size in enumerate(table.shape)
@@ -125,10 +125,10 @@ def scattering(op: Op) -> Work:
     )
 
 
-@rule(*aten("nonzero argwhere nonzero_static isin"))
+@rule(*aten("nonzero argwhere nonzero_static"))
 def finding(op: Op) -> Work:
     """A comparison for each element. The tensor is read twice: once to count, once to write the places."""
-    source = argument(op, "self", "elements")
+    source = op.tensor("self")
     return moves(op, vector_flops=source.numel) + Work(read_bytes=source.touched_bytes)
 
 

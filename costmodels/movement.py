@@ -14,9 +14,9 @@ from .work import NOTHING, Work, argument, moves, produced, touched, unchanged
 free(
     *aten(
         "view _unsafe_view view_as _reshape_alias reshape_as t numpy_T transpose permute movedim swapaxes swapdims "
-        "expand expand_as squeeze unsqueeze slice select narrow split split_with_sizes unsafe_split unsafe_split_with_sizes "
-        "chunk unsafe_chunk unbind as_strided diagonal unfold detach alias view_as_real view_as_complex lift_fresh "
-        "lift _conj conj _neg_view mT mH adjoint unflatten values indices _values _indices _nested_view_from_buffer"
+        "expand expand_as squeeze unsqueeze slice select narrow split split_with_sizes unsafe_split "
+        "unsafe_split_with_sizes chunk unsafe_chunk unbind as_strided diagonal unfold detach alias view_as_real "
+        "view_as_complex lift_fresh lift _conj conj _neg_view mT mH adjoint unflatten values indices _values _indices _nested_view_from_buffer"
     ),
     because="moves no bytes: new strides over the same storage",
 )
@@ -55,8 +55,8 @@ free(
     ),
     *aten(
         "_reshape_alias_copy _reshape_copy alias_copy as_strided_copy detach_copy diagonal_copy expand_copy "
-        "permute_copy narrow_copy select_copy slice_copy split_copy split_with_sizes_copy squeeze_copy t_copy transpose_copy "
-        "unbind_copy unfold_copy unsqueeze_copy view_copy view_as_real_copy view_as_complex_copy"
+        "permute_copy narrow_copy select_copy slice_copy split_copy split_with_sizes_copy squeeze_copy t_copy "
+        "transpose_copy unbind_copy unfold_copy unsqueeze_copy view_copy view_as_real_copy view_as_complex_copy"
     ),
 )
 def copying(op: Op) -> Work:

@@ -6,14 +6,14 @@ of n elements takes ceil(log2 n) comparisons per element.
 
 from __future__ import annotations
 
-from ..graph import Op
+from ..graph import Op, Tensor
 from ..graph.op import tensors
 from .normalization import size_along
 from .rules import aten, rule
 from .work import Work, argument, consumed, integer, moves, produced
 
 
-@rule(*aten("sum nansum prod cumsum cumprod sum_to_size _grad_sum_to_size trace"))
+@rule(*aten("sum nansum prod cumsum cumprod sum_to_size trace"))
 def sums(op: Op) -> Work:
     """One add (or multiply) for each element."""
     return moves(op, vector_flops=consumed(op))
@@ -131,6 +131,14 @@ def searching(op: Op) -> Work:
     """A binary search of the sorted values for each result."""
     values = argument(op, "sorted_sequence", "boundaries")
     return moves(op, vector_flops=comparisons(size_along(values, -1)) * produced(op))
+
+
+@rule("aten.isin")
+def membership(op: Op) -> Work:
+    """A binary search of the sorted test elements for each result; one comparison with a single number."""
+    values = op.get("test_elements")
+    count = values.numel if isinstance(values, Tensor) else 1
+    return moves(op, vector_flops=max(comparisons(count), 1) * produced(op))
 
 
 @rule(*aten("bincount histc"))

@@ -48,7 +48,9 @@ def seconds_text(seconds: float) -> str:
     """
     if not seconds:
         return "0 s"
-    factor, unit = next(((f, u) for f, u in ((1.0, "s"), (1e3, "ms"), (1e6, "us")) if seconds * f >= 0.9995), (1e9, "ns"))
+    factor, unit = next(
+        ((f, u) for f, u in ((1.0, "s"), (1e3, "ms"), (1e6, "us")) if seconds * f >= 0.9995), (1e9, "ns")
+    )
     return f"{_three_digits(seconds * factor)} {unit}"
 
 

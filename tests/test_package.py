@@ -14,8 +14,9 @@ import tomllib
 import zipfile
 from pathlib import Path
 
-import foretrace
 import pytest
+
+import foretrace
 
 ROOT = Path(foretrace.__file__).resolve().parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

@@ -37,6 +37,8 @@ def disguise(recorder: Recorder) -> Iterator[None]:
                 _patch(undo, torch.Tensor, name, value)
             for name, value in _CUDA_MODULE.items():
                 _patch(undo, torch.cuda, name, value)
+            for name, value in _ACCELERATOR_MODULE.items():
+                _patch(undo, torch.accelerator, name, value)
             for function in _device_constructors():
                 name = getattr(function, "__name__", "")
                 if getattr(torch, name, None) is function:
@@ -207,6 +209,10 @@ class _Stream:
         """All work is done."""
         return True
 
+    def is_capturing(self) -> bool:
+        """No CUDA graph is being captured."""
+        return False
+
     def elapsed_time(self, end: Any) -> float:
         """No time passes."""
         return 0.0
@@ -216,12 +222,9 @@ _RNG_STATE_BYTES = 16
 """A CUDA generator's state: seed and offset, 8 bytes each (ATen/cuda/CUDAGeneratorImpl.cpp)."""
 
 
-def _zero(*args: Any, **kwargs: Any) -> int:
-    return 0
-
-
-def _nothing(*args: Any, **kwargs: Any) -> None:
-    return None
+def _answer(value: Any) -> Callable[..., Any]:
+    """A function of its own for every name: torch.compile's tables take each function of torch to be one."""
+    return lambda *args, **kwargs: value
 
 
 _CUDA_MODULE: dict[str, Any] = {
@@ -233,12 +236,12 @@ _CUDA_MODULE: dict[str, Any] = {
     "stream": lambda stream: nullcontext(),
     "device": lambda device=None: nullcontext(),
     "get_rng_state": lambda device=None: torch.zeros(_RNG_STATE_BYTES, dtype=torch.uint8),
-    "set_rng_state": _nothing,
-    "reset_peak_memory_stats": _nothing,
-    "memory_allocated": _zero,
-    "max_memory_allocated": _zero,
-    "memory_reserved": _zero,
-    "max_memory_reserved": _zero,
+    "set_rng_state": _answer(None),
+    "reset_peak_memory_stats": _answer(None),
+    "memory_allocated": _answer(0),
+    "max_memory_allocated": _answer(0),
+    "memory_reserved": _answer(0),
+    "max_memory_reserved": _answer(0),
     "mem_get_info": lambda device=None: (_Properties.total_memory, _Properties.total_memory),
     "_lazy_init": lambda: None,
     "is_available": lambda: True,
@@ -254,6 +257,18 @@ _CUDA_MODULE: dict[str, Any] = {
     "get_device_properties": lambda device=None: _Properties(),
     "manual_seed": lambda seed: None,
     "manual_seed_all": lambda seed: None,
+}
+
+
+_ACCELERATOR_MODULE: dict[str, Any] = {
+    "is_available": lambda: True,
+    "device_count": lambda: 1,
+    "current_accelerator": lambda check_available=False: torch.device("cuda"),
+    "current_device_index": lambda: 0,
+    "current_stream": lambda device=None: _Stream(),
+    "set_stream": _answer(None),
+    "set_device_index": _answer(None),
+    "synchronize": _answer(None),
 }
 
 

@@ -52,7 +52,7 @@ class _Writer:
         for op in self.step.ops:
             for tensor in op.inputs:
                 storage = self.step.storages[tensor.storage]
-                if storage.born is None and storage.id not in found:
+                if storage.born is None and storage.bytes and storage.id not in found:
                     count = storage.bytes // tensor.itemsize
                     found[storage.id] = Tensor(storage.id, tensor.dtype, (count,), (1,), 0)
         return [found[number] for number in sorted(found)]
@@ -172,8 +172,10 @@ def run(graph: fx.Graph, storages: dict[int, torch.Tensor]) -> dict[int, Any]:
             return result
 
     module = fx.GraphModule(torch.nn.Module(), graph)
-    inputs = [_fitted(storages[node.meta["tensor"].storage], node.meta["tensor"]) for node in graph.find_nodes(op="placeholder")]
-    with torch.no_grad():
+    wanted = [node.meta["tensor"] for node in graph.find_nodes(op="placeholder")]
+    inputs = [_fitted(storages[tensor.storage], tensor) for tensor in wanted]
+    # Nothing requires a gradient, so nothing is differentiated; but oneDNN's LSTM asks whether gradients are on.
+    with torch.enable_grad():
         _Interpreter(module, garbage_collect_values=False).run(*inputs)
     return results
 

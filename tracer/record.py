@@ -24,6 +24,7 @@ from ..graph import Const, ForetraceError, Phase, Tensor
 from . import signature
 from .arena import Arena, Owner, holds_values, storage_bytes
 from .assumptions import Assumptions
+from .corrections import CORRECTIONS
 from .frames import Frames
 from .signature import Signature
 
@@ -256,7 +257,7 @@ class Recorder:
 
     def dispatch(self, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Answer one op and record it."""
-        key: list[Any] = [sig.func]
+        key: list[Any] = [sig.func, torch.is_grad_enabled()]
         given: list[torch.Tensor] = []
         for value in args:
             _scan(value, key, given)
@@ -369,7 +370,8 @@ class Recorder:
         # An op on lists (foreach) that returns nothing has no result to describe.
         aliases = sig.aliases if len(sig.aliases) == len(results) else (None,) * len(results)
         spec = [_describe(r, alias, back, meta_args) for r, alias in zip(results, aliases, strict=True)]
-        return (type(result) if not single else None, spec)
+        correct = CORRECTIONS.get(sig.name)
+        return (type(result) if not single else None, correct(spec, args) if correct is not None else spec)
 
     def _allocate(self, spec: Any, args: tuple[Any, ...], device: str) -> Any:
         container, items = spec

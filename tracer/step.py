@@ -139,9 +139,12 @@ def phases(recorder: Recorder, optimizers: list[Optimizer]) -> Iterator[None]:
     Every optimizer that steps is added to `optimizers`.
     """
     with ExitStack() as undo:
-        engine = torch.autograd._engine_run_backward
-        torch.autograd._engine_run_backward = _during(recorder, Phase.BACKWARD, engine)
-        undo.callback(setattr, torch.autograd, "_engine_run_backward", engine)
+        # backward() and grad() make the first gradient before they call the engine; who has bound them
+        # by name before the trace is caught at the engine.
+        for name in ("backward", "grad", "_engine_run_backward"):
+            function = getattr(torch.autograd, name)
+            setattr(torch.autograd, name, _during(recorder, Phase.BACKWARD, function))
+            undo.callback(setattr, torch.autograd, name, function)
         for owner in (Optimizer, nn.Module):
             zero_grad = owner.zero_grad
             owner.zero_grad = _during(recorder, Phase.ZERO_GRAD, zero_grad)  # type: ignore[method-assign]

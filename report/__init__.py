@@ -1,0 +1,8 @@
+"""What a person reads or another program loads: a `Report`, and one file for each format."""
+
+from .json import to_json
+from .profile import facts_table
+from .result import Coverage, Flops, Parameters, Report, Taker, price
+from .table import to_table
+
+__all__ = ["Coverage", "Flops", "Parameters", "Report", "Taker", "facts_table", "price", "to_json", "to_table"]

@@ -1,0 +1,285 @@
+"""`Report` -> the screen that a person reads in a terminal: 80 columns, the answer first.
+
+Does it fit, how large is it, how long does it take; then who holds the memory and who takes the time, each with its
+line of code; then what is doubtful; then what to do next. Repeated modules stand in one row, with a ``*`` for the
+index.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable, Mapping, Sequence
+from textwrap import wrap
+from typing import TYPE_CHECKING
+
+from tabulate import tabulate
+
+from ..costmodels import Holder
+from ..graph import Category, Phase, Source
+from .format import bar_text, bytes_text, bytes_texts, count_text, doubt_text, seconds_text, share_text
+from .json import portable
+
+if TYPE_CHECKING:
+    from .result import Report
+
+WIDTH = 80
+LABEL = 15
+MOST_ROWS = 8
+MOST_NAMES = 6
+
+CATEGORY_WORDS = {
+    Category.PARAMETER: "parameter",
+    Category.BUFFER: "buffer",
+    Category.GRADIENT: "gradient",
+    Category.OPTIMIZER_STATE: "state",
+    Category.SAVED: "saved",
+    Category.TEMPORARY: "temporary",
+    Category.INPUT: "input",
+    Category.WORKSPACE: "workspace",
+}
+
+BOUND_WORDS = {
+    "tensor": "matrix arithmetic",
+    "vector": "other arithmetic",
+    "memory": "memory traffic",
+    "floor": "launching kernels",
+}
+
+
+def to_table(report: Report) -> str:
+    """The whole screen, as text that ends in a newline."""
+    blocks = [_header(report), _answer(report), _holders(report), _takers(report), _doubt(report), _next(report)]
+    return "\n\n".join("\n".join(line.rstrip() for line in block) for block in blocks if block) + "\n"
+
+
+# --- the answer ---
+
+
+def _header(report: Report) -> list[str]:
+    facts = report.trace.facts
+    precision = f"{facts.autocast} autocast" if facts.autocast else "no autocast"
+    steps = "the very first step" if not facts.warmup else f"step {facts.warmup + 1}"
+    about = (report.device, precision, _optimizer(report), steps)
+    return [
+        portable(facts.target) or "a training step",
+        f"  {', '.join(about)}; {_ops(len(report.trace.ops))}",
+        f"  on {report.profile.full_name} ({report.profile.name})",
+    ]
+
+
+def _optimizer(report: Report) -> str:
+    facts = report.trace.facts.optimizer
+    name, way = facts.get("class"), facts.get("implementation")
+    return f"{name} ({way})" if name and way else str(name or "no optimizer")
+
+
+def _answer(report: Report) -> list[str]:
+    return [
+        *_fits(report),
+        *_peak(report),
+        *_labelled("", _at_peak(report)),
+        *_labelled("over the step", _over_the_step(report)),
+        *_step_time(report),
+        *_compute(report),
+        *_parameters(report),
+    ]
+
+
+def _labelled(label: str, parts: Iterable[str], end: str = "") -> list[str]:
+    """A label, and parts that no line break divides, wrapped beside it."""
+    whole = ", ".join(part.replace(" ", "\0") for part in parts) + end
+    lines = wrap(whole, WIDTH - LABEL, break_long_words=False, break_on_hyphens=False)
+    heads = [label, *[""] * (len(lines) - 1)]
+    return [f"{head:<{LABEL}}{line}".replace("\0", " ") for head, line in zip(heads, lines, strict=True)]
+
+
+def _fits(report: Report) -> list[str]:
+    if report.fits is None:
+        return _labelled("fits", ["not asked: the step was traced for the CPU, and its memory is the CPU's"])
+    needed, available = bytes_texts(report.needed_bytes, report.available_bytes)
+    share = share_text(report.needed_bytes, report.available_bytes)
+    bar = bar_text(report.needed_bytes, report.available_bytes)
+    if report.fits:
+        return _labelled("fits", [f"yes: {needed} of {available}", f"{share}  {bar}"])
+    (missing,) = bytes_texts(report.needed_bytes - report.available_bytes)
+    return _labelled("fits", [f"no: {needed} of {available}", f"{missing} too much  {bar}"])
+
+
+def _peak(report: Report) -> list[str]:
+    op = report.peak_op
+    where = (f"in {_words(op.phase)}", op.module, _short(op.packet), _line(op.source)) if op else ("at the start",)
+    return _labelled("peak memory", [bytes_text(report.memory.peak_bytes), *filter(None, where)])
+
+
+def _at_peak(report: Report) -> list[str]:
+    held = [(count, category) for category, count in report.memory.at_peak.items() if count]
+    return [f"{_words(category)} {bytes_text(count)}" for count, category in sorted(held, reverse=True)]
+
+
+def _over_the_step(report: Report) -> list[str]:
+    memory = report.memory
+    shown = [f"start {bytes_text(memory.start_bytes)}"]
+    for phase, held in memory.phases.items():
+        peak, end = bytes_text(held.peak_bytes), bytes_text(held.end_bytes)
+        shown.append(f"{_words(phase)} {peak}" if peak == end else f"{_words(phase)} {peak} (then {end})")
+    return shown
+
+
+def _step_time(report: Report) -> list[str]:
+    time = report.time
+    doubt = doubt_text(time.low_seconds, time.step_seconds, time.high_seconds)
+    phases = (Phase.FORWARD, Phase.BACKWARD, Phase.OPTIMIZER)
+    shown = [f"{phase} {seconds_text(time.phases[phase].seconds)}" for phase in phases if time.phases[phase].seconds]
+    shares = sorted(((share, bound) for bound, share in time.bound_shares.items() if share), reverse=True)
+    spent = [f"{share_text(share, 1)} {BOUND_WORDS.get(bound, bound)}" for share, bound in shares]
+    return [
+        *_labelled("step time", [f"~ {seconds_text(time.step_seconds)}  {doubt}".rstrip(), *shown]),
+        *_labelled("", spent),
+    ]
+
+
+def _compute(report: Report) -> list[str]:
+    flops = report.flops
+    phases = (("forward", flops.forward), ("backward", flops.backward), ("optimizer", flops.optimizer))
+    shown = [f"{name} {count_text(count, 'FLOP')}" for name, count in phases if count]
+    lines = _labelled("compute", [count_text(flops.total, "FLOP"), *shown])
+    if flops.causal_total != flops.total:
+        lines += _labelled("", [f"{count_text(flops.causal_total, 'FLOP')} without what the causal mask throws away"])
+    if report.time.peak_unit:
+        lines += _labelled("", [f"MFU {share_text(report.time.mfu, 1)} of {_unit_peak(report)}"])
+    return lines
+
+
+def _unit_peak(report: Report) -> str:
+    return f"{count_text(report.time.peak_flops_per_second, 'FLOP/s')} ({report.time.peak_unit})"
+
+
+def _parameters(report: Report) -> list[str]:
+    parameters = report.parameters
+    frozen = parameters.total - parameters.trainable
+    return _labelled(
+        "parameters",
+        [f"{parameters.total:,}", bytes_text(parameters.bytes), *([f"{frozen:,} of them frozen"] if frozen else [])],
+    )
+
+
+# --- who ---
+
+
+def _holders(report: Report) -> list[str]:
+    shown = report.holders[:MOST_ROWS]
+    peak = report.memory.peak_bytes
+    rows = [
+        (
+            _holder_name(row),
+            CATEGORY_WORDS[row.category] if row.category else "",
+            f"{row.count:,} x {bytes_text(row.bytes_each)}" if row.count > 1 else "",
+            bytes_text(row.bytes),
+            share_text(row.bytes, peak),
+            _line(row.source),
+        )
+        for row in shown
+    ]
+    return [f"who holds the peak{_rest(len(report.holders))}", *_rows(rows, "llrrrl")] if rows else []
+
+
+def _holder_name(row: Holder) -> str:
+    made = _short(row.packet)
+    if row.category in (Category.TEMPORARY, Category.SAVED) and not made:
+        return "kept from the step before"
+    return f"{row.module} {made}".strip()
+
+
+def _takers(report: Report) -> list[str]:
+    shown = report.takers[:MOST_ROWS]
+    total = report.time.step_seconds
+    rows = [
+        (
+            f"{row.module} {_short(row.packet)}".strip(),
+            _ops(row.count),
+            seconds_text(row.seconds),
+            share_text(row.seconds, total),
+            _line(row.source),
+        )
+        for row in shown
+    ]
+    return [f"who takes the time{_rest(len(report.takers))}", *_rows(rows, "lrrrl")] if rows else []
+
+
+def _rest(count: int) -> str:
+    return f" ({MOST_ROWS} largest of {count:,})" if count > MOST_ROWS else ""
+
+
+def _rows(rows: Sequence[tuple[str, ...]], alignment: str) -> list[str]:
+    """Rows that begin with a name, which is cut on the left to what the other columns leave it of 80."""
+    others = [max(map(len, column)) for column in zip(*rows, strict=True)][1:]
+    room = max(WIDTH - 2 - sum(width + 2 for width in others), 12)
+    shown = [(_tail(name, room), *cells) for name, *cells in rows]
+    align = ["left" if letter == "l" else "right" for letter in alignment]
+    return [
+        f"  {line}" for line in tabulate(shown, tablefmt="plain", colalign=align, disable_numparse=True).splitlines()
+    ]
+
+
+def _tail(text: str, width: int) -> str:
+    """The end of a text, which tells more of a module or a path than its beginning."""
+    return text if len(text) <= width else ".." + text[len(text) - width + 2 :]
+
+
+# --- what is doubtful, and what next ---
+
+
+def _doubt(report: Report) -> list[str]:
+    coverage = report.coverage
+    paragraphs = []
+    if coverage.assumed:
+        names = [f"{_short(row.name)} x{row.count:,}" for row in coverage.assumed]
+        share = share_text(coverage.assumed_seconds, report.time.step_seconds)
+        count = sum(row.count for row in coverage.assumed)
+        paragraphs.append(f"{_ops(count)} priced by assumption, {share} of the time: {_some(names)}")
+    if coverage.assumptions:
+        paragraphs.append(f"assumed of the data: {_some([_assumption(item) for item in coverage.assumptions])}")
+    paragraphs += coverage.notes
+    paragraphs.append(f"not modelled: {'; '.join(coverage.not_modelled)}")
+    return [line for text in paragraphs for line in wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f", and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(names[:MOST_NAMES]) + more
+
+
+def _assumption(item: object) -> str:
+    """One line of ``facts.assumptions``: what was assumed, of which op, where."""
+    if not isinstance(item, Mapping):
+        return str(item)
+    op, what, place = item.get("op", ""), item.get("assumed", ""), item.get("at", "")
+    return f"{what} ({_short(str(op))}{f' at {place}' if place else ''})"
+
+
+def _next(report: Report) -> list[str]:
+    return [
+        "next:  foretrace run TARGET --save step.foretrace    keep the trace",
+        "       foretrace run step.foretrace --on PROFILE     price it on another device",
+        f"       foretrace explain {report.profile.name:<28}where its numbers come from",
+    ]
+
+
+# --- words ---
+
+
+def _words(name: Category | Phase) -> str:
+    return str(name).replace("_", " ")
+
+
+def _short(name: str) -> str:
+    return name.removeprefix("aten.")
+
+
+def _ops(count: int) -> str:
+    return f"{count:,} op{'s' if count != 1 else ''}"
+
+
+def _line(source: Source | None) -> str:
+    """The file's own name and the line: the folders are in the JSON."""
+    return f"{posixpath.basename(source.file)}:{source.line}" if source else ""

@@ -1,0 +1,39 @@
+"""Losses: a count for each element, and picks that do not read the whole row."""
+
+from opbuilder import new, work
+
+from foretrace.costmodels import Work
+
+ROWS, CLASSES = 6, 50
+
+
+def test_nll_reads_one_score_a_row():
+    scores, target = new(ROWS, CLASSES), new(ROWS, dtype="int64")
+    counted = work(
+        "aten.nll_loss_forward.default", (new(), new()), self=scores, target=target, weight=None, reduction=1
+    )
+    assert counted == Work(vector_flops=2 * ROWS, read_bytes=8 * ROWS + 4 * ROWS, written_bytes=8)
+
+
+def test_nll_backward_fills_and_then_writes_one_a_row():
+    scores, target = new(ROWS, CLASSES), new(ROWS, dtype="int64")
+    given = {"grad_output": new(), "self": scores, "target": target, "weight": None, "total_weight": new()}
+    assert work("aten.nll_loss_backward.default", new(ROWS, CLASSES), **given) == Work(
+        vector_flops=2 * ROWS,
+        read_bytes=4 + 8 * ROWS + 4,
+        written_bytes=4 * ROWS * CLASSES + 4 * ROWS,
+    )
+
+
+def test_a_reduction_is_one_add_per_element():
+    given = {"self": new(4, 5), "target": new(4, 5)}
+    assert work("aten.mse_loss.default", new(), **given) == Work(vector_flops=60, read_bytes=160, written_bytes=4)
+    assert work("aten.mse_loss.default", new(4, 5), **given, reduction=0).vector_flops == 40
+    assert work("aten.mse_loss_backward.default", new(4, 5), grad_output=new(), **given).vector_flops == 60
+
+
+def test_a_weight_is_one_multiply_per_element():
+    given = {"self": new(20), "target": new(20), "reduction": 0}
+    plain = work("aten.binary_cross_entropy.default", new(20), **given)
+    weighted = work("aten.binary_cross_entropy.default", new(20), **given, weight=new(20))
+    assert (plain.vector_flops, weighted.vector_flops) == (140, 160)

@@ -1,0 +1,244 @@
+"""The command line as a person sees it: standard output, standard error and exit code of each case, word for word.
+
+Each case is a folder in ``golden/``; ``pytest --update-golden`` rewrites them from what is printed now.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from foretrace import cli, load, save
+from foretrace.graph import Op, Source, StepGraph
+from handmade import perceptron
+
+TESTS = Path(__file__).parent
+MODEL = """
+import torch
+
+def make(width=8, bias=True):
+    return torch.nn.Linear(width, 1, bias=bias), (torch.zeros(4, width),), lambda output: output.sum()
+
+def broken():
+    raise RuntimeError("no weights here")
+
+number = 3
+"""
+
+CASES = {
+    "run": "run step.foretrace --on toy.toml",
+    "run-json": "run step.foretrace --on toy.toml --format json",
+    "run-too-large": "run large.foretrace --on toy.toml",
+    "run-on-cpu": "run cpu.foretrace --on toy.toml",
+    "run-with-assumptions": "run assumed.foretrace --on toy.toml",
+    "explain": "explain toy.toml",
+    "no-trace-file": "run nothing.foretrace --on toy.toml",
+    "no-callable": "run model.py --on toy.toml",
+    "foreign-file": "run toy.toml --on toy.toml",
+    "damaged-file": "run damaged.foretrace --on toy.toml",
+    "newer-file": "run newer.foretrace --on toy.toml",
+    "unknown-profile": "run step.foretrace --on b200-sxm6-192gb",
+    "no-profile-file": "run step.foretrace --on nothing.toml",
+    "broken-profile": "run step.foretrace --on broken.toml",
+    "parameter-without-value": "run model.py:make --on toy.toml -p batch",
+    "parameter-for-saved-trace": "run step.foretrace --on toy.toml -p batch=8",
+    "device-for-saved-trace": "run step.foretrace --on toy.toml --device cpu",
+    "save-into-no-folder": "run step.foretrace --on toy.toml --save no/folder/step.foretrace",
+    "save-over-a-folder": "run step.foretrace --on toy.toml --save folder",
+}
+TRACING = {
+    "no-target-file": "run nothing.py:make --on toy.toml",
+    "no-target-module": "run no.such.module:make --on toy.toml",
+    "no-target-name": "run model.py:mak --on toy.toml",
+    "target-not-callable": "run model.py:number --on toy.toml",
+    "target-raises": "run model.py:broken --on toy.toml",
+    "unknown-parameter": "run model.py:make --on toy.toml -p wide=3",
+    "unknown-optimizer": "run model.py:make --on toy.toml --optimizer adamv",
+}
+
+
+def with_assumptions() -> StepGraph:
+    graph = perceptron()
+    mystery = Op(
+        id=len(graph.ops),
+        name="my::fused_rope.default",
+        phase=graph.ops[-1].phase,
+        args={"x": graph.ops[1].result},
+        result=None,
+        source=Source("model.py", 30, "forward"),
+    )
+    x = graph.ops[-1].inputs[0]
+    mystery = replace(mystery, args={"x": x}, mutates=("x",))
+    optimizer, zero_grad = graph.spans[-2:]
+    spans = (
+        *graph.spans[:-2],
+        replace(optimizer, end_op=optimizer.end_op + 1),
+        replace(zero_grad, first_op=zero_grad.first_op + 1, end_op=zero_grad.end_op + 1),
+    )
+    assumption = {"op": "aten.nonzero.default", "assumed": "every element counts", "at": "moe.py:40", "count": 2}
+    facts = replace(graph.facts, assumptions=(assumption,), notes=("3 times: a note of the tracer's",))
+    return replace(graph, ops=(*graph.ops, mystery), spans=spans, facts=facts)
+
+
+@pytest.fixture(scope="session")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with something of each kind that the command line may be pointed at."""
+    folder = tmp_path_factory.mktemp("desk")
+    graph = perceptron()
+    save(graph, folder / "step.foretrace")
+    save(perceptron(layers=80), folder / "large.foretrace")
+    on_cpu = tuple(replace(storage, device="cpu") for storage in graph.storages)
+    save(replace(graph, storages=on_cpu, facts=replace(graph.facts, device="cpu")), folder / "cpu.foretrace")
+    save(with_assumptions(), folder / "assumed.foretrace")
+    whole = (folder / "step.foretrace").read_bytes()
+    (folder / "damaged.foretrace").write_bytes(whole[:-20])
+    newer = json.loads(gzip.decompress(whole)) | {"schema_version": 99}
+    (folder / "newer.foretrace").write_bytes(gzip.compress(json.dumps(newer).encode()))
+    shutil.copy(TESTS / "support" / "toy.toml", folder)
+    (folder / "broken.toml").write_text("name = ")
+    (folder / "model.py").write_text(MODEL)
+    (folder / "folder").mkdir()
+    return folder
+
+
+def run(command: str, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    try:
+        code = cli.main(command.split())
+    except SystemExit as end:
+        code = end.code
+    printed = capsys.readouterr()
+    return {"command": f"foretrace {command}\n", "stdout": printed.out, "stderr": printed.err, "exit": f"{code}\n"}
+
+
+def compare(name: str, got: dict[str, str], update: bool) -> None:
+    folder = TESTS / "golden" / name
+    if update:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for part, text in got.items():
+            if text:
+                (folder / part).write_text(text)
+    assert got == {part: (folder / part).read_text() if (folder / part).exists() else "" for part in got}
+
+
+@pytest.mark.parametrize("name", [*CASES, *TRACING])
+def test_golden(
+    name: str,
+    desk: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    pytestconfig: pytest.Config,
+) -> None:
+    monkeypatch.chdir(desk)
+    before = sorted(os.listdir(desk))
+    got = run((CASES | TRACING)[name], capsys)
+    compare(name, got, pytestconfig.getoption("update_golden"))
+    assert [entry for entry in sorted(os.listdir(desk)) if entry != "__pycache__"] == before
+    assert all(len(line) <= 80 for line in got["stdout"].splitlines()) or "json" in name
+
+
+def test_every_golden_folder_has_a_case() -> None:
+    assert {path.name for path in (TESTS / "golden").iterdir()} == {*CASES, *TRACING}
+
+
+def test_a_mistake_prints_an_error_and_a_mend_and_nothing_else() -> None:
+    failed = [name for name in {*CASES, *TRACING} if (TESTS / "golden" / name / "exit").read_text() == "2\n"]
+    assert len(failed) == len(CASES) + len(TRACING) - 6
+    for name in failed:
+        folder = TESTS / "golden" / name
+        error, mend = (folder / "stderr").read_text().splitlines()
+        assert error.startswith("error: ") and mend.startswith("mend: ")
+        assert not (folder / "stdout").exists()
+
+
+def test_the_same_trace_gives_the_same_bytes(
+    desk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(desk)
+    first = run("run step.foretrace --format json", capsys)
+    assert first["exit"] == "0\n"
+    assert run("run step.foretrace --format json", capsys) == first
+
+
+def test_a_saved_trace_is_priced_without_torch(desk: Path) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\nfrom foretrace.cli import main\n"
+        "raise SystemExit(main(['run', 'step.foretrace', '--on', 'toy.toml']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=desk, capture_output=True, text=True)
+    assert (done.stdout, done.stderr, done.returncode) == ((TESTS / "golden/run/stdout").read_text(), "", 0)
+
+
+def test_a_reader_that_leaves_early_is_no_error(desk: Path) -> None:
+    command = [sys.executable, "-m", "foretrace", "run", "step.foretrace", "--on", "toy.toml"]
+    with subprocess.Popen(command, cwd=desk, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+
+
+def test_a_target_is_traced_saved_and_priced(
+    desk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(desk)
+    traced = run(f"run model.py:make -p width=16 -p bias=false --device cpu --save {tmp_path}/linear.foretrace", capsys)
+    assert traced["exit"] == "0\n", traced["stderr"]
+    assert "ops in" in traced["stderr"].splitlines()[-1]
+    graph = load(tmp_path / "linear.foretrace")
+    assert [named.shape for named in graph.facts.parameters] == [(1, 16)]
+    assert run(f"run {tmp_path}/linear.foretrace", capsys)["stdout"] == traced["stdout"]
+
+
+def test_a_fault_of_ours_keeps_its_traceback(
+    desk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(desk)
+    monkeypatch.setattr("foretrace.report.price", lambda *_, **__: 1 / 0)
+    got = run("run step.foretrace --on toy.toml", capsys)
+    assert (got["stdout"], got["exit"]) == ("", "2\n")
+    assert got["stderr"].startswith("Traceback") and "ZeroDivisionError" in got["stderr"]
+    assert "Please report it" in got["stderr"].splitlines()[-1]
+
+
+def test_an_interrupt_is_one_word(
+    desk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(desk)
+    monkeypatch.setattr("foretrace.report.price", interrupt)
+    got = run("run step.foretrace --on toy.toml", capsys)
+    assert (got["stdout"], got["stderr"], got["exit"]) == ("", "interrupted\n", "2\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("n=8", 8),
+        ("n=-8", -8),
+        ("n=1e-3", 0.001),
+        ("n=true", True),
+        ("n=False", False),
+        ("n=gelu", "gelu"),
+        ("n=", ""),
+        ("n=a=b", "a=b"),
+    ],
+)
+def test_parameters(text: str, value: object) -> None:
+    name, parsed = cli._parameter(text)
+    assert (name, parsed, type(parsed)) == ("n", value, type(value))
+
+
+def test_explain_without_a_name_lists_the_profiles(capsys: pytest.CaptureFixture[str]) -> None:
+    printed = run("explain", capsys)["stdout"].splitlines()
+    assert printed[0] == "hardware profiles:"
+    assert "  a100-sxm4-80gb" in printed
