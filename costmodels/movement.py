@@ -16,7 +16,8 @@ free(
         "view _unsafe_view view_as _reshape_alias reshape_as t numpy_T transpose permute movedim swapaxes swapdims "
         "expand expand_as squeeze unsqueeze slice select narrow split split_with_sizes unsafe_split "
         "unsafe_split_with_sizes chunk unsafe_chunk unbind as_strided diagonal unfold detach alias view_as_real "
-        "view_as_complex lift_fresh lift _conj conj _neg_view mT mH adjoint unflatten values indices _values _indices _nested_view_from_buffer"
+        "view_as_complex lift_fresh lift _conj conj _neg_view mT mH adjoint unflatten values indices _values _indices "
+        "_nested_view_from_buffer"
     ),
     because="moves no bytes: new strides over the same storage",
 )

@@ -55,7 +55,7 @@ def seconds_text(seconds: float) -> str:
 
 
 def share_text(part: float, whole: float) -> str:
-    """Whole percent; what is there but rounds to nothing is said to be below one.
+    """Whole percent; what is there but less than one is said to be.
 
     >>> share_text(48, 100), share_text(1, 1000), share_text(0, 5), share_text(1, 0)
     ('48 %', '<1 %', '0 %', '-')
@@ -63,7 +63,7 @@ def share_text(part: float, whole: float) -> str:
     if not whole:
         return "-"
     percent = 100 * part / whole
-    return "<1 %" if 0 < percent < 0.5 else f"{percent:.0f} %"
+    return "<1 %" if 0 < percent < 1 else f"{percent:.0f} %"
 
 
 def doubt_text(low: float, typical: float, high: float) -> str:

@@ -58,7 +58,7 @@ def to_table(report: Report) -> str:
 def _header(report: Report) -> list[str]:
     facts = report.trace.facts
     precision = f"{facts.autocast} autocast" if facts.autocast else "no autocast"
-    steps = "the very first step" if not facts.warmup else f"step {facts.warmup + 1}"
+    steps = f"step {facts.warmup + 1}" if facts.warmup else "the very first step"
     about = (report.device, precision, _optimizer(report), steps)
     return [
         portable(facts.target) or "a training step",
@@ -77,7 +77,7 @@ def _answer(report: Report) -> list[str]:
     return [
         *_fits(report),
         *_peak(report),
-        *_labelled("", _at_peak(report)),
+        *_labelled("  of which", _at_peak(report)),
         *_labelled("over the step", _over_the_step(report)),
         *_step_time(report),
         *_compute(report),
@@ -89,20 +89,26 @@ def _labelled(label: str, parts: Iterable[str], end: str = "") -> list[str]:
     """A label, and parts that no line break divides, wrapped beside it."""
     whole = ", ".join(part.replace(" ", "\0") for part in parts) + end
     lines = wrap(whole, WIDTH - LABEL, break_long_words=False, break_on_hyphens=False)
-    heads = [label, *[""] * (len(lines) - 1)]
+    heads = [label, *[""] * (len(lines) - 1)][: len(lines)]
     return [f"{head:<{LABEL}}{line}".replace("\0", " ") for head, line in zip(heads, lines, strict=True)]
 
 
 def _fits(report: Report) -> list[str]:
     if report.fits is None:
-        return _labelled("fits", ["not asked: the step was traced for the CPU, and its memory is the CPU's"])
+        return _labelled("fits", ["not asked: traced for the CPU, whose memory this is"])
     needed, available = bytes_texts(report.needed_bytes, report.available_bytes)
     share = share_text(report.needed_bytes, report.available_bytes)
     bar = bar_text(report.needed_bytes, report.available_bytes)
-    if report.fits:
-        return _labelled("fits", [f"yes: {needed} of {available}", f"{share}  {bar}"])
-    (missing,) = bytes_texts(report.needed_bytes - report.available_bytes)
-    return _labelled("fits", [f"no: {needed} of {available}", f"{missing} too much  {bar}"])
+    missing = bytes_text(report.needed_bytes - report.available_bytes)
+    answer = f"{share}  {bar}" if report.fits else f"{missing} too much  {bar}"
+    workspace, context = (
+        bytes_text(report.profile.cublas_workspace_bytes),
+        bytes_text(report.profile.cuda_context_bytes),
+    )
+    return [
+        *_labelled("fits", [f"{'yes' if report.fits else 'no'}: {needed} of {available}", answer]),
+        *_labelled("", [f"the peak and {workspace} for cuBLAS", f"beside a CUDA context of {context}"]),
+    ]
 
 
 def _peak(report: Report) -> list[str]:
@@ -187,7 +193,7 @@ def _holder_name(row: Holder) -> str:
     made = _short(row.packet)
     if row.category in (Category.TEMPORARY, Category.SAVED) and not made:
         return "kept from the step before"
-    return f"{row.module} {made}".strip()
+    return f"{row.module} {made}".strip() or "(no module)"
 
 
 def _takers(report: Report) -> list[str]:

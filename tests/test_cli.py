@@ -103,7 +103,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     newer = json.loads(gzip.decompress(whole)) | {"schema_version": 99}
     (folder / "newer.foretrace").write_bytes(gzip.compress(json.dumps(newer).encode()))
     shutil.copy(TESTS / "support" / "toy.toml", folder)
-    (folder / "broken.toml").write_text("name = ")
+    (folder / "broken.toml").write_text('base = "a100-sxm4-80gb"\nsm_cout = 3\n')
     (folder / "model.py").write_text(MODEL)
     (folder / "folder").mkdir()
     return folder

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from ..graph import Phase
@@ -24,14 +25,28 @@ _START = "foretrace_step"
 
 
 @dataclass(frozen=True, slots=True)
+class Block:
+    """One allocation (``bytes > 0``) or free (``bytes < 0``) of the real run, at ``address``.
+
+    ``ops`` are the names of the ATen ops that were running, the outermost first, and ``calls`` which call of
+    them each was (the number of its event).
+    """
+
+    bytes: int
+    address: int
+    ops: tuple[str, ...]
+    calls: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
-    """Live bytes of a real step, counted from its start (so the start is 0 and frees of older tensors are negative)."""
+    """Live bytes of a real step, counted from its start: the start is 0, frees of older tensors are negative."""
 
     ends: dict[Phase, int]
     """At the end of each phase; of its last run, where a phase runs more than once."""
     peak_bytes: int
-    events: tuple[tuple[str, int], ...]
-    """The op that was running and the bytes, for every allocation (positive) and free (negative)."""
+    blocks: tuple[Block, ...]
+    """Every allocation and free of the step, in order."""
 
 
 class _Marks:
@@ -79,30 +94,33 @@ def _profiled() -> Iterator[list[Any]]:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         yield found
     assert profiler.profiler is not None and profiler.profiler.kineto_results is not None
-    found.extend(sorted(profiler.profiler.kineto_results.events(), key=lambda e: (e.start_ns(), -e.duration_ns())))
+    found.extend(_flat(profiler.profiler.kineto_results.experimental_event_tree(), ()))
+    found.sort(key=lambda item: item[0].start_time_ns)
+
+
+def _flat(events: list[Any], around: tuple[Any, ...]) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+    """Every event of the tree with the ATen ops around it."""
+    for event in events:
+        yield event, around
+        yield from _flat(event.children, (*around, event) if event.name.startswith("aten::") else around)
 
 
 def _read(events: list[Any]) -> Measured:
     live = peak = 0
     phase = Phase.FORWARD
     ends: dict[Phase, int] = {}
-    running: list[tuple[int, str]] = []
-    sizes: list[tuple[str, int]] = []
-    for event in events:
-        if event.name() == "[memory]":
-            live += event.nbytes()
+    blocks: list[Block] = []
+    for event, around in events:
+        kind, fields = event.typed
+        if kind == _EventType.Allocation:
+            live += fields.alloc_size
             peak = max(peak, live)
-            while running and running[-1][0] < event.start_ns():
-                running.pop()
-            sizes.append((running[-1][1] if running else "", event.nbytes()))
-        elif event.name() == _START:
-            live, peak, phase, ends, sizes = 0, 0, Phase.FORWARD, {}, []
-        elif event.name().startswith(_MARK):
+            ops, calls = tuple(op.name for op in around), tuple(op.id for op in around)
+            blocks.append(Block(fields.alloc_size, fields.ptr, ops, calls))
+        elif event.name == _START:
+            live, peak, phase, ends, blocks = 0, 0, Phase.FORWARD, {}, []
+        elif event.name.startswith(_MARK):
             ends[phase] = live
-            phase = Phase(event.name().removeprefix(_MARK))
-        else:
-            while running and running[-1][0] < event.start_ns():
-                running.pop()
-            running.append((event.start_ns() + event.duration_ns(), event.name()))
+            phase = Phase(event.name.removeprefix(_MARK))
     ends[phase] = live
-    return Measured(ends, peak, tuple(sizes))
+    return Measured(ends, peak, tuple(blocks))

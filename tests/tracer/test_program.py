@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from small_models import MODELS
+from torch.utils._pytree import tree_leaves
 
 from foretrace.graph import Category, StepGraph
 from foretrace.tracer import Step, to_fx, trace
@@ -67,14 +68,16 @@ def test_the_graph_runs_again_as_eager_ran(name: str, optimizer: str) -> None:
 
 
 def gradients_of(graph: StepGraph, results: dict) -> dict[str, torch.Tensor]:
-    """The tensor in each gradient's storage, with the parameter's shape, by the parameter's name."""
+    """What the last backward op left in each gradient's storage, by the parameter's name."""
     shapes = {n.name: n.shape for n in graph.facts.parameters}
     found = {}
     for op in graph.ops:
-        if op.name == "aten.detach.default" and op.outputs:
-            storage = graph.storages[op.outputs[0].storage]
-            if storage.category is Category.GRADIENT and op.outputs[0].shape == shapes[storage.name]:
-                found[storage.name] = results[op.id]
+        if op.phase == "backward":
+            values = [v for v in tree_leaves(results[op.id]) if isinstance(v, torch.Tensor)]
+            for tensor, value in zip(op.outputs, values, strict=True):
+                storage = graph.storages[tensor.storage]
+                if storage.category is Category.GRADIENT and tensor.shape == shapes[storage.name]:
+                    found[storage.name] = value
     return found
 
 

@@ -1,0 +1,179 @@
+"""Whole reports, with the arithmetic written out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import foretrace
+from foretrace.costmodels import Holder, Kind, PhaseMemory
+from foretrace.graph import Category, Phase, Source
+from foretrace.report import Coverage, Flops, Parameters, Report, Taker, price
+from foretrace.report.result import NOT_MODELLED
+from handmade import perceptron
+
+TOY = Path(__file__).parents[1] / "support" / "toy.toml"
+WEIGHT = 8 * 8 * 4
+ACTIVE = 4 * 8 * 4
+LOSS = 4
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    """One linear layer of 8 x 8 and a ReLU on 4 rows."""
+    return price(perceptron(layers=1, batch=4, width=8), on=TOY)
+
+
+def test_flops(report: Report) -> None:
+    product, relu, total, mask = 2 * 4 * 8 * 8, 4 * 8, 4 * 8, 4 * 8
+    lerp, addcmul, sqrt, addcdiv = 3 * 64, 3 * 64, 64, 3 * 64
+    forward = product + relu + total
+    assert report.flops == Flops(
+        forward=forward,
+        backward=mask + product,
+        optimizer=lerp + addcmul + sqrt + addcdiv,
+        zero_grad=0,
+        causal_forward=forward,
+        causal_backward=mask + product,
+    )
+    assert report.flops.total == report.flops.causal_total == report.work.work.flops
+
+
+def test_memory(report: Report) -> None:
+    held = 3 * WEIGHT + ACTIVE
+    memory = report.memory
+    assert (memory.start_bytes, memory.end_bytes, memory.saved_for_backward_bytes) == (held, held, ACTIVE)
+    assert memory.phases == {
+        Phase.FORWARD: PhaseMemory(held + 2 * ACTIVE, held + ACTIVE + LOSS),
+        Phase.BACKWARD: PhaseMemory(held + LOSS + ACTIVE + WEIGHT, held + LOSS + WEIGHT),
+        Phase.OPTIMIZER: PhaseMemory(held + LOSS + 2 * WEIGHT, held + LOSS + WEIGHT),
+        Phase.ZERO_GRAD: PhaseMemory(held + LOSS + WEIGHT, held),
+    }
+    assert memory.peak_bytes == held + LOSS + 2 * WEIGHT == sum(memory.at_peak.values())
+    assert report.peak_op is not None and report.peak_op.name == "aten._foreach_sqrt.default"
+
+
+def test_holders(report: Report) -> None:
+    first, last = Source("model.py", 11, "forward"), Source("train.py", 22, "step")
+    assert report.holders == (
+        Holder("h.*", Category.OPTIMIZER_STATE, WEIGHT, "", None, 2),
+        Holder("", Category.TEMPORARY, WEIGHT, "aten._foreach_sqrt", last, 1),
+        Holder("h.*", Category.GRADIENT, WEIGHT, "aten.mm", first, 1),
+        Holder("h.*", Category.PARAMETER, WEIGHT, "", None, 1),
+        Holder("", Category.INPUT, ACTIVE, "", None, 1),
+        Holder("", Category.TEMPORARY, LOSS, "aten.sum", Source("train.py", 20, "step"), 1),
+    )
+    assert sum(holder.bytes for holder in report.holders) == report.memory.peak_bytes
+
+
+def test_takers(report: Report) -> None:
+    # The floor of a launch is 2 us, memory moves 0.8 x 100 GB/s: two launches, and 384 + 128 bytes each time.
+    seconds = 2 * 2e-6 + 2 * 512 / 80e9
+    mm = Taker(
+        module="h.*",
+        packet="aten.mm",
+        count=2,
+        seconds=pytest.approx(seconds),
+        flops=2 * 512,
+        source=Source("model.py", 11, "forward"),
+    )
+    assert report.takers[0] == mm
+    assert sum(taker.seconds for taker in report.takers) == pytest.approx(report.time.step_seconds)
+
+
+def test_parameters_and_coverage(report: Report) -> None:
+    assert report.parameters == Parameters(total=64, trainable=64, bytes=WEIGHT)
+    assert report.coverage == Coverage(
+        ops=13,
+        kinds={Kind.RULE: 10, Kind.FREE: 3, Kind.ASSUMED: 0},
+        assumed=(),
+        assumed_seconds=0.0,
+        assumptions=(),
+        notes=(),
+        not_modelled=NOT_MODELLED,
+    )
+
+
+def test_parameters_that_share_a_storage_count_their_bytes_once() -> None:
+    graph = perceptron(layers=1, batch=4, width=8)
+    (weight,) = graph.facts.parameters
+    frozen = replace(weight, name="part", shape=(8,), trainable=False)
+    graph = replace(graph, facts=replace(graph.facts, parameters=(weight, frozen)))
+    assert price(graph, on=TOY).parameters == Parameters(total=72, trainable=64, bytes=WEIGHT)
+
+
+def test_a_row_for_each_op(report: Report) -> None:
+    rows = report.rows()
+    assert [row["id"] for row in rows] == list(range(13))
+    assert rows[1] == {
+        "id": 1,
+        "name": "aten.mm.default",
+        "phase": "forward",
+        "module": "h.0",
+        "file": "model.py",
+        "line": 11,
+        "forward": None,
+        "inputs": "float32[4, 8] float32[8, 8]",
+        "outputs": "float32[4, 8]",
+        "tensor_flops": 512,
+        "vector_flops": 0,
+        "skippable_flops": 0,
+        "read_bytes": 128 + 256,
+        "written_bytes": 128,
+        "allocated_bytes": 128,
+        "seconds": report.time.ops[1].seconds,
+        "low_seconds": report.time.ops[1].low_seconds,
+        "high_seconds": report.time.ops[1].high_seconds,
+        "bound": report.time.ops[1].bound,
+        "priced": "rule",
+        "by": report.priced[1].by,
+    }
+    assert all(type(value) in (int, float, str, type(None)) for row in rows for value in row.values())
+
+
+def test_rows_add_up(report: Report) -> None:
+    rows = report.rows()
+    flops = sum(int(str(row["tensor_flops"])) + int(str(row["vector_flops"])) for row in rows)
+    assert flops == report.flops.total
+    born = sum(storage.bytes for storage in report.trace.storages if storage.born is not None)
+    assert sum(int(str(row["allocated_bytes"])) for row in rows) == born
+
+
+def test_what_fits_is_what_the_device_has_beside_the_context() -> None:
+    profile = price(perceptron(), on=TOY).profile
+    needed = price(perceptron(), on=profile).needed_bytes
+    assert needed == price(perceptron(), on=profile).memory.peak_bytes + 8_519_680
+    just = replace(profile, memory_total_bytes=needed + profile.cuda_context_bytes)
+    short = replace(just, memory_total_bytes=just.memory_total_bytes - 1)
+    assert price(perceptron(), on=just).fits is True
+    assert price(perceptron(), on=short).fits is False
+    assert "71,450,628 B of 71,450,627 B" in str(price(perceptron(), on=short))
+
+
+def test_a_step_for_the_cpu_is_not_asked_whether_it_fits() -> None:
+    graph = perceptron()
+    graph = replace(graph, facts=replace(graph.facts, device="cpu"))
+    assert price(graph, on=TOY).fits is None
+
+
+def test_a_step_without_ops_costs_nothing() -> None:
+    graph = perceptron()
+    empty = replace(graph, ops=(), events=(), spans=(), storages=graph.at_start, facts=replace(graph.facts))
+    report = price(empty, on=TOY)
+    assert (report.flops.total, report.time.step_seconds, report.takers, report.rows()) == (0, 0.0, (), [])
+    assert report.memory.peak_bytes == report.memory.start_bytes > 0
+    assert "at the start" in str(report)
+
+
+def test_the_public_names_are_these() -> None:
+    assert foretrace.price is price
+    assert foretrace.Report is Report
+    assert "a100-sxm4-80gb" in foretrace.profiles()
+
+
+def test_an_unknown_profile_is_one_line() -> None:
+    with pytest.raises(foretrace.ForetraceError) as raised:
+        foretrace.price(perceptron(), on="a100")
+    assert raised.value.mend

@@ -1,0 +1,52 @@
+"""The screen: 80 columns whatever the names, and what it says when there is something to doubt."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from foretrace import price
+from foretrace.graph import Source, StepGraph
+from foretrace.report import to_table
+from handmade import perceptron
+
+TOY = Path(__file__).parents[1] / "support" / "toy.toml"
+NAMES = st.text(st.characters(codec="ascii", exclude_characters="\0", categories=["L", "N"]), max_size=90)
+
+
+def renamed(graph: StepGraph, module: str, file: str) -> StepGraph:
+    source = Source(f"{file}.py", 123_456, "forward")
+    return replace(graph, ops=tuple(replace(op, module=module, source=source) for op in graph.ops))
+
+
+@settings(max_examples=40, deadline=None)
+@given(module=NAMES, file=st.text("abc_/", max_size=20), layers=st.integers(1, 4))
+def test_eighty_columns(module: str, file: str, layers: int) -> None:
+    text = to_table(price(renamed(perceptron(layers, 4, 64), f"h.0.{module}", file), on=TOY))
+    long = [line for line in text.splitlines() if len(line) > 80]
+    assert all(module in line for line in long if not line.startswith("peak"))
+    assert not [line for line in long if line.startswith("  ")]
+    assert text.endswith("\n") and not text.endswith("\n\n")
+    assert all(line == line.rstrip() for line in text.splitlines())
+
+
+def test_a_long_name_keeps_its_end() -> None:
+    graph = renamed(perceptron(2, 4, 64), "model.decoder.layers.0.feed_forward.experts.gate_projection", "model")
+    lines = to_table(price(graph, on=TOY)).splitlines()
+    rows = [line for line in lines if line.startswith("  ..")]
+    assert rows and all("gate_projection" in line for line in rows)
+
+
+def test_the_very_first_step_and_no_optimizer_are_said() -> None:
+    graph = perceptron()
+    graph = replace(graph, facts=replace(graph.facts, warmup=0, optimizer={}, autocast="bfloat16", target=""))
+    header = to_table(price(graph, on=TOY)).splitlines()[:2]
+    assert header == ["a training step", "  cuda, bfloat16 autocast, no optimizer, the very first step; 27 ops"]
+
+
+def test_no_colours_and_nothing_but_ascii() -> None:
+    text = to_table(price(perceptron(), on=TOY))
+    assert text.isascii() and "\x1b" not in text
