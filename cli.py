@@ -192,7 +192,7 @@ class _Progress:
     def __enter__(self) -> _Progress:
         from tqdm import tqdm
 
-        self._bar = tqdm(unit=" ops", leave=False, disable=None, bar_format="{desc}: {n_fmt} ops, {elapsed}")
+        self._bar = tqdm(desc="tracing", leave=False, disable=None, bar_format="{desc}: {n_fmt} ops, {elapsed}")
         return self
 
     def __call__(self, phase: str, ops_recorded: int) -> None:

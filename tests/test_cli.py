@@ -109,6 +109,10 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def listed(folder: Path) -> list[str]:
+    return sorted(name for name in os.listdir(folder) if name != "__pycache__")
+
+
 def run(command: str, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
     try:
         code = cli.main(command.split())
@@ -138,10 +142,10 @@ def test_golden(
     pytestconfig: pytest.Config,
 ) -> None:
     monkeypatch.chdir(desk)
-    before = sorted(os.listdir(desk))
+    before = listed(desk)
     got = run((CASES | TRACING)[name], capsys)
     compare(name, got, pytestconfig.getoption("update_golden"))
-    assert [entry for entry in sorted(os.listdir(desk)) if entry != "__pycache__"] == before
+    assert listed(desk) == before
     assert all(len(line) <= 80 for line in got["stdout"].splitlines()) or "json" in name
 
 

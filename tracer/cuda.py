@@ -291,6 +291,52 @@ def _batch_norm(recorder: Recorder, choices: Counter[str]) -> Chooser:
     return batch_norm
 
 
+# -- RMS norm -------------------------------------------------------------------------------------
+
+
+def _rms_norm(recorder: Recorder, choices: Counter[str]) -> Chooser:
+    """One fused kernel, where other devices compose it (native_functions.yaml: _fused_rms_norm has a CUDA kernel)."""
+    stock = _stock("_fused_rms_norm")
+
+    def rms_norm(
+        input: torch.Tensor, normalized_shape: list[int], weight: torch.Tensor | None, eps: float | None
+    ) -> Any:
+        if not _on_gpu(recorder, input):
+            return stock(input, normalized_shape, weight, eps)
+        return _RMSNorm.apply(input, weight, recorder, normalized_shape, eps)
+
+    return rms_norm
+
+
+class _RMSNorm(torch.autograd.Function):
+    """The fused kernel and its derivative: keeps input, weight and the reciprocal root mean squares."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, input: torch.Tensor, weight: torch.Tensor | None, recorder: Recorder, shape: list[int], eps: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The normalized input, and the reciprocal root mean square of each row in the accumulation type."""
+        input = input.contiguous()
+        rows = (*input.shape[: input.dim() - len(shape)], *(1 for _ in shape))
+        wide = torch.float32 if input.itemsize < 4 else input.dtype
+        results = [(tuple(input.shape), input.dtype), (rows, wide)]
+        out, rstd = recorder.emit(aten._fused_rms_norm.default, (input, list(shape), weight, eps), results)
+        ctx.save_for_backward(input, weight, rstd)
+        ctx.recorder, ctx.shape = recorder, list(shape)
+        ctx.mark_non_differentiable(rstd)
+        return out, rstd
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor, _: Any) -> Any:  # type: ignore[override]
+        """Gradients of input and weight."""
+        input, weight, rstd = ctx.saved_tensors
+        mask = [ctx.needs_input_grad[0], weight is not None and ctx.needs_input_grad[1]]
+        wanted = [(tuple(t.shape), t.dtype) for t, need in zip((input, weight), mask, strict=True) if need]
+        args = (grad.contiguous(), input, ctx.shape, rstd, weight, mask)
+        made = iter(ctx.recorder.emit(aten._fused_rms_norm_backward.default, args, wanted))
+        return (*(next(made) if need else None for need in mask), None, None, None)
+
+
 # -- recurrent layers -----------------------------------------------------------------------------
 
 _CUDNN_RNN_MODE = {"rnn_relu.input": 0, "rnn_tanh.input": 1, "lstm.input": 2, "gru.input": 3}
@@ -342,6 +388,7 @@ KERNELS: dict[str, Callable[[Recorder, Counter[str]], Chooser]] = {
     "dropout": _dropout,
     "scaled_dot_product_attention": _attention,
     "_batch_norm_impl_index": _batch_norm,
+    "_fused_rms_norm": _rms_norm,
     **{name: _recurrent(name) for name in _CUDNN_RNN_MODE},
 }
 """Composite op -> what makes its CUDA kernel. One entry per op family."""

@@ -408,6 +408,16 @@ class Recorder:
                     found.append(owner)
         return found
 
+    def emit(self, func: Any, args: tuple[Any, ...], results: list[tuple[tuple[int, ...], torch.dtype]]) -> Any:
+        """Record an op that this build of torch has no kernel for; its results are new, of these shapes and dtypes."""
+        with _quiet():
+            owners = [self.owner_of(a) for a in args if isinstance(a, torch.Tensor)]
+            device = self._device({}, owners)
+            made = tuple(self.new(shape, _dense(shape), dtype, device) for shape, dtype in results)
+            if self.recording:
+                self._record(self.signature(func), args, {}, made)
+            return made
+
     # -- devices --------------------------------------------------------------------------------
 
     def _claimed(self, tensor: torch.Tensor) -> str:

@@ -1,4 +1,4 @@
-"""Lets the tests of this folder import its two helpers, `opbuilder` and `oprecorder`."""
+"""Lets the tests of this folder import `opbuilder` and `oprecorder`, which lie beside them."""
 
 import sys
 from pathlib import Path

@@ -37,3 +37,10 @@ def test_a_weight_is_one_multiply_per_element():
     plain = work("aten.binary_cross_entropy.default", new(20), **given)
     weighted = work("aten.binary_cross_entropy.default", new(20), **given, weight=new(20))
     assert (plain.vector_flops, weighted.vector_flops) == (140, 160)
+
+
+def test_a_weighted_derivative():
+    given = {"grad_output": new(), "self": new(20), "target": new(20)}
+    name = "aten.binary_cross_entropy_backward.default"
+    assert work(name, new(20), **given).vector_flops == 140
+    assert work(name, new(20), **given, weight=new(20)).vector_flops == 160

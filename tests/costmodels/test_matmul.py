@@ -111,3 +111,16 @@ def test_bilinear_spans_the_space_of_all_three_operands():
         sumdim=(2, 3),
     )
     assert counted.vector_flops == 3 * batch * made * rows * columns
+
+
+def test_linear_contracts_the_rows_of_its_weight():
+    given = {"input": new(7, 3), "weight": new(5, 3)}
+    assert work("aten.linear.default", new(7, 5), **given, bias=new(5)) == Work(
+        tensor_flops=2 * 7 * 3 * 5, vector_flops=35, read_bytes=4 * (21 + 15 + 5), written_bytes=4 * 35
+    )
+
+
+def test_distances_are_three_flops_a_term_and_a_root():
+    assert work("aten._cdist_forward.default", new(4, 6), x1=new(4, 5), x2=new(6, 5)).vector_flops == 24 * (15 + 1)
+    given = {"grad": new(4, 6), "x1": new(4, 5), "x2": new(6, 5), "cdist": new(4, 6)}
+    assert work("aten._cdist_backward.default", new(4, 5), **given).vector_flops == 24 * 5 * 4

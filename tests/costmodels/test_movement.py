@@ -74,3 +74,12 @@ def test_the_gradient_of_padding_does_not_read_the_input():
     assert work("aten.reflection_pad2d_backward.default", new(1, 1, 4, 4), **given) == Work(
         vector_flops=36, read_bytes=144, written_bytes=64
     )
+
+
+def test_counting_up_is_a_multiply_and_an_add():
+    assert work("aten.arange.default", new(10, dtype="int64"), end=10) == Work(vector_flops=20, written_bytes=80)
+
+
+def test_draws_by_weight_add_the_weights_up_and_draws_by_rejection_take_ten():
+    assert work("aten.multinomial.default", new(3, dtype="int64"), self=new(10), num_samples=3).vector_flops == 20
+    assert work("aten.poisson.default", new(10), self=new(10)).vector_flops == 100

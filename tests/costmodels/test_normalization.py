@@ -132,3 +132,21 @@ def test_softmax_is_five_per_element_and_its_derivative_four(rows: int, width: i
 def test_softmax_may_widen_its_type():
     counted = work("aten._softmax.default", new(2, 3), self=new(2, 3, dtype="float16"), dim=-1, half_to_float=True)
     assert (counted.read_bytes, counted.written_bytes) == (12, 24)
+
+
+def test_batch_norm_over_several_devices():
+    source, channel = new(BATCH, CHANNELS, SIDE, SIDE), new(CHANNELS)
+    statistics = work("aten.batch_norm_stats.default", (new(CHANNELS), new(CHANNELS)), input=source, eps=1e-5)
+    assert statistics.vector_flops == 4 * PIXELS + 4 * CHANNELS
+    applied = work("aten.batch_norm_elemt.default", source, input=source, weight=channel, bias=channel, mean=channel)
+    assert applied.vector_flops == 4 * PIXELS
+
+
+def test_group_norm_reads_twice():
+    made = (new(BATCH, CHANNELS, SIDE, SIDE), new(BATCH, 1), new(BATCH, 1))
+    given = {"input": new(BATCH, CHANNELS, SIDE, SIDE), "weight": new(CHANNELS), "bias": new(CHANNELS)}
+    assert work("aten.native_group_norm.default", made, **given) == Work(
+        vector_flops=8 * PIXELS + 4 * BATCH,
+        read_bytes=4 * (2 * PIXELS + 2 * CHANNELS),
+        written_bytes=4 * (PIXELS + 2 * BATCH),
+    )

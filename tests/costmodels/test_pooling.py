@@ -57,3 +57,15 @@ def test_grid_sample_reads_at_most_the_image():
         read_bytes=4 * 50 + 4 * 4 * 75,
         written_bytes=4 * 75,
     )
+
+
+def test_grid_sample_backward_gives_image_and_grid_their_gradients():
+    image, grid, gradient = new(1, 3, 4, 4), new(1, 5, 5, 2), new(1, 3, 5, 5)
+    given = {"grad_output": gradient, "input": image, "grid": grid, "interpolation_mode": 0}
+    made = (new(1, 3, 4, 4), new(1, 5, 5, 2))
+    both = work("aten.grid_sampler_2d_backward.default", made, **given, output_mask=(True, True))
+    only = work("aten.grid_sampler_2d_backward.default", (None, made[1]), **given, output_mask=(False, True))
+    placing = 25 * (3 * 2 + 2 * 4)
+    assert both.vector_flops == placing + (2 + 4) * 4 * 75
+    assert only.vector_flops == placing + 4 * 4 * 75
+    assert both.written_bytes - only.written_bytes == 2 * image.bytes

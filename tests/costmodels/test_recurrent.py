@@ -109,3 +109,12 @@ def test_fused_cells_count_their_units(batch: int, hidden: int):
     )  # fmt: skip
     assert bare.vector_flops == (18 + 4) * batch * hidden
     assert biased.vector_flops - bare.vector_flops == 8 * batch * hidden
+
+
+def test_the_gates_backward_and_the_gradients_of_biases():
+    units = TIME * BATCH * HIDDEN
+    for mode, gates, per_unit in ((2, 4, 23), (3, 3, 16), (1, 1, 3)):
+        given = {"mode": mode, "gates": gates}
+        full = cudnn("aten._cudnn_rnn_backward.default", **given, output_mask=(True, True, True, True))
+        frozen = cudnn("aten._cudnn_rnn_backward.default", **given, output_mask=(True, True, True, False))
+        assert (full.vector_flops, frozen.vector_flops) == ((per_unit + 2 * gates) * units, per_unit * units)

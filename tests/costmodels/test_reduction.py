@@ -78,3 +78,12 @@ def test_binary_search():
 
 def test_a_running_sum_is_one_add_per_element():
     assert work("aten.cumsum.default", new(3, 4), self=new(3, 4), dim=1).vector_flops == 12
+
+
+def test_reductions_with_defaults():
+    assert work("aten.dist.default", new(), self=new(10), other=new(10)).vector_flops == 3 * 10 + 1
+    assert work("aten.aminmax.default", (new(), new()), self=new(10)).vector_flops == 20
+    assert work("aten.norm.Scalar", new(), self=new(10)).vector_flops == 21
+    given = {"grad": new(10), "input": new(10), "dim": 0, "output": new(10)}
+    assert work("aten.cumprod_backward.default", new(10), **given).vector_flops == 30
+    assert work("aten.isin.Tensor_Tensor", new(10), elements=new(10), test_elements=new(8)).vector_flops == 30

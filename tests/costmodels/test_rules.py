@@ -159,33 +159,30 @@ def test_every_name_in_the_table_is_an_op_of_the_installed_torch():
     assert missing == VERSION_DEPENDENT
 
 
-SIDE = 2
-
-
-def made_up(argument: Any) -> object:
+def made_up(argument: Any, side: int) -> object:
     """A value of the argument's type; tensors are four-dimensional."""
     kind = str(argument.type)
     numbers = {"int": 2, "SymInt": 2, "number": 1.5, "float": 0.5, "bool": True, "str": "sum"}
     if "Tensor" in kind:
-        tensor = new(SIDE, SIDE, SIDE, SIDE)
-        return (tensor, new(SIDE, SIDE, SIDE, SIDE)) if kind.startswith(("List", "Optional[List")) else tensor
+        tensor = new(side, side, side, side)
+        return (tensor, new(side, side, side, side)) if kind.startswith(("List", "Optional[List")) else tensor
     if kind.startswith(("List", "Optional[List")):
         element = kind.removeprefix("Optional[").removeprefix("List[").rstrip("]")
         return (numbers[element],) * (argument.N or 2)
     return numbers.get(kind.removeprefix("Optional[").rstrip("]"))
 
 
-def plausible(name: str, schema: Any, sparse: bool) -> Op:
+def plausible(name: str, schema: Any, sparse: bool, side: int = 2) -> Op:
     """A call of the schema: with all its arguments, or (`sparse`) with those it cannot do without."""
     given = {}
     for argument in schema.arguments:
         optional = argument.has_default_value() or str(argument.type).startswith("Optional")
         if not (sparse and optional):
-            given[argument.name] = made_up(argument)
+            given[argument.name] = made_up(argument, side)
     mutates = tuple(a.name for a in schema.arguments if a.alias_info and a.alias_info.is_write and a.name in given)
     inplace = next((given[a.name] for a in schema.arguments if a.name in mutates), None)
     result = tuple(
-        inplace if returned.alias_info and returned.alias_info.is_write else new(SIDE, SIDE, SIDE, SIDE)
+        inplace if returned.alias_info and returned.alias_info.is_write else new(side, side, side, side)
         for returned in schema.returns
         if "Tensor" in str(returned.type)
     )
@@ -207,3 +204,12 @@ def test_every_rule_prices_a_plausible_op_of_each_overload(name: str):
             assert 0 <= work.skippable_flops <= work.tensor_flops
             assert min(work.vector_flops, work.read_bytes, work.written_bytes) >= 0
             assert (work == Work()) == (answer.kind is Kind.FREE), op
+
+
+@pytest.mark.parametrize("name", sorted(BUILT_IN.answers))
+def test_larger_tensors_are_no_less_work(name: str):
+    price = BUILT_IN.answers[name].function
+    for schema in filter(is_of_tensors, schemas(name)):
+        small, large = (price(plausible(name, schema, False, side)) for side in (2, 3))
+        assert large.tensor_flops >= small.tensor_flops and large.vector_flops >= small.vector_flops
+        assert large.read_bytes >= small.read_bytes and large.written_bytes >= small.written_bytes
