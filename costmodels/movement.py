@@ -11,6 +11,7 @@ from ..graph import Op
 from .rules import aten, free, rule
 from .work import NOTHING, Work, argument, moves, produced, touched, unchanged
 
+free("foretrace.constant", because="Python wrote it into host memory; no op ran")
 free(
     *aten(
         "view _unsafe_view view_as _reshape_alias reshape_as t numpy_T transpose permute movedim swapaxes swapdims "

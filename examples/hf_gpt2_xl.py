@@ -1,6 +1,6 @@
 """Transformers' own GPT-2 at XL size, unmodified, with random weights on the meta device.
 
-    foretrace run examples/hf_gpt2_xl.py:hf_gpt2_xl -p batch=8 -p seq=1024
+foretrace run examples/hf_gpt2_xl.py:hf_gpt2_xl -p batch=8 -p seq=1024
 """
 
 from __future__ import annotations

@@ -72,6 +72,11 @@ def storage_bytes(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: in
     return (last + 1) * itemsize
 
 
+def base_of(tensor: torch.Tensor) -> int:
+    """The address at which the tensor's storage begins."""
+    return tensor.data_ptr() - int(tensor.storage_offset()) * tensor.itemsize
+
+
 def holds_values(nbytes: int, dtype: torch.dtype) -> bool:
     """Whether a storage of this size is worth real memory and real values."""
     return nbytes <= (SMALL_FLOAT_BYTES if dtype.is_floating_point or dtype.is_complex else SMALL_INTEGER_BYTES)

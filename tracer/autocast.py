@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -37,7 +38,7 @@ def autocast_dtype(choice: Any) -> torch.dtype | None:
     dtype = getattr(torch, choice, None) if isinstance(choice, str) else choice
     if dtype not in (torch.bfloat16, torch.float16):
         raise ForetraceError(f"autocast to {choice} is not possible", "Say bfloat16 or float16.")
-    return dtype  # type: ignore[no-any-return]
+    return dtype
 
 
 def region(recorder: Recorder, dtype: torch.dtype | None) -> Callable[[], AbstractContextManager[Any]]:
@@ -71,9 +72,11 @@ def cuda_autocast(recorder: Recorder) -> Iterator[None]:
     casts = _Casts(recorder)
     with ExitStack() as undo:
         _lend_key(undo, casts)
-        library = torch.library.Library("aten", "IMPL")  # noqa: TOR901
+        library = torch.library.Library("aten", "IMPL")
         undo.callback(library._destroy)
-        _register(library, casts)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of every kernel that takes the place of another
+            _register(library, casts)
         yield
 
 
@@ -146,7 +149,7 @@ class _Casts:
 
 
 def _convert(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return torch.ops.aten.to.dtype(tensor, dtype)  # type: ignore[no-any-return]
+    return torch.ops.aten.to.dtype(tensor, dtype)
 
 
 def _register(library: torch.library.Library, casts: _Casts) -> None:

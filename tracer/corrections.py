@@ -37,7 +37,15 @@ def _lstm_workspace(results: list[Any], args: tuple[Any, ...]) -> list[Any]:
     return [*results[:3], ("new", (workspace,), (1,), torch.uint8)]
 
 
+def _weight_buffer(results: list[Any], args: tuple[Any, ...]) -> list[Any]:
+    """cuDNN returns the weights it was given in one piece; the meta kernel returns nothing, which no op takes."""
+    if results[4] != ("value", None):
+        return results
+    return [*results[:4], ("new", (0,), (1,), args[0].dtype)]
+
+
 CORRECTIONS: dict[str, Callable[[list[Any], tuple[Any, ...]], list[Any]]] = {
+    "aten._cudnn_rnn.default": _weight_buffer,
     "aten.mkldnn_rnn_layer.default": _lstm_workspace,
 }
 """Op -> what makes the true description of its results of the meta kernel's, given the real arguments."""

@@ -30,7 +30,7 @@ def cuda_kernels(recorder: Recorder) -> Iterator[Counter[str]]:
     if torch.device(recorder.device).type != "cuda":
         yield choices
         return
-    library = torch.library.Library("aten", "IMPL")  # noqa: TOR901
+    library = torch.library.Library("aten", "IMPL")
     try:
         for name, make in KERNELS.items():
             kernel = make(recorder, choices)
@@ -115,7 +115,7 @@ def choose_attention(
 ) -> tuple[str, list[tuple[str, str]]]:
     """The backend that an sm80 GPU runs, and why those before it in line were refused."""
     needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value))
-    refused = []
+    refused: list[tuple[str, str]] = []
     for name, test in ((FLASH, _refuses_flash), (EFFICIENT, _refuses_efficient)):
         why = test(query, key, value, mask, dropout, causal, gqa, needs_grad)
         if why is None:
@@ -197,8 +197,14 @@ def _heads_match(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, gq
 
 
 def _flash(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, dropout: float, causal: bool,
-    scale: float | None, gqa: bool,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: Any,
+    dropout: float,
+    causal: bool,
+    scale: float | None,
+    gqa: bool,
 ) -> torch.Tensor:
     size = query.shape[-1]
     scale = scale if scale is not None else size**-0.5
@@ -213,8 +219,14 @@ def _padded(tensor: torch.Tensor, multiple: int) -> torch.Tensor:
 
 
 def _efficient(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, dropout: float, causal: bool,
-    scale: float | None, gqa: bool,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: Any,
+    dropout: float,
+    causal: bool,
+    scale: float | None,
+    gqa: bool,
 ) -> torch.Tensor:
     needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value))
     if mask is not None:
@@ -236,8 +248,14 @@ def _as_bias(mask: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torc
 
 
 def _math(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, dropout: float, causal: bool,
-    scale: float | None, gqa: bool,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: Any,
+    dropout: float,
+    causal: bool,
+    scale: float | None,
+    gqa: bool,
 ) -> torch.Tensor:
     result: torch.Tensor = aten._scaled_dot_product_attention_math.default(
         query, key, value, mask, dropout, causal, None, scale=scale, enable_gqa=gqa
@@ -283,7 +301,13 @@ def _batch_norm(recorder: Recorder, choices: Counter[str]) -> Chooser:
             return result
         out, mean, var, reserve = aten.cudnn_batch_norm.default(
             input.contiguous(memory_format=torch._prims_common.suggest_memory_format(input)),
-            weight, bias, running_mean, running_var, training, momentum, eps,
+            weight,
+            bias,
+            running_mean,
+            running_var,
+            training,
+            momentum,
+            eps,
         )
         choices["batch norm runs cuDNN; its reserve space is not modelled"] += recorder.recording
         return out, mean, var, reserve, 1
@@ -312,7 +336,7 @@ class _RMSNorm(torch.autograd.Function):
     """The fused kernel and its derivative: keeps input, weight and the reciprocal root mean squares."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, input: torch.Tensor, weight: torch.Tensor | None, recorder: Recorder, shape: list[int], eps: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The normalized input, and the reciprocal root mean square of each row in the accumulation type."""
@@ -327,7 +351,7 @@ class _RMSNorm(torch.autograd.Function):
         return out, rstd
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor, _: Any) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor, _: Any) -> Any:
         """Gradients of input and weight."""
         input, weight, rstd = ctx.saved_tensors
         mask = [ctx.needs_input_grad[0], weight is not None and ctx.needs_input_grad[1]]
@@ -362,17 +386,29 @@ def _recurrent(name: str) -> Callable[[Recorder, Counter[str]], Chooser]:
             batch_first: bool,
         ) -> Any:
             if not _on_gpu(recorder, input):
-                return stock(
-                    input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first
-                )
+                return stock(input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first)
             hidden, cell = (hx[0], hx[1]) if mode == 2 else (hx, None)
             width = params[1].shape[1] if cell is None else cell.shape[2]
             projection = hidden.shape[2] if cell is not None and hidden.shape[2] != cell.shape[2] else 0
             per_layer = (4 if has_biases else 2) + (1 if projection else 0)
             state = torch.empty(0, dtype=torch.uint8) if dropout and train else None
             out = aten._cudnn_rnn.default(
-                input, params, per_layer, None, hidden, cell, mode, width, projection, num_layers, batch_first,
-                dropout, train, bidirectional, [], state,
+                input,
+                params,
+                per_layer,
+                None,
+                hidden,
+                cell,
+                mode,
+                width,
+                projection,
+                num_layers,
+                batch_first,
+                dropout,
+                train,
+                bidirectional,
+                [],
+                state,
             )
             choices["the recurrent layer runs cuDNN; its reserve space and workspace are not modelled"] += (
                 recorder.recording

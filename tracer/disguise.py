@@ -41,7 +41,7 @@ def disguise(recorder: Recorder) -> Iterator[None]:
                 _patch(undo, torch.accelerator, name, value)
             for function in _device_constructors():
                 name = getattr(function, "__name__", "")
-                if getattr(torch, name, None) is function:
+                if function is not None and getattr(torch, name, None) is function:
                     _patch(undo, torch, name, _asking(recorder, function))
             undo.callback(_forget_lazy_init)
         yield
@@ -182,7 +182,7 @@ class _Properties:
     multi_processor_count = 108
     total_memory = 85_094_825_984
     warp_size = 32
-    gcnArchName = ""  # noqa: N815
+    gcnArchName = ""
 
 
 class _Stream:
@@ -286,5 +286,3 @@ def _forget_lazy_init() -> None:
             symbol = "_ZN5torch5utils24set_requires_device_initEN3c1010DeviceTypeEb"
             if hasattr(library, symbol):
                 getattr(library, symbol)(ctypes.c_int8(1), ctypes.c_bool(True))
-
-

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn.modules import module as nn_module
 
+from .arena import base_of
 from .record import Recorder
 
 
@@ -53,7 +54,7 @@ def stand_ins(model: nn.Module, recorder: Recorder) -> Iterator[None]:
 
 
 def _is_lazy(tensor: torch.Tensor) -> bool:
-    return isinstance(tensor, nn.parameter.UninitializedTensorMixin)
+    return isinstance(tensor, nn.parameter.UninitializedTensorMixin)  # type: ignore[attr-defined]
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
@@ -68,7 +69,7 @@ def _restore_attributes(module: nn.Module, attributes: dict[str, Any]) -> None:
     for name in [name for name in module.__dict__ if name not in attributes]:
         del module.__dict__[name]
     for name, value in attributes.items():
-        current = module.__dict__.get(name)
+        current: Any = module.__dict__.get(name)
         if name.startswith("_") and isinstance(value, (dict, set)) and type(current) is type(value):
             if current != value or list(current) != list(value):
                 current.clear()
@@ -78,7 +79,7 @@ def _restore_attributes(module: nn.Module, attributes: dict[str, Any]) -> None:
 
 
 def _stand_in(tensor: torch.Tensor, recorder: Recorder, storages: dict[Any, torch.Tensor], undo: ExitStack) -> None:
-    owner = recorder.owners.get(tensor.data_ptr() - tensor.storage_offset() * tensor.itemsize)
+    owner = recorder.owners.get(base_of(tensor))
     if owner is not None and not tensor.is_meta:
         before = owner.device
         owner.device = recorder.device_of[owner.id] = recorder.device
@@ -125,10 +126,8 @@ def _view_of_twin(tensor: torch.Tensor, recorder: Recorder, storages: dict[Any, 
     """A twin of the tensor's storage, shared by all tensors that share it, seen through the tensor's strides."""
     storage = tensor.untyped_storage()
     count = storage.nbytes() // tensor.itemsize
-    if count == tensor.numel():
-        whole = tensor.detach()
-    else:
-        whole = tensor.detach().as_strided((count,), (1,), 0)
+    dense = count == tensor.numel()
+    whole = tensor.detach() if dense else tensor.detach().as_strided((count,), (1,), 0)
     key = (storage._cdata, tensor.dtype)
     twin = storages.get(key)
     if twin is None:

@@ -132,7 +132,7 @@ def _getitem(values: Any, index: int) -> Any:
 
 def view_as_dtype(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """The whole storage of `tensor` as one dimension of another dtype."""
-    return torch.empty(0, dtype=dtype).set_(tensor.untyped_storage())  # type: ignore[call-overload, no-any-return]
+    return torch.empty(0, dtype=dtype).set_(tensor.untyped_storage())
 
 
 def function_of(name: str) -> Any:

@@ -22,8 +22,9 @@ import torch
 
 from ..graph import Const, ForetraceError, Phase, Tensor
 from . import signature
-from .arena import Arena, Owner, holds_values, storage_bytes
+from .arena import Arena, Owner, base_of, holds_values, storage_bytes
 from .assumptions import Assumptions
+from .calls import META, dense, describe, fits, has_mask, on_meta, scan
 from .corrections import CORRECTIONS
 from .frames import Frames
 from .signature import Signature
@@ -36,7 +37,6 @@ _BELOW = RECORDER_KEY
 for _name in ("ADInplaceOrView", "AutogradFunctionality", "AutogradCPU", "AutogradMeta", "AutogradOther"):
     _BELOW = _BELOW | torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, _name))
 
-_META = torch.device("meta")
 _DTYPE_NAMES: dict[torch.dtype, str] = {}
 
 
@@ -189,10 +189,9 @@ class Recorder:
 
     def owner_of(self, tensor: torch.Tensor) -> Owner | None:
         """What is known of a tensor's storage; None for a tensor without bytes."""
-        address = tensor.data_ptr()
-        if not address:
+        if not tensor.data_ptr():
             return None
-        owner = self.owners.get(address - tensor.storage_offset() * tensor.itemsize)
+        owner = self.owners.get(base_of(tensor))
         return self._adopt(tensor) if owner is None else owner
 
     def _adopt(self, tensor: torch.Tensor) -> Owner:
@@ -215,9 +214,7 @@ class Recorder:
         }
         code, line = self._frames.user(sys._getframe(3))
         result = Tensor(owner.id, name, (count,), (1,), 0)
-        self.rows.append(
-            Row(_CONSTANT, args, result, self.phase, self.module_stack[-1], code, line, None, None)
-        )
+        self.rows.append(Row(_CONSTANT, args, result, self.phase, self.module_stack[-1], code, line, None, None))
 
     def new(
         self, shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype, device: str, known: bool = False
@@ -243,7 +240,7 @@ class Recorder:
             return copy
 
     def _has_values(self, tensor: torch.Tensor) -> bool:
-        owner = self.owners.get(tensor.data_ptr() - tensor.storage_offset() * tensor.itemsize)
+        owner = self.owners.get(base_of(tensor))
         return owner is None or owner.known
 
     # -- the op ---------------------------------------------------------------------------------
@@ -260,13 +257,13 @@ class Recorder:
         key: list[Any] = [sig.func, torch.is_grad_enabled()]
         given: list[torch.Tensor] = []
         for value in args:
-            _scan(value, key, given)
+            scan(value, key, given)
         for name, value in kwargs.items():
             key.append(name)
-            _scan(value, key, given)
+            scan(value, key, given)
         owners = [self.owner_of(t) if t.layout is torch.strided else None for t in given]
         place = kwargs.get("device")
-        if place is not None and place.type == "meta" or any(t.is_meta for t in given):
+        if (place is not None and place.type == "meta") or any(t.is_meta for t in given):
             return sig.func(*args, **kwargs)
         answer = _SPECIAL.get(sig.name)
         if answer is not None:
@@ -289,14 +286,13 @@ class Recorder:
         owners: list[Owner | None],
     ) -> Any:
         known = all(owner is None or owner.known for owner in owners)
-        if sig.dynamic and (sig.name != "aten.index.Tensor" or _has_mask(args[1])):
+        if sig.dynamic and (sig.name != "aten.index.Tensor" or has_mask(args[1])):
             return self._dynamic(sig, args, kwargs, owners, known)
         spec = self._specs.get(key)
         if spec is None:
             spec = self._specs[key] = self._ask(sig, args, kwargs)
-        if known or sig.overwrites:
-            if self._is_small(sig, spec, args, kwargs, owners):
-                return self.really(sig, args, kwargs, owners)
+        if (known or sig.overwrites) and self._is_small(sig, spec, args, kwargs, owners):
+            return self.really(sig, args, kwargs, owners)
         device = self._device(kwargs, owners)
         for owner in self._written(sig, args, kwargs):
             owner.known = False
@@ -308,7 +304,7 @@ class Recorder:
         """Whether the op can be computed for real: all it reads is known, all it writes can hold values."""
         if sig.name.startswith("aten.empty") or sig.name.startswith("aten.new_empty"):
             return False
-        if any(not _fits(item) for item in spec[1]):
+        if any(not fits(item) for item in spec[1]):
             return False
         written = self._written(sig, args, kwargs)
         if not sig.overwrites:
@@ -318,9 +314,7 @@ class Recorder:
         whole = written and written[0].small and target.numel() * target.itemsize == written[0].bytes
         return bool(whole or (written and written[0].known)) and all(owner.known for owner in reads)
 
-    def really(
-        self, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any], owners: list[Owner | None]
-    ) -> Any:
+    def really(self, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any], owners: list[Owner | None]) -> Any:
         """Run the op on real values and move what it returns into the arena."""
         device = self._device(kwargs, owners)
         if kwargs.get("device") is not None:
@@ -331,8 +325,7 @@ class Recorder:
 
     def _house(self, value: Any, device: str) -> Any:
         if isinstance(value, torch.Tensor):
-            base = value.data_ptr() - value.storage_offset() * value.itemsize
-            if value.numel() == 0 or base in self.owners:
+            if value.numel() == 0 or base_of(value) in self.owners:
                 return value
             copy = self.new(tuple(value.shape), value.stride(), value.dtype, device, known=True)
             return copy.copy_(value)
@@ -349,16 +342,16 @@ class Recorder:
         if shapes is None:
             raise self.refusal(sig, "its result depends on the values of its input, which a trace does not have")
         device = self._device(kwargs, owners)
-        made = [self.new(shape, _dense(shape), dtype, device) for shape, dtype in shapes]
+        made = [self.new(shape, dense(shape), dtype, device) for shape, dtype in shapes]
         return made[0] if len(made) == 1 and len(sig.func._schema.returns) == 1 else tuple(made)
 
     def _ask(self, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Ask the meta kernel for the shapes: (one result?, a description of each result)."""
         twins: dict[int, torch.Tensor] = {}
-        meta_args = tuple(_on_meta(a, twins) for a in args)
-        meta_kwargs = {name: _on_meta(v, twins) for name, v in kwargs.items()}
+        meta_args = tuple(on_meta(a, twins) for a in args)
+        meta_kwargs = {name: on_meta(v, twins) for name, v in kwargs.items()}
         if meta_kwargs.get("device") is not None or (not twins and "device" in sig.names):
-            meta_kwargs["device"] = _META
+            meta_kwargs["device"] = META
         meta_kwargs.pop("pin_memory", None)
         try:
             result = sig.func(*meta_args, **meta_kwargs)
@@ -369,7 +362,7 @@ class Recorder:
         results = [result] if single else list(result)
         # An op on lists (foreach) that returns nothing has no result to describe.
         aliases = sig.aliases if len(sig.aliases) == len(results) else (None,) * len(results)
-        spec = [_describe(r, alias, back, meta_args) for r, alias in zip(results, aliases, strict=True)]
+        spec = [describe(r, alias, back, meta_args) for r, alias in zip(results, aliases, strict=True)]
         correct = CORRECTIONS.get(sig.name)
         return (type(result) if not single else None, correct(spec, args) if correct is not None else spec)
 
@@ -392,7 +385,7 @@ class Recorder:
 
     def _resized(self, tensor: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
         if tuple(tensor.shape) != shape:
-            tensor.set_(self.new(shape, _dense(shape), tensor.dtype, self._claimed(tensor)))
+            tensor.set_(self.new(shape, dense(shape), tensor.dtype, self._claimed(tensor)))  # type: ignore[call-overload]
         return tensor
 
     def _written(self, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Owner]:
@@ -413,7 +406,7 @@ class Recorder:
         with _quiet():
             owners = [self.owner_of(a) for a in args if isinstance(a, torch.Tensor)]
             device = self._device({}, owners)
-            made = tuple(self.new(shape, _dense(shape), dtype, device) for shape, dtype in results)
+            made = tuple(self.new(shape, dense(shape), dtype, device) for shape, dtype in results)
             if self.recording:
                 self._record(self.signature(func), args, {}, made)
             return made
@@ -450,9 +443,7 @@ class Recorder:
         sequence, forward = self._sequence()
         code, line = self._frames.user(sys._getframe(3))
         self.rows.append(
-            Row(
-                sig, encoded, self._encode(result), self.phase, self.module_stack[-1], code, line, sequence, forward
-            )
+            Row(sig, encoded, self._encode(result), self.phase, self.module_stack[-1], code, line, sequence, forward)
         )
 
     def _sequence(self) -> tuple[int | None, int | None]:
@@ -485,7 +476,9 @@ class Recorder:
         if kind is torch.device:
             return Const("device", str(value))
         if kind is torch.memory_format or kind is torch.layout:
-            return Const("memory_format" if kind is torch.memory_format else "layout", str(value).removeprefix("torch."))
+            return Const(
+                "memory_format" if kind is torch.memory_format else "layout", str(value).removeprefix("torch.")
+            )
         return Const(kind.__name__.lower(), "")
 
     def tensor(self, tensor: torch.Tensor) -> Tensor:
@@ -497,8 +490,8 @@ class Recorder:
             self._empty if owner is None else owner.id,
             dtype_name(tensor.dtype),
             shape,
-            strides or _dense(shape),
-            tensor.storage_offset() if owner is not None else 0,
+            strides or dense(shape),
+            int(tensor.storage_offset()) if owner is not None else 0,
         )
 
     # -- telling where --------------------------------------------------------------------------
@@ -518,71 +511,7 @@ class Recorder:
         )
 
 
-# -- helpers ------------------------------------------------------------------------------------
-
-
-def _scan(value: Any, key: list[Any], given: list[torch.Tensor]) -> None:
-    """Add a value to the key of the call, and its tensors to those given."""
-    if isinstance(value, torch.Tensor):
-        given.append(value)
-        key.append((value.dtype, value.shape, value.stride() if value.layout is torch.strided else value.layout))
-    elif isinstance(value, (list, tuple)):
-        key.append(len(value))
-        for item in value:
-            _scan(item, key, given)
-    elif isinstance(value, (int, float)):
-        # 2, 2.0 and True are equal, but give results of different types.
-        key.append(type(value))
-        key.append(value)
-    else:
-        key.append(value if value.__hash__ is not None else repr(value))
-
-
-def _on_meta(value: Any, twins: dict[int, torch.Tensor]) -> Any:
-    if isinstance(value, torch.Tensor):
-        twin = twins.get(id(value))
-        if twin is None:
-            twin = twins[id(value)] = torch.empty_strided(
-                value.shape, value.stride(), dtype=value.dtype, device=_META
-            )
-        return twin
-    if isinstance(value, (list, tuple)):
-        return [_on_meta(v, twins) for v in value]
-    if isinstance(value, torch.Generator):
-        return None
-    return value
-
-
-def _describe(result: Any, alias: int | None, twins: dict[int, torch.Tensor], args: tuple[Any, ...]) -> Any:
-    if isinstance(result, torch.Tensor):
-        if alias is None and id(result) in twins:
-            alias = next((i for i, a in enumerate(args) if a is result), None)
-        if alias is not None and alias < len(args):
-            return ("argument", alias, tuple(result.shape))
-        return ("new", tuple(result.shape), result.stride(), result.dtype)
-    if isinstance(result, (list, tuple)):
-        return ("list", [_describe(r, None, twins, args) for r in result])
-    return ("value", result)
-
-
-def _fits(item: Any) -> bool:
-    if item[0] == "new":
-        return holds_values(storage_bytes(item[1], item[2], item[3].itemsize), item[3])
-    if item[0] == "list":
-        return all(_fits(i) for i in item[1])
-    return True
-
-
-def _has_mask(indices: Any) -> bool:
-    return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices)
-
-
-def _dense(shape: tuple[int, ...]) -> tuple[int, ...]:
-    strides, step = [], 1
-    for size in reversed(shape):
-        strides.append(step)
-        step *= max(size, 1)
-    return tuple(reversed(strides))
+# -- sleeping -----------------------------------------------------------------------------------
 
 
 def _quiet() -> Any:
@@ -623,7 +552,7 @@ _library: list[torch.library.Library] = []
 def _install() -> None:
     """Register the fallback, once a process. It sleeps until the key is switched on for a thread."""
     if not _library:
-        library = torch.library.Library("_", "IMPL", "Fake")  # noqa: TOR901
+        library = torch.library.Library("_", "IMPL", "Fake")
         library.fallback(_fallback)
         _library.append(library)
 

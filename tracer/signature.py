@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -25,7 +26,8 @@ OVERWRITES = frozenset({"aten.fill_", "aten.zero_", "aten.copy_", "aten.normal_"
 class Signature:
     """What the recorder must know of an overload before it runs it."""
 
-    func: torch._ops.OpOverload | None
+    func: Any
+    """The overload itself; None for what is not an op of torch."""
     name: str
     names: tuple[str, ...]
     """Argument names in schema order; the first `positional` may be given by position."""
@@ -56,7 +58,8 @@ def read(func: torch._ops.OpOverload) -> Signature:
         names=tuple(a.name for a in schema.arguments),
         mutates=tuple(a.name for a, write in zip(schema.arguments, writes, strict=True) if write),
         aliases=tuple(_argument_of(r, sets) for r in schema.returns),
-        view=name in SHARES_SILENTLY or bool(shared and not any(r.alias_info.is_write for r in shared)),
+        view=name in SHARES_SILENTLY
+        or bool(shared and not any(r.alias_info and r.alias_info.is_write for r in shared)),
         restrides=torch.Tag.inplace_view in func.tags or name.startswith(("aten.set_", "aten.resize_")),
         random=torch.Tag.nondeterministic_seeded in func.tags,
         dynamic=torch.Tag.dynamic_output_shape in func.tags or torch.Tag.data_dependent_output in func.tags,
@@ -77,7 +80,5 @@ def _is_composite(func: torch._ops.OpOverload) -> bool:
     has = torch._C._dispatch_has_kernel_for_dispatch_key
     name = func.name()
     return (
-        has(name, "CompositeImplicitAutograd")
-        and not has(name, "CPU")
-        and not has(name, "CompositeExplicitAutograd")
+        has(name, "CompositeImplicitAutograd") and not has(name, "CPU") and not has(name, "CompositeExplicitAutograd")
     )

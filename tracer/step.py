@@ -58,9 +58,7 @@ def make_optimizer(choice: Any, model: nn.Module) -> Optimizer | None:
 
 def _by_name(text: str) -> Callable[[list[nn.Parameter]], Optimizer]:
     name, _, implementation = text.partition(":")
-    classes = {
-        n.lower(): c for n, c in vars(torch.optim).items() if isinstance(c, type) and issubclass(c, Optimizer)
-    }
+    classes = {n.lower(): c for n, c in vars(torch.optim).items() if isinstance(c, type) and issubclass(c, Optimizer)}
     classes.pop("optimizer", None)
     ways = {"": {}, "fused": {"fused": True}, "foreach": {"foreach": True}, "for-loop": {"foreach": False}}
     if name.lower() not in classes:
@@ -116,7 +114,7 @@ def _loss(output: Any, function: Callable[[Any], torch.Tensor] | None) -> torch.
     elif isinstance(output, torch.Tensor):
         loss = output
     else:
-        loss = output.get("loss") if isinstance(output, dict) else getattr(output, "loss", None)
+        loss = output.get("loss") if isinstance(output, dict) else getattr(output, "loss", None)  # type: ignore[assignment]
     if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
         what = "returned no scalar" if function is not None else "is not to be found in the module's output"
         raise ForetraceError(

@@ -80,7 +80,7 @@ def _find(place: str, name: str) -> Callable[..., Any]:
         found = getattr(found, part)
     if not callable(found):
         raise ForetraceError(f"{place}:{name} is {type(found).__name__}, not a callable", _GRAMMAR)
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _load_file(path: str) -> Any:
@@ -113,7 +113,9 @@ def _load_module(name: str) -> Any:
             f"there is no module {error.name}", f"Install it, or run where it can be imported. {_GRAMMAR}"
         ) from error
     except Exception as error:
-        raise ForetraceError(f"importing {name} raised {describe(error)}", "Import it with python to see why.") from error
+        raise ForetraceError(
+            f"importing {name} raised {describe(error)}", "Import it with python to see why."
+        ) from error
 
 
 def _check_parameters(target: str, function: Callable[..., Any], parameters: dict[str, Any]) -> None:

@@ -162,8 +162,10 @@ def _turn(loop: Iterator[None], recorder: Recorder) -> None:
             (
                 f" at {shorten(frame.filename)}:{frame.lineno}"
                 for frame in reversed(traceback.extract_tb(error.__traceback__))
-                if not frame.filename.startswith("<") and "/torch/" not in frame.filename.replace("\\", "/")
-                and "/foretrace/" not in frame.filename and not _is_ours(frame.filename)
+                if not frame.filename.startswith("<")
+                and "/torch/" not in frame.filename.replace("\\", "/")
+                and "/foretrace/" not in frame.filename
+                and not _is_ours(frame.filename)
             ),
             "",
         )
@@ -261,8 +263,10 @@ class _Watch:
         optimizer = self.optimizers[0]
         names = {row.signature.name for row in self.recorder.rows if row.phase is Phase.OPTIMIZER}
         way = (
-            "fused" if any("_fused_" in n for n in names)
-            else "foreach" if any("_foreach_" in n for n in names)
+            "fused"
+            if any("_fused_" in n for n in names)
+            else "foreach"
+            if any("_foreach_" in n for n in names)
             else "for-loop"
         )
         group = {k: v for k, v in optimizer.param_groups[0].items() if isinstance(v, (int, float, bool, tuple))}

@@ -23,7 +23,7 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
 
 def at_start(graph: StepGraph, model: torch.nn.Module, optimizer: torch.optim.Optimizer, inputs: dict) -> dict:
     """A copy of every storage that is live when the step begins, by its id in the graph."""
-    names = {name: p for name, p in model.named_parameters()}
+    names = dict(model.named_parameters())
     real = {**names, **dict(model.named_buffers())}
     found = {n.storage: whole(real[n.name]) for n in (*graph.facts.parameters, *graph.facts.buffers)}
     for named, tensor in zip(graph.facts.inputs, inputs.values(), strict=True):
