@@ -2,8 +2,29 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Iterator
+
 import pytest
+
+from foretrace.graph import StepGraph, laws
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden from what is printed now")
+
+
+@pytest.fixture(autouse=True)
+def every_trace_is_legal(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever a test traces in this process obeys the laws of a graph."""
+    if "tracer" in request.node.nodeid or "foretrace.tracer" in importlib.sys.modules:
+        door = importlib.import_module("foretrace.tracer.trace")
+        lift = door.lift
+
+        def checked(*args: object) -> StepGraph:
+            graph = lift(*args)
+            laws.check(graph)
+            return graph
+
+        monkeypatch.setattr(door, "lift", checked)
+    yield

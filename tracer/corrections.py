@@ -1,4 +1,7 @@
-"""Where a meta kernel tells less than the real one returns: the true shapes, one function an op."""
+"""Where a meta kernel is missing or tells less than the real one returns: the true shapes, one function an op.
+
+Results are described as in `calls`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+
+from .calls import dense
 
 _PROBE_FLOPS = 4_000_000_000
 """A kernel this small is run to ask for a size that only it knows; a tenth of a second on one core."""
@@ -49,3 +54,23 @@ CORRECTIONS: dict[str, Callable[[list[Any], tuple[Any, ...]], list[Any]]] = {
     "aten.mkldnn_rnn_layer.default": _lstm_workspace,
 }
 """Op -> what makes the true description of its results of the meta kernel's, given the real arguments."""
+
+
+def _like(tensor: torch.Tensor | None, wanted: bool = True) -> Any:
+    if tensor is None or not wanted:
+        return ("value", None)
+    shape = tuple(tensor.shape)
+    return ("new", shape, dense(shape), tensor.dtype)
+
+
+def _cudnn_rnn_backward(args: tuple[Any, ...]) -> list[Any]:
+    """Gradients of input, states and weights (ATen/native/cudnn/RNN.cpp: _cudnn_rnn_backward)."""
+    x, weights, hx, cx, mask = args[0], args[1], args[4], args[5], args[-1]
+    gradients = [_like(w) for w in weights] if mask[3] else []
+    return [_like(x, mask[0]), _like(hx, mask[1]), _like(cx, mask[2]), ("list", gradients)]
+
+
+SHAPES: dict[str, Callable[[tuple[Any, ...]], list[Any]]] = {
+    "aten._cudnn_rnn_backward.default": _cudnn_rnn_backward,
+}
+"""Op without a meta kernel -> what describes its results, given the arguments."""

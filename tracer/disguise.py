@@ -41,7 +41,7 @@ def disguise(recorder: Recorder) -> Iterator[None]:
                 _patch(undo, torch.accelerator, name, value)
             for function in _device_constructors():
                 name = getattr(function, "__name__", "")
-                if function is not None and getattr(torch, name, None) is function:
+                if callable(function) and getattr(torch, name, None) is function:
                     _patch(undo, torch, name, _asking(recorder, function))
             undo.callback(_forget_lazy_init)
         yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import sysconfig
 from types import CodeType, FrameType
 
 import torch
@@ -43,6 +44,11 @@ class Frames:
         return None, 0
 
 
+def is_user(code: CodeType) -> bool:
+    """Whether the code is neither torch's nor ours nor a helper library's."""
+    return _kind(code) == _USER
+
+
 def _kind(code: CodeType) -> int:
     file = code.co_filename
     if file.startswith(_TORCH):
@@ -52,3 +58,16 @@ def _kind(code: CodeType) -> int:
     if file.startswith("<") or file in _STANDARD or any(part in file for part in _LIBRARIES):
         return _SKIP
     return _USER
+
+
+_PACKAGES = tuple(
+    dict.fromkeys(os.path.join(sysconfig.get_path(name), "") for name in ("purelib", "platlib", "stdlib"))
+)
+
+
+def shorten(file: str) -> str:
+    """A path without this machine in it: relative to the working directory or to where packages are installed."""
+    for folder in (os.path.join(os.getcwd(), ""), *_PACKAGES):
+        if file.startswith(folder):
+            return file.removeprefix(folder).replace(os.sep, "/")
+    return os.path.basename(file)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import sysconfig
 from dataclasses import dataclass, field
 from types import CodeType
 
 from ..graph import Category, Event, Facts, Op, Phase, Source, Span, StepGraph, Storage, Tensor
+from .frames import shorten
 from .record import Recorder, Row
 
 
@@ -95,19 +94,6 @@ def _source(row: Row, sources: dict[tuple[CodeType, int], Source]) -> Source | N
     if found is None:
         found = sources[key] = Source(shorten(row.code.co_filename), row.line, row.code.co_qualname)
     return found
-
-
-_PACKAGES = tuple(
-    dict.fromkeys(os.path.join(sysconfig.get_path(name), "") for name in ("purelib", "platlib", "stdlib"))
-)
-
-
-def shorten(file: str) -> str:
-    """A path without this machine in it: relative to the working directory or to where packages are installed."""
-    for folder in (os.path.join(os.getcwd(), ""), *_PACKAGES):
-        if file.startswith(folder):
-            return file.removeprefix(folder).replace(os.sep, "/")
-    return os.path.basename(file)
 
 
 # -- storages -------------------------------------------------------------------------------------

@@ -25,8 +25,8 @@ from . import signature
 from .arena import Arena, Owner, base_of, holds_values, storage_bytes
 from .assumptions import Assumptions
 from .calls import META, dense, describe, fits, has_mask, on_meta, scan
-from .corrections import CORRECTIONS
-from .frames import Frames
+from .corrections import CORRECTIONS, SHAPES
+from .frames import Frames, shorten
 from .signature import Signature
 
 _KEY = torch._C._dispatch_key_parse("Fake")
@@ -110,6 +110,8 @@ class Recorder:
         self.recording = False
         self.phase = Phase.FORWARD
         self.module_stack: list[str] = [""]
+        self.failed_at = ""
+        """Where the first op failed, with its module."""
         self.asked_for: list[str] = []
         """Devices that Python code is asking a factory for just now, innermost last."""
         self.progress: Callable[[str, int], None] | None = None
@@ -119,7 +121,7 @@ class Recorder:
         self._specs: dict[Any, Any] = {}
         self._frames = Frames()
         self._sequence_owner: dict[int, int] = {}
-        self._next_sequence = 0
+        self._next_sequence = self._first_sequence = 0
         self._empty = self._new_id(0, device)
 
     # -- switching on and off -------------------------------------------------------------------
@@ -138,7 +140,7 @@ class Recorder:
         """Begin the recorded step: what is live now was live at its start."""
         self.rows, self.events, self.markers = [], [], []
         self._sequence_owner = {}
-        self._next_sequence = torch._C._autograd._get_sequence_nr()
+        self._next_sequence = self._first_sequence = torch._C._autograd._get_sequence_nr()
         self.at_start = frozenset(owner.id for owner in self.owners.values())
         self.recording, self.phase = True, Phase.FORWARD
         self._mark()
@@ -254,6 +256,8 @@ class Recorder:
 
     def dispatch(self, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Answer one op and record it."""
+        if self.recording and self.markers[-1].phase is not self.phase:
+            self._mark()
         key: list[Any] = [sig.func, torch.is_grad_enabled()]
         given: list[torch.Tensor] = []
         for value in args:
@@ -346,7 +350,9 @@ class Recorder:
         return made[0] if len(made) == 1 and len(sig.func._schema.returns) == 1 else tuple(made)
 
     def _ask(self, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Ask the meta kernel for the shapes: (one result?, a description of each result)."""
+        """Ask the meta kernel for the shapes: the container of the results and a description of each."""
+        if sig.name in SHAPES:
+            return (tuple, SHAPES[sig.name](args))
         twins: dict[int, torch.Tensor] = {}
         meta_args = tuple(on_meta(a, twins) for a in args)
         meta_kwargs = {name: on_meta(v, twins) for name, v in kwargs.items()}
@@ -355,8 +361,11 @@ class Recorder:
         meta_kwargs.pop("pin_memory", None)
         try:
             result = sig.func(*meta_args, **meta_kwargs)
-        except NotImplementedError as error:
-            raise self.refusal(sig, "it has no meta kernel to tell its output's shape") from error
+        except Exception as error:
+            self.failed_at = self.failed_at or self.where()
+            if isinstance(error, NotImplementedError) or "no fake impl" in str(error):
+                raise self.refusal(sig, "it has no meta kernel to tell its output's shape") from error
+            raise
         back = {id(meta): meta for meta in twins.values()}
         single = not isinstance(result, (tuple, list))
         results = [result] if single else list(result)
@@ -435,8 +444,6 @@ class Recorder:
     # -- rows -----------------------------------------------------------------------------------
 
     def _record(self, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        if self.markers[-1].phase is not self.phase:
-            self._mark()
         encoded = {name: self._encode(value) for name, value in zip(sig.names, args, strict=False)}
         for name, value in kwargs.items():
             encoded[name] = self._encode(value)
@@ -461,7 +468,7 @@ class Recorder:
             self._sequence_owner[number] = len(self.rows) if number == coming - 2 else max(len(self.rows) - 1, 0)
         self._next_sequence = coming
         self._sequence_owner[coming - 1] = len(self.rows)
-        return coming - 1, forward
+        return coming - 1 - self._first_sequence, forward
 
     def _encode(self, value: Any) -> Any:
         kind = type(value)
@@ -499,7 +506,7 @@ class Recorder:
     def where(self) -> str:
         """The module path and the user's line that is running now, for a message."""
         code, line = self._frames.user(sys._getframe(1))
-        place = f"{code.co_filename}:{line}" if code is not None else "an unknown line"
+        place = f"{shorten(code.co_filename)}:{line}" if code is not None else "an unknown line"
         module = self.module_stack[-1]
         return f"{module} ({place})" if module else place
 

@@ -18,8 +18,9 @@ from ..graph import Facts, ForetraceError, Named, Phase, StepGraph
 from .autocast import autocast_dtype, cuda_autocast, region
 from .cuda import cuda_kernels
 from .disguise import disguise
+from .frames import is_user, shorten
 from .inputs import as_call, stand_in
-from .lift import Roles, lift, shorten
+from .lift import Roles, lift
 from .modules import module_paths, stand_ins
 from .record import Recorder, dtype_name
 from .step import Step, make_optimizer, phases, run_step
@@ -158,29 +159,19 @@ def _turn(loop: Iterator[None], recorder: Recorder) -> None:
     except ForetraceError:
         raise
     except Exception as error:
-        place = next(
-            (
-                f" at {shorten(frame.filename)}:{frame.lineno}"
-                for frame in reversed(traceback.extract_tb(error.__traceback__))
-                if not frame.filename.startswith("<")
-                and "/torch/" not in frame.filename.replace("\\", "/")
-                and "/foretrace/" not in frame.filename
-                and not _is_ours(frame.filename)
-            ),
-            "",
-        )
-        module = recorder.module_stack[-1]
-        where = f" in {module}" if module else ""
+        place = recorder.failed_at or _line_of(error)
         raise ForetraceError(
-            f"the {recorder.phase} raised {describe(error)}{where}{place}",
+            f"the {recorder.phase} raised {describe(error)}" + (f" at {place}" if place else ""),
             "Check the inputs' shapes and dtypes; the step must run in plain PyTorch.",
         ) from error
 
 
-def _is_ours(file: str) -> bool:
-    from .frames import _ROOMS
-
-    return file.startswith(_ROOMS)
+def _line_of(error: Exception) -> str:
+    """The innermost line of the traceback that is the user's."""
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        if is_user(frame.f_code):
+            return f"{shorten(frame.f_code.co_filename)}:{line}"
+    return ""
 
 
 class _Watch:
