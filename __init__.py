@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .hardware import Profile
     from .hardware import names as profiles
     from .report import Report, price
-    from .tracer import Step, trace
+    from .tracer import Step, to_fx, trace, trace_target
 
 __version__ = "0.1.0"
 
@@ -29,7 +29,9 @@ _HOMES = {
     "price": "report:price",
     "profiles": "hardware:names",
     "save": "graph:save",
+    "to_fx": "tracer:to_fx",
     "trace": "tracer:trace",
+    "trace_target": "tracer:trace_target",
 }
 """Where each public name lives."""
 
@@ -44,7 +46,9 @@ __all__ = [
     "price",
     "profiles",
     "save",
+    "to_fx",
     "trace",
+    "trace_target",
 ]
 
 

@@ -105,7 +105,8 @@ def in_place_ops() -> Step:
     def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
         h = m.a(x)
         h += 1.0
-        h.relu_().mul_(2.0)
+        h.mul_(2.0).sigmoid_()
+        h = h * 2
         h[:, :8] = 0.5
         h[h.shape[0] // 2 :].add_(x[h.shape[0] // 2 :])
         return m.b(h.clamp_(max=3.0)).tanh_()
@@ -622,80 +623,38 @@ HEADS = {
     "vision": "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
 }
 
-DEPTH = dict.fromkeys(
-    [
-        "num_hidden_layers",
-        "n_layer",
-        "n_layers",
-        "num_layers",
-        "encoder_layers",
-        "decoder_layers",
-        "num_encoder_layers",
-        "num_decoder_layers",
-        "num_hidden_groups",
-    ],
-    2,
-)
-OTHER_COUNTS = {
-    **dict.fromkeys(["num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts"], 4),
-    "num_experts_per_tok": 2,
-    "vocab_size": 512,
-    "pad_token_id": 1,
-    "bos_token_id": 2,
-    "eos_token_id": 3,
+SIZES = {
+    2: """num_experts_per_tok num_hidden_layers n_layer n_layers num_layers encoder_layers decoder_layers
+        num_encoder_layers num_decoder_layers num_hidden_groups""",
+    4: "num_experts n_routed_experts num_local_experts moe_num_experts",
+    512: "vocab_size",
+    1: "pad_token_id",
 }
-WIDTH = {
-    **dict.fromkeys(
-        [
-            "hidden_size",
-            "d_model",
-            "n_embd",
-            "dim",
-            "emb_dim",
-            "embed_dim",
-            "embedding_size",
-            "hidden_dim",
-            "word_embed_proj_dim",
-            "model_dim",
-            "width",
-            "attention_hidden_size",
-            "lru_width",
-        ],
-        64,
-    ),
-    **dict.fromkeys(
-        [
-            "intermediate_size",
-            "ffn_dim",
-            "d_ff",
-            "n_inner",
-            "encoder_ffn_dim",
-            "decoder_ffn_dim",
-            "ffn_hidden_size",
-            "mlp_dim",
-            "inner_dim",
-            "pooler_hidden_size",
-        ],
-        128,
-    ),
-    **dict.fromkeys(["moe_intermediate_size", "shared_expert_intermediate_size"], 32),
-    **dict.fromkeys(
-        ["num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_attention_heads", "decoder_attention_heads"],
-        4,
-    ),
-    **dict.fromkeys(["num_key_value_heads", "num_kv_heads", "n_head_kv"], 2),
-    **dict.fromkeys(["head_dim", "kv_channels", "d_kv", "attention_head_size"], 16),
-    **dict.fromkeys(["max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"], 128),
+WIDTHS = {
+    64: """hidden_size d_model n_embd dim emb_dim embed_dim embedding_size hidden_dim word_embed_proj_dim model_dim
+        width attention_hidden_size lru_width""",
+    128: """intermediate_size ffn_dim d_ff n_inner encoder_ffn_dim decoder_ffn_dim ffn_hidden_size mlp_dim inner_dim
+        pooler_hidden_size max_position_embeddings n_positions n_ctx max_seq_len seq_length""",
+    32: "moe_intermediate_size shared_expert_intermediate_size",
+    16: "head_dim kv_channels d_kv attention_head_size",
+    4: "num_attention_heads n_head n_heads num_heads encoder_attention_heads decoder_attention_heads",
+    2: "num_key_value_heads num_kv_heads n_head_kv",
 }
 IMAGE = {"image_size": 64, "patch_size": 8}
+
+
+def _by_key(table: dict[int, str]) -> dict[str, int]:
+    return {key: size for size, keys in table.items() for key in keys.split()}
+
+
+COUNTS = {**_by_key(SIZES), "bos_token_id": 2, "eos_token_id": 3}
 ATTEMPTS: tuple[dict[str, int], ...] = (
-    {**DEPTH, **OTHER_COUNTS, **WIDTH, **IMAGE},
-    {**DEPTH, **OTHER_COUNTS, **WIDTH},
-    {**DEPTH, **OTHER_COUNTS},
-    DEPTH,
-    {},
+    {**COUNTS, **_by_key(WIDTHS), **IMAGE},
+    {**COUNTS, **_by_key(WIDTHS), **IMAGE, "use_cache": False},
+    {**COUNTS, **_by_key(WIDTHS)},
+    COUNTS,
 )
-"""Reductions of a config from strong to none; the first with which the model runs is taken."""
+"""Reductions of a config from strong to weak; the first with which the model runs is taken."""
 
 
 def transformers_names(suite: str) -> Iterator[tuple[str, str]]:
@@ -720,7 +679,8 @@ def reduced(config: Any, sizes: dict[str, int]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in plain.items():
         wanted = sizes.get(config.attribute_map.get(key, key), sizes.get(key))
-        if wanted is not None and type(value) is int and (value > wanted or key.endswith("token_id")):
+        smaller = type(value) is int and wanted is not None and (value > wanted or key.endswith("token_id"))
+        if smaller or (key == "use_cache" and wanted is not None):
             found[key] = wanted
         elif key in config.sub_configs and hasattr(getattr(config, key, None), "to_dict"):
             inner = getattr(config, key)
@@ -772,33 +732,12 @@ def first_mean(output: Any) -> torch.Tensor:
 
 # -- timm and torchvision -------------------------------------------------------------------------
 
-SIZE_WORDS = [
-    "test",
-    "atto",
-    "femto",
-    "pico",
-    "nano",
-    "zepto",
-    "xxs",
-    "xxtiny",
-    "xs",
-    "xtiny",
-    "tiny",
-    "_t",
-    "_s",
-    "mini",
-    "small",
-    "050",
-    "_b",
-    "base",
-    "_m",
-    "_l",
-    "large",
-]
+SIZE_WORDS = "test|atto|femto|pico|nano|zepto|xxs|xxtiny|xs|xtiny|tiny|_t|_s|mini|small|050|_b|base|_m|_l"
 
 
 def _smallness(name: str) -> tuple[int, int, str]:
-    rank = next((i for i, word in enumerate(SIZE_WORDS) if word in name), len(SIZE_WORDS))
+    words = SIZE_WORDS.split("|")
+    rank = next((place for place, word in enumerate(words) if word in name), len(words))
     numbers = [int(n) for n in re.findall(r"\d+", name)]
     return rank, sum(numbers), name
 
@@ -1033,11 +972,10 @@ def first_difference(births: list[Any], blocks: list[Any]) -> str:
         if size < 0:
             continue
         name, sizes, _ = groups[at] if at < len(groups) else ("", [], "")
-        if "aten::" + name.split(".")[1] in ops if name else False:
-            if size in sizes:
-                sizes.remove(size)
-                at += not sizes
-                continue
+        if name and "aten::" + name.split(".")[1] in ops and size in sizes:
+            sizes.remove(size)
+            at += not sizes
+            continue
         if place in lasting and not unmatched:
             unmatched = f"measured {size:,} bytes in {' > '.join(ops) or 'no op'}, where no birth was predicted"
             unmatched += f" (next predicted: {name or 'none'} {sizes})"
@@ -1054,7 +992,7 @@ def _grouped(births: list[Any]) -> list[tuple[str, list[int], str]]:
 
 
 def _lasting(blocks: list[Any]) -> set[int]:
-    """Places of the allocations that outlive the innermost op that made them."""
+    """Places of the allocations that outlive every op around them."""
     taken: dict[int, int] = {}
     found = {place for place, block in enumerate(blocks) if block[0] > 0}
     for place, (size, address, _, calls) in enumerate(blocks):
@@ -1062,7 +1000,7 @@ def _lasting(blocks: list[Any]) -> set[int]:
             taken[address] = place
         elif address in taken:
             birth = taken.pop(address)
-            if set(blocks[birth][3][-1:]) & set(calls):
+            if set(blocks[birth][3]) & set(calls):
                 found.discard(birth)
     return found
 

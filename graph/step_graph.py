@@ -51,6 +51,8 @@ class Facts:
     """What else is known of a trace: where it came from, and what it is a trace of."""
 
     target: str = ""
+    arguments: Mapping[str, object] = field(default_factory=dict)
+    """What the target was called with."""
     device: str = "cpu"
     autocast: str | None = None
     warmup: int = 1

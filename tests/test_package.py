@@ -98,11 +98,6 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     assert run_python(code) == "[]"
 
 
-def test_importing_the_package_takes_milliseconds() -> None:
-    code = "import time; start = time.perf_counter(); import foretrace; print(time.perf_counter() - start)"
-    assert min(float(run_python(code)) for _ in range(3)) < 0.05
-
-
 def test_asking_for_help_imports_nothing_heavy() -> None:
     code = (
         "import sys\nfrom foretrace.cli import main\ntry:\n    main(['run', '--help'])\nexcept SystemExit:\n"

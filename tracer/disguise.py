@@ -39,10 +39,11 @@ def disguise(recorder: Recorder) -> Iterator[None]:
                 _patch(undo, torch.cuda, name, value)
             for name, value in _ACCELERATOR_MODULE.items():
                 _patch(undo, torch.accelerator, name, value)
-            for function in _device_constructors():
+            constructors: list[Any] = list(_device_constructors())
+            for function in constructors:
                 name = getattr(function, "__name__", "")
-                if callable(function) and getattr(torch, name, None) is function:
-                    _patch(undo, torch, name, _asking(recorder, function))
+                if function is not None and getattr(torch, name, None) is function:
+                    _patch(undo, torch, name, _asking(recorder, getattr(torch, name)))
             undo.callback(_forget_lazy_init)
         yield
 

@@ -23,7 +23,7 @@ class Roles:
 
 def lift(recorder: Recorder, roles: Roles, facts: Facts) -> StepGraph:
     """The step graph of what was recorded."""
-    numbers = _numbers(recorder)
+    numbers = storage_numbers(recorder)
     spans = _spans(recorder)
     ops = _ops(recorder, numbers)
     events = tuple(Event(op, numbers[storage], nbytes) for op, storage, nbytes in recorder.events)
@@ -31,7 +31,7 @@ def lift(recorder: Recorder, roles: Roles, facts: Facts) -> StepGraph:
     return StepGraph(ops, storages, events, spans, facts)
 
 
-def _numbers(recorder: Recorder) -> dict[int, int]:
+def storage_numbers(recorder: Recorder) -> dict[int, int]:
     """New, dense ids for the storages that the step saw: those live at its start first, then in order of birth."""
     old = sorted(recorder.at_start) + [0] + [storage for _, storage, nbytes in recorder.events if nbytes > 0]
     return {storage: number for number, storage in enumerate(dict.fromkeys(old))}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import platform
 import random
 import traceback
 from collections.abc import Callable, Iterator
@@ -14,17 +13,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..graph import Facts, ForetraceError, Named, Phase, StepGraph
+from ..graph import ForetraceError, Phase, StepGraph
 from .autocast import autocast_dtype, cuda_autocast, region
 from .cuda import cuda_kernels
 from .disguise import disguise
 from .frames import is_user, shorten
 from .inputs import as_call, stand_in
-from .lift import Roles, lift
+from .lift import lift
 from .modules import module_paths, stand_ins
-from .record import Recorder, dtype_name
+from .record import Recorder
 from .step import Step, make_optimizer, phases, run_step
 from .target import as_step, describe, resolve
+from .watch import Settings, Watch
 
 Progress = Callable[[str, int], None]
 _DEVICES = {"cpu": "cpu", "cuda": "cuda:0", "cuda:0": "cuda:0"}
@@ -66,7 +66,7 @@ def trace(
             made.optimizer = optimizer
         return made
 
-    return _trace(make, device, autocast, warmup, target, progress)
+    return _trace(make, _settings(device, autocast, warmup, target, {}), progress)
 
 
 def trace_target(
@@ -90,7 +90,7 @@ def trace_target(
             made.optimizer = None if optimizer == "none" else optimizer
         return made
 
-    return _trace(make, device, autocast, warmup, target, progress)
+    return _trace(make, _settings(device, autocast, warmup, target, dict(parameters or {})), progress)
 
 
 def _built(model: Any) -> Step:
@@ -104,27 +104,24 @@ def _built(model: Any) -> Step:
         raise ForetraceError(f"building the model raised {describe(error)}", "Call it by itself to see why.") from error
 
 
-def _trace(
-    make: Callable[[], Step], device: str, autocast: Any, warmup: int, target: str, progress: Progress | None
-) -> StepGraph:
-    recorder = Recorder(_device(device))
-    dtype = autocast_dtype(autocast)
+def _settings(device: str, autocast: Any, warmup: int, target: str, arguments: dict[str, Any]) -> Settings:
+    if str(device) not in _DEVICES:
+        raise ForetraceError(f"there is no device {device!r} to trace for", 'Say "cuda" or "cpu".')
     if warmup < 0:
         raise ForetraceError(f"warmup is {warmup}", "Give 0 for the very first step, 1 or more for a later one.")
+    return Settings(_DEVICES[str(device)], autocast_dtype(autocast), warmup, target, arguments)
+
+
+def _trace(make: Callable[[], Step], settings: Settings, progress: Progress | None) -> StepGraph:
+    recorder = Recorder(settings.device)
     with _randomness_kept(), _without_garbage_collection(), disguise(recorder), recorder:
         recorder.progress = progress
         step = make()
         recorder.recording_model = True
-        return _run(step, recorder, dtype, warmup, target)
+        return _run(step, recorder, settings)
 
 
-def _device(device: str) -> str:
-    if str(device) not in _DEVICES:
-        raise ForetraceError(f"there is no device {device!r} to trace for", 'Say "cuda" or "cpu".')
-    return _DEVICES[str(device)]
-
-
-def _run(step: Step, recorder: Recorder, dtype: torch.dtype | None, warmup: int, target: str) -> StepGraph:
+def _run(step: Step, recorder: Recorder, settings: Settings) -> StepGraph:
     model = step.model
     optimizers: list[torch.optim.Optimizer] = []
     with ExitStack() as stack:
@@ -135,10 +132,10 @@ def _run(step: Step, recorder: Recorder, dtype: torch.dtype | None, warmup: int,
         stack.enter_context(phases(recorder, optimizers))
         call, named = stand_in(as_call(step.inputs), recorder)
         optimizer = make_optimizer(step.optimizer if step.step != "inference" else None, model)
-        watch = _Watch(model, recorder, optimizers, named)
+        watch = Watch(model, recorder, optimizers, named)
         recorder.observe = watch.look
-        loop = run_step(model, optimizer, call, step, region(recorder, dtype))
-        for _ in range(warmup):
+        loop = run_step(model, optimizer, call, step, region(recorder, settings.autocast))
+        for _ in range(settings.warmup):
             _turn(loop, recorder)
         gc.collect()
         recorder.assumptions.clear()
@@ -147,7 +144,7 @@ def _run(step: Step, recorder: Recorder, dtype: torch.dtype | None, warmup: int,
         recorder.stop()
         watch.look(Phase.OPTIMIZER)
         notes = tuple(f"{count} times: {choice}" for choice, count in sorted(choices.items()))
-        graph = lift(recorder, watch.roles, watch.facts(target, warmup, dtype, notes))
+        graph = lift(recorder, watch.roles, watch.facts(settings, notes))
         loop.close()
         return graph
 
@@ -172,96 +169,6 @@ def _line_of(error: Exception) -> str:
         if is_user(frame.f_code):
             return f"{shorten(frame.f_code.co_filename)}:{line}"
     return ""
-
-
-class _Watch:
-    """Looks at parameters, gradients and optimizer state between the phases, and names their storages."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        recorder: Recorder,
-        optimizers: list[torch.optim.Optimizer],
-        inputs: list[tuple[str, torch.Tensor]],
-    ) -> None:
-        self.model, self.recorder, self.optimizers, self.inputs = model, recorder, optimizers, inputs
-        self.roles = Roles()
-        self.state: dict[str, torch.Tensor] = {}
-        self.names = {id(p): name for name, p in model.named_parameters()}
-        for name, tensor in inputs:
-            self._note(self.roles.inputs, tensor, name)
-
-    def look(self, phase: Phase) -> None:
-        """Note what the storages hold now."""
-        if phase is Phase.ZERO_GRAD:
-            return
-        for name, parameter in self.model.named_parameters():
-            self._note(self.roles.parameters, parameter, name)
-            if parameter.grad is not None:
-                self._note(self.roles.gradients, parameter.grad, name)
-        for name, buffer in self.model.named_buffers():
-            self._note(self.roles.buffers, buffer, name)
-        if phase is Phase.OPTIMIZER:
-            self._look_at_state()
-
-    def _look_at_state(self) -> None:
-        for optimizer in self.optimizers:
-            for parameter, values in optimizer.state.items():
-                name = self.names.get(id(parameter), "parameter")
-                for key, value in values.items():
-                    if isinstance(value, torch.Tensor):
-                        self.state[f"{name}/{key}"] = value
-                        self._note(self.roles.state, value, f"{name}/{key}")
-
-    def _note(self, names: dict[int, str], tensor: torch.Tensor, name: str) -> None:
-        if tensor.layout is torch.strided and not tensor.is_meta:
-            owner = self.recorder.owner_of(tensor)
-            if owner is not None:
-                names.setdefault(owner.id, name)
-
-    def facts(self, target: str, warmup: int, dtype: torch.dtype | None, notes: tuple[str, ...]) -> Facts:
-        """What is known of the trace, with storages by the ids that the lifted graph gives them."""
-        return Facts(
-            target=target,
-            device=self.recorder.device,
-            autocast=dtype_name(dtype) if dtype is not None else None,
-            warmup=warmup,
-            optimizer=self._optimizer(),
-            parameters=self._named(self.model.named_parameters()),
-            buffers=self._named(self.model.named_buffers()),
-            inputs=self._named(self.inputs),
-            state=self._named(self.state.items()),
-            modules={name: type(module).__name__ for name, module in self.model.named_modules()},
-            assumptions=tuple(self.recorder.assumptions.used()),
-            notes=notes,
-            versions={"torch": torch.__version__.partition("+")[0], "python": platform.python_version()},
-        )
-
-    def _named(self, tensors: Any) -> tuple[Named, ...]:
-        from .lift import _numbers
-
-        numbers = _numbers(self.recorder)
-        named = []
-        for name, tensor in tensors:
-            owner = self.recorder.owner_of(tensor) if tensor.layout is torch.strided else None
-            storage = numbers.get(owner.id if owner is not None else 0, numbers[0])
-            named.append(Named(name, storage, tuple(tensor.shape), dtype_name(tensor.dtype), tensor.requires_grad))
-        return tuple(named)
-
-    def _optimizer(self) -> dict[str, object]:
-        if not self.optimizers:
-            return {}
-        optimizer = self.optimizers[0]
-        names = {row.signature.name for row in self.recorder.rows if row.phase is Phase.OPTIMIZER}
-        way = (
-            "fused"
-            if any("_fused_" in n for n in names)
-            else "foreach"
-            if any("_foreach_" in n for n in names)
-            else "for-loop"
-        )
-        group = {k: v for k, v in optimizer.param_groups[0].items() if isinstance(v, (int, float, bool, tuple))}
-        return {"class": type(optimizer).__name__, "implementation": way, **dict(sorted(group.items()))}
 
 
 @contextmanager

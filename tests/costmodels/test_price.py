@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 import pytest
@@ -82,11 +81,3 @@ def test_a_rule_must_give_work():
     graph = with_ops(call("aten.mm.default", new(2, 2)))
     with override({"aten.mm": lambda op: 3}), pytest.raises(TypeError, match="gave 3, not Work"):  # type: ignore[dict-item]
         price_ops(graph)
-
-
-def test_ten_thousand_ops_take_well_under_a_second():
-    op = call("aten.addmm.default", new(8, 8), self=new(8), mat1=new(8, 8), mat2=new(8, 8))
-    graph = with_ops(*[op] * 10_000)
-    begun = time.process_time()
-    price_ops(graph)
-    assert time.process_time() - begun < 1.0

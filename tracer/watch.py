@@ -1,0 +1,118 @@
+"""Looks at the model and its optimizers between the phases: which storage holds what, and what else is known."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..graph import Facts, Named, Phase
+from .lift import Roles, storage_numbers
+from .record import Recorder, dtype_name
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How the step is traced, apart from the step itself."""
+
+    device: str
+    autocast: torch.dtype | None
+    warmup: int
+    target: str
+    arguments: dict[str, Any]
+
+
+class Watch:
+    """Looks at parameters, gradients and optimizer state between the phases, and names their storages."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        recorder: Recorder,
+        optimizers: list[torch.optim.Optimizer],
+        inputs: list[tuple[str, torch.Tensor]],
+    ) -> None:
+        self.model, self.recorder, self.optimizers, self.inputs = model, recorder, optimizers, inputs
+        self.roles = Roles()
+        self.state: dict[str, torch.Tensor] = {}
+        self.names = {id(p): name for name, p in model.named_parameters()}
+        for name, tensor in inputs:
+            self._note(self.roles.inputs, tensor, name)
+
+    def look(self, phase: Phase) -> None:
+        """Note what the storages hold now."""
+        if phase is Phase.ZERO_GRAD:
+            return
+        for name, parameter in self.model.named_parameters():
+            self._note(self.roles.parameters, parameter, name)
+            if parameter.grad is not None:
+                self._note(self.roles.gradients, parameter.grad, name)
+        for name, buffer in self.model.named_buffers():
+            self._note(self.roles.buffers, buffer, name)
+        if phase is Phase.OPTIMIZER:
+            self._look_at_state()
+
+    def _look_at_state(self) -> None:
+        for optimizer in self.optimizers:
+            for parameter, values in optimizer.state.items():
+                name = self.names.get(id(parameter), "parameter")
+                for key, value in values.items():
+                    if isinstance(value, torch.Tensor):
+                        self.state[f"{name}/{key}"] = value
+                        self._note(self.roles.state, value, f"{name}/{key}")
+
+    def _note(self, names: dict[int, str], tensor: torch.Tensor, name: str) -> None:
+        if tensor.layout is torch.strided and not tensor.is_meta:
+            owner = self.recorder.owner_of(tensor)
+            if owner is not None:
+                names.setdefault(owner.id, name)
+
+    def facts(self, settings: Settings, notes: tuple[str, ...]) -> Facts:
+        """What is known of the trace, with storages by the ids that the lifted graph gives them."""
+        return Facts(
+            target=settings.target,
+            arguments={name: _plain(value) for name, value in sorted(settings.arguments.items())},
+            device=self.recorder.device,
+            autocast=dtype_name(settings.autocast) if settings.autocast is not None else None,
+            warmup=settings.warmup,
+            optimizer=self._optimizer(),
+            parameters=self._named(self.model.named_parameters()),
+            buffers=self._named(self.model.named_buffers()),
+            inputs=self._named(self.inputs),
+            state=self._named(self.state.items()),
+            modules={name: type(module).__name__ for name, module in self.model.named_modules()},
+            assumptions=tuple(self.recorder.assumptions.used()),
+            notes=notes,
+            versions={"torch": torch.__version__.partition("+")[0], "python": platform.python_version()},
+        )
+
+    def _named(self, tensors: Any) -> tuple[Named, ...]:
+        numbers = storage_numbers(self.recorder)
+        named = []
+        for name, tensor in tensors:
+            owner = self.recorder.owner_of(tensor) if tensor.layout is torch.strided else None
+            storage = numbers.get(owner.id if owner is not None else 0, numbers[0])
+            named.append(Named(name, storage, tuple(tensor.shape), dtype_name(tensor.dtype), tensor.requires_grad))
+        return tuple(named)
+
+    def _optimizer(self) -> dict[str, object]:
+        if not self.optimizers:
+            return {}
+        optimizer = self.optimizers[0]
+        names = {row.signature.name for row in self.recorder.rows if row.phase is Phase.OPTIMIZER}
+        way = (
+            "fused"
+            if any("_fused_" in n for n in names)
+            else "foreach"
+            if any("_foreach_" in n for n in names)
+            else "for-loop"
+        )
+        group = {k: v for k, v in optimizer.param_groups[0].items() if isinstance(v, (int, float, bool, tuple))}
+        return {"class": type(optimizer).__name__, "implementation": way, **dict(sorted(group.items()))}
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, (bool, int, float, str)) or value is None else repr(value)
