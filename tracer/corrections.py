@@ -70,7 +70,23 @@ def _cudnn_rnn_backward(args: tuple[Any, ...]) -> list[Any]:
     return [_like(x, mask[0]), _like(hx, mask[1]), _like(cx, mask[2]), ("list", gradients)]
 
 
+def _grouped_mm(args: tuple[Any, ...]) -> list[Any]:
+    """One product a group; its meta kernel takes bfloat16 only, the real one falls back to a loop for others.
+
+    Rows are padded to 16 bytes (torch/_meta_registrations.py says the same of its strides).
+    """
+    a, b, offsets = args[0], args[1], args[2] if len(args) > 2 else None
+    dtype = args[4] if len(args) > 4 and args[4] is not None else a.dtype
+    groups = (offsets.shape[0],) if offsets is not None and a.dim() == 2 and b.dim() == 2 else ()
+    batch = (a.shape[0],) if a.dim() == 3 and b.dim() == 3 else groups
+    rows, columns = a.shape[-2], b.shape[-1]
+    width = -(-columns * dtype.itemsize // 16) * 16 // dtype.itemsize
+    strides = (rows * width, width, 1) if batch else (width, 1)
+    return [("new", (*batch, rows, columns), strides, dtype)]
+
+
 SHAPES: dict[str, Callable[[tuple[Any, ...]], list[Any]]] = {
     "aten._cudnn_rnn_backward.default": _cudnn_rnn_backward,
+    "aten._grouped_mm.default": _grouped_mm,
 }
 """Op without a meta kernel -> what describes its results, given the arguments."""

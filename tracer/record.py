@@ -352,7 +352,8 @@ class Recorder:
     def _ask(self, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Ask the meta kernel for the shapes: the container of the results and a description of each."""
         if sig.name in SHAPES:
-            return (tuple, SHAPES[sig.name](args))
+            results = SHAPES[sig.name](args)
+            return (tuple if len(sig.aliases) > 1 else None, results)
         twins: dict[int, torch.Tensor] = {}
         meta_args = tuple(on_meta(a, twins) for a in args)
         meta_kwargs = {name: on_meta(v, twins) for name, v in kwargs.items()}

@@ -6,13 +6,13 @@ import itertools
 
 import pytest
 import torch
-from small_models import MODELS
 from torch.utils.flop_counter import flop_registry
 
 from foretrace.costmodels import price_ops
 from foretrace.graph import Op, Tensor
 from foretrace.tracer import trace
 from foretrace.tracer.program import function_of
+from small_models import MODELS
 
 GROUPED = "convolution_backward"
 

@@ -7,10 +7,10 @@ from difflib import SequenceMatcher
 from pathlib import Path
 
 import pytest
-from transformer_on_gpu import recorded_step
 
 from foretrace.graph import StepGraph
 from foretrace.tracer import trace
+from transformer_on_gpu import recorded_step
 
 DATA = Path(__file__).parents[1] / "data"
 KERNEL_INTERNAL = [4096, 4096, 4096, 4096, 4096, 1]

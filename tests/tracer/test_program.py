@@ -6,13 +6,13 @@ import copy
 
 import pytest
 import torch
-from small_models import MODELS
 from torch.utils._pytree import tree_leaves
 
 from foretrace.graph import Category, StepGraph
 from foretrace.tracer import Step, to_fx, trace
 from foretrace.tracer.program import run
 from foretrace.tracer.step import make_optimizer
+from small_models import MODELS
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_models import MODELS
 
 from foretrace.costmodels.timeline import timeline
 from foretrace.graph import StepGraph
 from foretrace.tracer import Step, trace
 from foretrace.tracer.measure import Block, Measured, measure
+from small_models import MODELS
 
 SCRATCH = {
     "aten::mkldnn_convolution": "oneDNN reorders input, weight and output into blocked layouts and back",

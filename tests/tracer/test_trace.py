@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from small_models import GPT, MODELS, gpt
 from torch import nn
 
 import foretrace
 from foretrace.costmodels import timeline
 from foretrace.graph import Category, ForetraceError, Phase, StepGraph
 from foretrace.tracer import Step, trace, trace_target
+from small_models import GPT, MODELS, gpt
 
 # -- what is recorded -----------------------------------------------------------------------------
 
