@@ -628,7 +628,7 @@ SIZES = {
         num_encoder_layers num_decoder_layers num_hidden_groups""",
     4: "num_experts n_routed_experts num_local_experts moe_num_experts",
     512: "vocab_size",
-    1: "pad_token_id",
+    1: "pad_token_id n_group topk_group",
 }
 WIDTHS = {
     64: """hidden_size d_model n_embd dim emb_dim embed_dim embedding_size hidden_dim word_embed_proj_dim model_dim
@@ -679,8 +679,9 @@ def reduced(config: Any, sizes: dict[str, int]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in plain.items():
         wanted = sizes.get(config.attribute_map.get(key, key), sizes.get(key))
+        unset = value is None and key in ("head_dim", "num_key_value_heads", "num_experts_per_tok")
         smaller = type(value) is int and wanted is not None and (value > wanted or key.endswith("token_id"))
-        if smaller or (key == "use_cache" and wanted is not None):
+        if wanted is not None and (smaller or unset or key == "use_cache"):
             found[key] = wanted
         elif key in config.sub_configs and hasattr(getattr(config, key, None), "to_dict"):
             inner = getattr(config, key)
@@ -801,7 +802,8 @@ def torchvision_step(name: str, attempt: int) -> Step:
 def detection_step(name: str, attempt: int) -> Step:
     import torchvision
 
-    model = torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=CLASSES).train()
+    sizes = {} if name.startswith("ssd") else {"min_size": 128, "max_size": 160}
+    model = torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=CLASSES, **sizes)
     images = [torch.rand(3, 128, 160) for _ in range(BATCH)]
     boxes = torch.tensor([[10.0, 10.0, 60.0, 70.0], [40.0, 30.0, 120.0, 100.0]])
     masks = torch.zeros(2, 128, 160, dtype=torch.uint8)
@@ -809,7 +811,7 @@ def detection_step(name: str, attempt: int) -> Step:
     points = torch.tensor([[[20.0, 20.0, 1.0]] * 17, [[50.0, 50.0, 1.0]] * 17])
     labels = torch.tensor([1, 1])
     targets = [{"boxes": boxes, "labels": labels, "masks": masks, "keypoints": points} for _ in range(BATCH)]
-    return Step(model, (images, targets), lambda losses: sum(losses.values()))
+    return Step(model.train(), (images, targets), lambda losses: sum(losses.values()))
 
 
 # -- suites ---------------------------------------------------------------------------------------

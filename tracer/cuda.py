@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from .record import Recorder, dtype_name
+from .log import dtype_name
+from .record import Recorder
 
 aten = torch.ops.aten
 Chooser = Callable[..., Any]

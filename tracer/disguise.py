@@ -18,7 +18,8 @@ import torch
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext, _device_constructors
 
-from .record import RECORDER_KEY, Recorder
+from .key import RECORDER_KEY
+from .record import Recorder
 
 _CUDA = torch.device("cuda", 0)
 _CPU = torch.device("cpu")

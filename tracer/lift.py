@@ -7,7 +7,8 @@ from types import CodeType
 
 from ..graph import Category, Event, Facts, Op, Phase, Source, Span, StepGraph, Storage, Tensor
 from .frames import shorten
-from .record import Recorder, Row
+from .log import Row
+from .record import Recorder
 
 
 @dataclass(slots=True)

@@ -12,238 +12,49 @@ shapes from the op's meta kernel, which is asked once per distinct call.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from types import CodeType
 from typing import Any
 
 import torch
 
-from ..graph import Const, ForetraceError, Phase, Tensor
+from ..graph import ForetraceError
 from . import signature
-from .arena import Arena, Owner, base_of, holds_values, storage_bytes
+from .arena import Owner, base_of
 from .assumptions import Assumptions
 from .calls import META, dense, describe, fits, has_mask, on_meta, scan
 from .corrections import CORRECTIONS, SHAPES
-from .frames import Frames, shorten
+from .key import KEY, quiet
+from .log import Log
 from .signature import Signature
 
-_KEY = torch._C._dispatch_key_parse("Fake")
-RECORDER_KEY = torch._C.DispatchKeySet(_KEY)
-"""Excluding it puts the recorder to sleep."""
 
-_BELOW = RECORDER_KEY
-for _name in ("ADInplaceOrView", "AutogradFunctionality", "AutogradCPU", "AutogradMeta", "AutogradOther"):
-    _BELOW = _BELOW | torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, _name))
-
-_DTYPE_NAMES: dict[torch.dtype, str] = {}
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """``torch.float32`` as ``"float32"``."""
-    name = _DTYPE_NAMES.get(dtype)
-    if name is None:
-        name = _DTYPE_NAMES[dtype] = str(dtype).removeprefix("torch.")
-    return name
-
-
-CONSTANT_ELEMENTS = 1024
-"""A constant up to this size is written into the trace, so that the trace can run again."""
-
-_CONSTANT = Signature(
-    func=None,
-    name="foretrace.constant.default",
-    names=("values", "dtype"),
-    mutates=(),
-    aliases=(None,),
-    view=False,
-    restrides=False,
-    random=False,
-    dynamic=False,
-    composite=False,
-    overwrites=False,
-)
-"""Not an ATen op: a tensor that Python made of numbers, without any op."""
-
-
-@dataclass(slots=True)
-class Row:
-    """One recorded op, before the graph's nouns are made of it."""
-
-    signature: Signature
-    args: dict[str, Any]
-    result: Any
-    phase: Phase
-    module: str
-    code: CodeType | None
-    line: int
-    sequence: int | None
-    forward: int | None
-
-
-@dataclass(slots=True)
-class Marker:
-    """A phase begins: the number of ops and of events recorded before it."""
-
-    phase: Phase
-    ops: int
-    events: int
-
-
-class Recorder:
+class Recorder(Log):
     """Runs the ops of one trace. Use it as a context manager around the code to be recorded.
 
     ``device`` is where the model's tensors claim to be: ``"cpu"`` or ``"cuda:0"``.
     """
 
     def __init__(self, device: str, assumptions: Assumptions | None = None) -> None:
-        self.device = device
+        super().__init__(device)
         self.assumptions = assumptions or Assumptions()
-        self.owners: dict[int, Owner] = {}
-        self.bytes_of: list[int] = []
-        self.device_of: list[str] = []
-        self.rows: list[Row] = []
-        self.events: list[tuple[int, int, int]] = []
-        self.markers: list[Marker] = []
-        self.at_start: frozenset[int] = frozenset()
-        self.recording = False
-        self.phase = Phase.FORWARD
-        self.module_stack: list[str] = [""]
         self.failed_at = ""
         """Where the first op failed, with its module."""
         self.asked_for: list[str] = []
         """Devices that Python code is asking a factory for just now, innermost last."""
-        self.progress: Callable[[str, int], None] | None = None
-        self.observe: Callable[[Phase], None] | None = None
-        self._arena = Arena(self._died)
         self._signatures: dict[Any, Signature] = {}
         self._specs: dict[Any, Any] = {}
-        self._frames = Frames()
-        self._sequence_owner: dict[int, int] = {}
-        self._next_sequence = self._first_sequence = 0
-        self._empty = self._new_id(0, device)
 
     # -- switching on and off -------------------------------------------------------------------
 
     def __enter__(self) -> Recorder:
         _install()
         _active.append(self)
-        torch._C._dispatch_tls_set_dispatch_key_included(_KEY, True)
+        torch._C._dispatch_tls_set_dispatch_key_included(KEY, True)
         return self
 
     def __exit__(self, *error: object) -> None:
         _active.pop()
-        torch._C._dispatch_tls_set_dispatch_key_included(_KEY, bool(_active))
-
-    def start(self) -> None:
-        """Begin the recorded step: what is live now was live at its start."""
-        self.rows, self.events, self.markers = [], [], []
-        self._sequence_owner = {}
-        self._next_sequence = self._first_sequence = torch._C._autograd._get_sequence_nr()
-        self.at_start = frozenset(owner.id for owner in self.owners.values())
-        self.recording, self.phase = True, Phase.FORWARD
-        self._mark()
-
-    def stop(self) -> None:
-        """End the recorded step."""
-        self.recording = False
-
-    def enter(self, phase: Phase) -> Phase:
-        """Begin a phase; returns the one before, to go back to."""
-        before, self.phase = self.phase, phase
-        # Forward is what runs when nothing else does: it begins with its first op, not with the end of another.
-        if phase is not Phase.FORWARD:
-            self._mark()
-        if self.progress is not None:
-            self.progress(str(phase), len(self.rows))
-        return before
-
-    def left(self, phase: Phase) -> None:
-        """A phase has ended: time for `observe` to look at gradients and state."""
-        if self.observe is not None:
-            self.observe(phase)
-
-    def _mark(self) -> None:
-        if self.recording and (not self.markers or self.markers[-1].phase is not self.phase):
-            self.markers.append(Marker(self.phase, len(self.rows), len(self.events)))
-
-    # -- storages -------------------------------------------------------------------------------
-
-    def _new_id(self, nbytes: int, device: str) -> int:
-        self.bytes_of.append(nbytes)
-        self.device_of.append(device)
-        return len(self.bytes_of) - 1
-
-    def _born(self, owner: Owner, nbytes: int, device: str, known: bool, op: int) -> Owner:
-        owner.bytes, owner.device, owner.known = nbytes, device, known
-        owner.id = self._new_id(nbytes, device)
-        self.owners[owner.base] = owner
-        if self.recording and nbytes:
-            self.events.append((op, owner.id, nbytes))
-        return owner
-
-    def _died(self, owner: Owner) -> None:
-        if self.owners.get(owner.base) is owner:
-            del self.owners[owner.base]
-        if self.recording and owner.bytes:
-            self.events.append((len(self.rows) - 1, owner.id, -owner.bytes))
-
-    def owner_of(self, tensor: torch.Tensor) -> Owner | None:
-        """What is known of a tensor's storage; None for a tensor without bytes."""
-        if not tensor.data_ptr():
-            return None
-        owner = self.owners.get(base_of(tensor))
-        return self._adopt(tensor) if owner is None else owner
-
-    def _adopt(self, tensor: torch.Tensor) -> Owner:
-        """Take in a tensor that came from elsewhere (Python numbers, NumPy, a constant from before the trace)."""
-        storage = tensor.untyped_storage()
-        owner = Owner(storage, self._died)
-        owner.base, owner.small = storage.data_ptr(), True
-        self._born(owner, storage.nbytes(), "cpu", True, len(self.rows))
-        if self.recording:
-            self._record_constant(tensor, owner)
-        return owner
-
-    def _record_constant(self, tensor: torch.Tensor, owner: Owner) -> None:
-        count = owner.bytes // tensor.itemsize
-        whole = tensor.detach().as_strided((count,), (1,), 0)
-        name = dtype_name(tensor.dtype)
-        args = {
-            "values": tuple(whole.tolist()) if count <= CONSTANT_ELEMENTS else None,
-            "dtype": Const("dtype", name),
-        }
-        code, line = self._frames.user(sys._getframe(3))
-        result = Tensor(owner.id, name, (count,), (1,), 0)
-        self.rows.append(Row(_CONSTANT, args, result, self.phase, self.module_stack[-1], code, line, None, None))
-
-    def new(
-        self, shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype, device: str, known: bool = False
-    ) -> torch.Tensor:
-        """A tensor over a new storage, born with the op that is being recorded."""
-        nbytes = storage_bytes(shape, strides, dtype.itemsize)
-        if not nbytes:
-            return torch.empty_strided(shape, strides, dtype=dtype)
-        tensor, owner = self._arena.new(shape, strides, dtype, known or holds_values(nbytes, dtype))
-        self._born(owner, nbytes, device, known, len(self.rows))
-        return tensor
-
-    def twin(self, tensor: torch.Tensor, device: str) -> torch.Tensor:
-        """A tensor of the same kind in the arena; with the same values where those are small and there."""
-        with _quiet():
-            shape, strides = tuple(tensor.shape), tensor.stride()
-            nbytes = storage_bytes(shape, strides, tensor.dtype.itemsize)
-            real = tensor.device.type == "cpu" and holds_values(nbytes, tensor.dtype)
-            known = real and self._has_values(tensor)
-            copy = self.new(shape, strides, tensor.dtype, device, known)
-            if known:
-                copy.copy_(tensor.detach())
-            return copy
-
-    def _has_values(self, tensor: torch.Tensor) -> bool:
-        owner = self.owners.get(base_of(tensor))
-        return owner is None or owner.known
+        torch._C._dispatch_tls_set_dispatch_key_included(KEY, bool(_active))
 
     # -- the op ---------------------------------------------------------------------------------
 
@@ -275,9 +86,9 @@ class Recorder:
         elif sig.view or sig.restrides:
             result = sig.func(*args, **kwargs)
         else:
-            result = self._compute(sig, tuple(key), args, kwargs, given, owners)
+            result = self._compute(sig, tuple(key), args, kwargs, owners)
         if self.recording:
-            self._record(sig, args, kwargs, result)
+            self.record(sig, args, kwargs, result)
         return result
 
     def _compute(
@@ -286,7 +97,6 @@ class Recorder:
         key: tuple[Any, ...],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        given: list[torch.Tensor],
         owners: list[Owner | None],
     ) -> Any:
         known = all(owner is None or owner.known for owner in owners)
@@ -395,7 +205,7 @@ class Recorder:
 
     def _resized(self, tensor: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
         if tuple(tensor.shape) != shape:
-            tensor.set_(self.new(shape, dense(shape), tensor.dtype, self._claimed(tensor)))  # type: ignore[call-overload]
+            tensor.set_(self.new(shape, dense(shape), tensor.dtype, self.claimed(tensor)))  # type: ignore[call-overload]
         return tensor
 
     def _written(self, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Owner]:
@@ -413,19 +223,15 @@ class Recorder:
 
     def emit(self, func: Any, args: tuple[Any, ...], results: list[tuple[tuple[int, ...], torch.dtype]]) -> Any:
         """Record an op that this build of torch has no kernel for; its results are new, of these shapes and dtypes."""
-        with _quiet():
+        with quiet():
             owners = [self.owner_of(a) for a in args if isinstance(a, torch.Tensor)]
             device = self._device({}, owners)
             made = tuple(self.new(shape, dense(shape), dtype, device) for shape, dtype in results)
             if self.recording:
-                self._record(self.signature(func), args, {}, made)
+                self.record(self.signature(func), args, {}, made)
             return made
 
     # -- devices --------------------------------------------------------------------------------
-
-    def _claimed(self, tensor: torch.Tensor) -> str:
-        owner = self.owner_of(tensor)
-        return owner.device if owner is not None else self.device
 
     def _device(self, kwargs: dict[str, Any], owners: list[Owner | None]) -> str:
         """Where an op's results are: where it is told, else where its inputs are."""
@@ -442,89 +248,12 @@ class Recorder:
     recording_model = False
     """True while the model's step runs, when C++ code that copies a tensor's options means our device."""
 
-    # -- rows -----------------------------------------------------------------------------------
-
-    def _record(self, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        encoded = {name: self._encode(value) for name, value in zip(sig.names, args, strict=False)}
-        for name, value in kwargs.items():
-            encoded[name] = self._encode(value)
-        sequence, forward = self._sequence()
-        code, line = self._frames.user(sys._getframe(3))
-        self.rows.append(
-            Row(sig, encoded, self._encode(result), self.phase, self.module_stack[-1], code, line, sequence, forward)
-        )
-
-    def _sequence(self) -> tuple[int | None, int | None]:
-        """The autograd node that this op made, and the forward op whose node is being evaluated."""
-        forward = None
-        if self.phase is Phase.BACKWARD:
-            node = torch._C._current_autograd_node()
-            if node is not None:
-                forward = self._sequence_owner.get(node._sequence_nr())
-        coming: int = torch._C._autograd._get_sequence_nr()
-        if coming == self._next_sequence:
-            return None, forward
-        for number in range(self._next_sequence, coming - 1):
-            # Nodes made after the op before this one: a custom Function's, or one for an in-place view.
-            self._sequence_owner[number] = len(self.rows) if number == coming - 2 else max(len(self.rows) - 1, 0)
-        self._next_sequence = coming
-        self._sequence_owner[coming - 1] = len(self.rows)
-        return coming - 1 - self._first_sequence, forward
-
-    def _encode(self, value: Any) -> Any:
-        kind = type(value)
-        if kind is int or kind is float or kind is bool or value is None or kind is str or kind is complex:
-            return value
-        if isinstance(value, torch.Tensor):
-            return self.tensor(value)
-        if isinstance(value, (list, tuple)):
-            return tuple([self._encode(v) for v in value])
-        if kind is torch.dtype:
-            return Const("dtype", dtype_name(value))
-        if kind is torch.device:
-            return Const("device", str(value))
-        if kind is torch.memory_format or kind is torch.layout:
-            return Const(
-                "memory_format" if kind is torch.memory_format else "layout", str(value).removeprefix("torch.")
-            )
-        return Const(kind.__name__.lower(), "")
-
-    def tensor(self, tensor: torch.Tensor) -> Tensor:
-        """The noun for a tensor."""
-        owner = self.owner_of(tensor) if tensor.layout is torch.strided else None
-        strides = tensor.stride() if tensor.layout is torch.strided else ()
-        shape = tuple(tensor.shape)
-        return Tensor(
-            self._empty if owner is None else owner.id,
-            dtype_name(tensor.dtype),
-            shape,
-            strides or dense(shape),
-            int(tensor.storage_offset()) if owner is not None else 0,
-        )
-
-    # -- telling where --------------------------------------------------------------------------
-
-    def where(self) -> str:
-        """The module path and the user's line that is running now, for a message."""
-        code, line = self._frames.user(sys._getframe(1))
-        place = f"{shorten(code.co_filename)}:{line}" if code is not None else "an unknown line"
-        module = self.module_stack[-1]
-        return f"{module} ({place})" if module else place
-
     def refusal(self, sig: Signature, reason: str) -> ForetraceError:
         """The error for an op that cannot be traced."""
         return ForetraceError(
             f"{sig.name} cannot be traced at {self.where()}: {reason}",
             f"Register its shapes with torch.library.register_fake({sig.func.name()!r}, ...).",
         )
-
-
-# -- sleeping -----------------------------------------------------------------------------------
-
-
-def _quiet() -> Any:
-    """Run torch calls of our own unrecorded, below autograd."""
-    return torch._C._ExcludeDispatchKeyGuard(_BELOW)
 
 
 # -- ops that need an answer of their own -------------------------------------------------------
@@ -568,13 +297,13 @@ def _install() -> None:
 def _fallback(func: Any, *args: Any, **kwargs: Any) -> Any:
     recorder = _active[-1] if _active else None
     if recorder is None:
-        with _quiet():
+        with quiet():
             return func(*args, **kwargs)
     if func.namespace == "profiler":
-        with _quiet():
+        with quiet():
             return func(*args, **kwargs)
     sig = recorder.signature(func)
     if sig.composite:
         return func.decompose(*args, **kwargs)
-    with torch._C._ExcludeDispatchKeyGuard(_BELOW):
+    with quiet():
         return recorder.dispatch(sig, args, kwargs)

@@ -11,7 +11,8 @@ from torch import nn
 
 from ..graph import Facts, Named, Phase
 from .lift import Roles, storage_numbers
-from .record import Recorder, dtype_name
+from .log import dtype_name
+from .record import Recorder
 
 
 @dataclass(frozen=True, slots=True)
