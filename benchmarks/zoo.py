@@ -700,6 +700,8 @@ def transformers_step(suite: str, name: str, attempt: int) -> Step:
     config = config_class(**reduced(config_class(), ATTEMPTS[attempt]))
     if suite == "causal" and hasattr(config, "is_decoder"):
         config.is_decoder = True
+    if suite == "seq2seq" and getattr(config, "decoder_start_token_id", None) is None:
+        config.decoder_start_token_id = 1
     model = kind(config).train()
     accepted = inspect.signature(model.forward).parameters
     inputs = _image_inputs(config) if suite == "vision" else _text_inputs(config, model)
@@ -733,7 +735,7 @@ def first_mean(output: Any) -> torch.Tensor:
 
 # -- timm and torchvision -------------------------------------------------------------------------
 
-SIZE_WORDS = "test|atto|femto|pico|nano|zepto|xxs|xxtiny|xs|xtiny|tiny|_t|_s|mini|small|050|_b|base|_m|_l"
+SIZE_WORDS = "atto|femto|pico|nano|zepto|xxs|xxtiny|xs|xtiny|tiny|_t|_s|mini|small|050|_b|base|_m|_l"
 
 
 def _smallness(name: str) -> tuple[int, int, str]:
@@ -749,7 +751,7 @@ def timm_names() -> Iterator[tuple[str, str]]:
 
     families: dict[str, list[str]] = defaultdict(list)
     for name in timm.list_models():
-        if not name.endswith("_enc"):
+        if not name.endswith("_enc") and not name.startswith("test_"):
             families[_registry._model_to_module[name]].append(name)
     for family, names in sorted(families.items()):
         yield min(names, key=_smallness), family
@@ -1117,6 +1119,7 @@ def main() -> None:
             file.flush()
             done[suite, name] = record
     records = list(done.values())
+    options.scoreboard.parent.mkdir(parents=True, exist_ok=True)
     options.scoreboard.write_text(scoreboard(records))
     print(_summary([r for r in records if "skipped" not in r], "suite"))
     classes = Counter(r["error"].partition(":")[0] for r in records if "error" in r)

@@ -38,6 +38,10 @@ class Assumptions:
         self._used["aten._local_scalar_dense.default", f"the value is {value}", where] += 1
         return value
 
+    def say(self, op: str, what: str, where: str) -> None:
+        """Note the use of an assumption made elsewhere."""
+        self._used[op, what, where] += 1
+
     def shapes(
         self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], where: str
     ) -> list[tuple[Shape, torch.dtype]] | None:
@@ -104,3 +108,54 @@ _RULES = {
     "aten._unique2": _unique,
     "aten.bincount": _bincount,
 }
+
+
+def _balanced(result: torch.Tensor, args: Any, kwargs: Any) -> torch.Tensor:
+    """Each row takes the next choices in turn: all are taken equally often."""
+    values, dim = args[0], args[2] if len(args) > 2 else -1
+    return _in_turn(result, dim, values.shape[dim] if values.dim() else 1)
+
+
+def _in_turn(result: torch.Tensor, dim: int, choices: int) -> torch.Tensor:
+    if not result.dim():
+        return torch.zeros((), dtype=result.dtype)
+    last = result.transpose(dim, -1)
+    return (torch.arange(last.numel()).view(last.shape) % max(choices, 1)).transpose(dim, -1)
+
+
+def _one_choice(result: torch.Tensor, args: Any, kwargs: Any) -> torch.Tensor:
+    """Of argmax, or max along a dimension: rows choose in turn."""
+    values = args[0]
+    dim = args[1] if len(args) > 1 else kwargs.get("dim")
+    choices = values.numel() if dim is None else values.shape[dim]
+    return torch.arange(result.numel()).view(result.shape) % max(choices, 1)
+
+
+def _in_place_order(result: torch.Tensor, args: Any, kwargs: Any) -> torch.Tensor:
+    """A sort that finds its input sorted."""
+    dim = next((a for a in args[1:] if type(a) is int), kwargs.get("dim", -1))
+    if not result.dim():
+        return torch.zeros((), dtype=result.dtype)
+    shape = [1] * result.dim()
+    shape[dim] = result.shape[dim]
+    return torch.arange(result.shape[dim]).view(shape).expand(result.shape)
+
+
+def _none_of_them(result: torch.Tensor, args: Any, kwargs: Any) -> torch.Tensor:
+    return torch.zeros(result.shape, dtype=result.dtype)
+
+
+CHOICES = {
+    "topk": ("all choices are made equally often", _balanced),
+    "argmax": ("all choices are made equally often", _one_choice),
+    "argmin": ("all choices are made equally often", _one_choice),
+    "max": ("all choices are made equally often", _one_choice),
+    "min": ("all choices are made equally often", _one_choice),
+    "sort": ("the values come sorted", _in_place_order),
+    "isnan": ("no number is NaN", _none_of_them),
+    "isinf": ("all numbers are finite", _none_of_them),
+}
+"""Ops whose integer results depend on values of floats only: what is assumed of them, and the values that this gives.
+
+The assumption is listed only when a size, a branch or ``.item()`` comes to depend on it.
+"""

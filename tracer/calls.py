@@ -59,12 +59,12 @@ def describe(result: Any, alias: int | None, twins: dict[int, torch.Tensor], arg
     return ("value", result)
 
 
-def fits(item: Any) -> bool:
-    """Whether the described result is small enough to carry values."""
+def fits(item: Any, wide: bool) -> bool:
+    """Whether the described result is small enough to carry values; `wide`: as small as integers must be."""
     if item[0] == "new":
-        return holds_values(storage_bytes(item[1], item[2], item[3].itemsize), item[3])
+        return holds_values(storage_bytes(item[1], item[2], item[3].itemsize), torch.bool if wide else item[3])
     if item[0] == "list":
-        return all(fits(i) for i in item[1])
+        return all(fits(i, wide) for i in item[1])
     return True
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch._prims_common import suggest_memory_format
 
 from .calls import dense
 
@@ -16,7 +17,7 @@ _PROBE_FLOPS = 4_000_000_000
 """A kernel this small is run to ask for a size that only it knows; a tenth of a second on one core."""
 
 
-def _lstm_workspace(results: list[Any], args: tuple[Any, ...]) -> list[Any]:
+def _lstm_workspace(results: list[Any], args: tuple[Any, ...], device: str) -> list[Any]:
     """oneDNN's LSTM returns a workspace for backward, whose layout depends on the CPU; the meta kernel says 0 bytes.
 
     The kernel itself is asked, on zeros. A long sequence is asked at two lengths and extended in a straight
@@ -42,18 +43,44 @@ def _lstm_workspace(results: list[Any], args: tuple[Any, ...]) -> list[Any]:
     return [*results[:3], ("new", (workspace,), (1,), torch.uint8)]
 
 
-def _weight_buffer(results: list[Any], args: tuple[Any, ...]) -> list[Any]:
+def _weight_buffer(results: list[Any], args: tuple[Any, ...], device: str) -> list[Any]:
     """cuDNN returns the weights it was given in one piece; the meta kernel returns nothing, which no op takes."""
     if results[4] != ("value", None):
         return results
     return [*results[:4], ("new", (0,), (1,), args[0].dtype)]
 
 
-CORRECTIONS: dict[str, Callable[[list[Any], tuple[Any, ...]], list[Any]]] = {
+def _convolution_format(results: list[Any], args: tuple[Any, ...], device: str) -> list[Any]:
+    """The result is channels-last where input or weight is; the meta kernel is always row-major.
+
+    (ATen/native/ConvUtils.h: mkldnn_conv_use_channels_last, cudnn_conv_suggest_memory_format; not for float64.)
+    """
+    formats = {suggest_memory_format(t) for t in args[:2]} & {torch.channels_last, torch.channels_last_3d}
+    return results if args[0].dtype is torch.float64 else _in_format(results, formats)
+
+
+def _group_norm_format(results: list[Any], args: tuple[Any, ...], device: str) -> list[Any]:
+    """The CPU's kernel keeps the input's memory format (ATen/native/group_norm.cpp); the meta kernel does not."""
+    formats = {suggest_memory_format(args[0])} & {torch.channels_last, torch.channels_last_3d}
+    return _in_format(results, formats) if device == "cpu" else results
+
+
+def _in_format(results: list[Any], formats: set[torch.memory_format]) -> list[Any]:
+    """The first result with the strides of a memory format, if there is one."""
+    if not formats or results[0][0] != "new":
+        return results
+    _, shape, _, dtype = results[0]
+    strides = torch.empty(shape, device="meta", memory_format=formats.pop()).stride()
+    return [("new", shape, strides, dtype), *results[1:]]
+
+
+CORRECTIONS: dict[str, Callable[[list[Any], tuple[Any, ...], str], list[Any]]] = {
+    "aten.convolution.default": _convolution_format,
+    "aten.native_group_norm.default": _group_norm_format,
     "aten._cudnn_rnn.default": _weight_buffer,
     "aten.mkldnn_rnn_layer.default": _lstm_workspace,
 }
-"""Op -> what makes the true description of its results of the meta kernel's, given the real arguments."""
+"""Op -> what makes the true description of its results of the meta kernel's, the arguments and the device."""
 
 
 def _like(tensor: torch.Tensor | None, wanted: bool = True) -> Any:

@@ -33,6 +33,9 @@ def disguise(recorder: Recorder) -> Iterator[None]:
         for name in ("_make_subclass", "_make_wrapper_subclass"):
             _patch(undo, torch.Tensor, name, staticmethod(unrecorded(getattr(torch.Tensor, name))))
         _patch(undo, torch.Tensor, "as_subclass", unrecorded(torch.Tensor.as_subclass))
+        _patch(undo, torch.Tensor, "tolist", _tolist(recorder))
+        for owner in (torch, torch.random):
+            _patch(undo, owner, "get_rng_state", _counted(recorder, torch.random.get_rng_state))
         if torch.device(recorder.device).type == "cuda":
             for name, value in _tensor_face(recorder).items():
                 _patch(undo, torch.Tensor, name, value)
@@ -40,10 +43,9 @@ def disguise(recorder: Recorder) -> Iterator[None]:
                 _patch(undo, torch.cuda, name, value)
             for name, value in _ACCELERATOR_MODULE.items():
                 _patch(undo, torch.accelerator, name, value)
-            constructors: list[Any] = list(_device_constructors())
-            for function in constructors:
+            for function in _device_constructors():
                 name = getattr(function, "__name__", "")
-                if function is not None and getattr(torch, name, None) is function:
+                if callable(function) and getattr(torch, name, None) is function:
                     _patch(undo, torch, name, _asking(recorder, getattr(torch, name)))
             undo.callback(_forget_lazy_init)
         yield
@@ -74,6 +76,31 @@ def _deepcopy(recorder: Recorder) -> Callable[..., Any]:
         return copy
 
     return deepcopy
+
+
+def _tolist(recorder: Recorder) -> Callable[..., Any]:
+    """C++ reads the memory without any op, which for unknown values is all zeros: an assumption like any other."""
+    stock = torch.Tensor.tolist
+
+    def tolist(self: torch.Tensor) -> Any:
+        owner = recorder.owner_of(self) if self.layout is torch.strided and not self.is_meta else None
+        if owner is not None:
+            recorder.read(owner, self.dtype)
+        return stock(self)
+
+    return tolist
+
+
+def _counted(recorder: Recorder, function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, whose result C++ allocates without any op."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        made = function(*args, **kwargs)
+        recorder.owner_of(made)
+        return made
+
+    return call
 
 
 def unrecorded(function: Callable[..., Any]) -> Callable[..., Any]:

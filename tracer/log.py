@@ -136,7 +136,7 @@ class Log:
         return len(self.bytes_of) - 1
 
     def _born(self, owner: Owner, nbytes: int, device: str, known: bool, op: int) -> Owner:
-        owner.bytes, owner.device, owner.known = nbytes, device, known
+        owner.bytes, owner.device, owner.known, owner.assumed = nbytes, device, known, ""
         owner.id = self._new_id(nbytes, device)
         self.owners[owner.base] = owner
         if self.recording and nbytes:

@@ -57,9 +57,8 @@ class _Marks:
     def enter(self, phase: Phase) -> Phase:
         before, self.phase = self.phase, phase
         # As in a trace, forward begins with its first op; what is freed before that belongs to the phase it follows.
-        if phase is not Phase.FORWARD:
-            with record_function(_MARK + phase):
-                pass
+        with record_function(_MARK + phase):
+            pass
         return before
 
     def left(self, phase: Phase) -> None:
@@ -107,6 +106,7 @@ def _flat(events: list[Any], around: tuple[Any, ...]) -> Iterator[tuple[Any, tup
 def _read(events: list[Any]) -> Measured:
     live = peak = 0
     phase = Phase.FORWARD
+    coming = False
     ends: dict[Phase, int] = {}
     blocks: list[Block] = []
     for event, around in events:
@@ -117,9 +117,15 @@ def _read(events: list[Any]) -> Measured:
             ops, calls = tuple(op.name for op in around), tuple(op.id for op in around)
             blocks.append(Block(fields.alloc_size, fields.ptr, ops, calls))
         elif event.name == _START:
-            live, peak, phase, ends, blocks = 0, 0, Phase.FORWARD, {}, []
+            live, peak, phase, ends, blocks, coming = 0, 0, Phase.FORWARD, {}, [], False
         elif event.name.startswith(_MARK):
+            new = Phase(event.name.removeprefix(_MARK))
+            coming = new is Phase.FORWARD
+            if not coming:
+                ends[phase] = live
+                phase = new
+        elif coming and event.name.startswith("aten::"):
             ends[phase] = live
-            phase = Phase(event.name.removeprefix(_MARK))
+            phase, coming = Phase.FORWARD, False
     ends[phase] = live
     return Measured(ends, peak, tuple(blocks))

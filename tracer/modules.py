@@ -71,11 +71,18 @@ def _restore_attributes(module: nn.Module, attributes: dict[str, Any]) -> None:
     for name, value in attributes.items():
         current: Any = module.__dict__.get(name)
         if name.startswith("_") and isinstance(value, (dict, set)) and type(current) is type(value):
-            if current != value or list(current) != list(value):
+            if not _same(current, value):
                 current.clear()
                 current.update(value)
         else:
             module.__dict__[name] = value
+
+
+def _same(current: Any, before: Any) -> bool:
+    """Whether a dictionary or set holds the very same objects in the same order; tensors must not be compared."""
+    if isinstance(before, dict):
+        return list(current) == list(before) and all(current[key] is before[key] for key in before)
+    return bool(current == before) and list(current) == list(before)
 
 
 def _stand_in(tensor: torch.Tensor, recorder: Recorder, storages: dict[Any, torch.Tensor], undo: ExitStack) -> None:

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 
 from ..graph import ForetraceError
-from . import signature
-from .arena import Owner, base_of
-from .assumptions import Assumptions
+from . import signature, sparse
+from .arena import SMALL_FLOAT_BYTES, Owner, base_of
+from .assumptions import CHOICES, Assumptions
 from .calls import META, dense, describe, fits, has_mask, on_meta, scan
 from .corrections import CORRECTIONS, SHAPES
 from .key import KEY, quiet
@@ -83,10 +83,12 @@ class Recorder(Log):
         answer = _SPECIAL.get(sig.name)
         if answer is not None:
             result = answer(self, sig, args, kwargs, owners)
+        elif any(t.layout is torch.sparse_coo for t in given):
+            result = sparse.answer(self, sig, args, kwargs)
         elif sig.view or sig.restrides:
             result = sig.func(*args, **kwargs)
         else:
-            result = self._compute(sig, tuple(key), args, kwargs, owners)
+            result = self._compute(sig, tuple(key), args, kwargs, given, owners)
         if self.recording:
             self.record(sig, args, kwargs, result)
         return result
@@ -97,6 +99,7 @@ class Recorder(Log):
         key: tuple[Any, ...],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        given: list[torch.Tensor],
         owners: list[Owner | None],
     ) -> Any:
         known = all(owner is None or owner.known for owner in owners)
@@ -105,22 +108,34 @@ class Recorder(Log):
         spec = self._specs.get(key)
         if spec is None:
             spec = self._specs[key] = self._ask(sig, args, kwargs)
-        if (known or sig.overwrites) and self._is_small(sig, spec, args, kwargs, owners):
+        if (known or sig.overwrites) and self._is_small(sig, spec, args, kwargs, given, owners):
             return self.really(sig, args, kwargs, owners)
         device = self._device(kwargs, owners)
-        for owner in self._written(sig, args, kwargs):
+        for owner in self.written(sig, args, kwargs):
             owner.known = False
-        return self._allocate(spec, args, device)
+        result = self._allocate(spec, args, device)
+        return self._assume(sig, args, kwargs, result) if sig.name.split(".")[1] in CHOICES else result
 
     def _is_small(
-        self, sig: Signature, spec: Any, args: tuple[Any, ...], kwargs: dict[str, Any], owners: list[Owner | None]
+        self,
+        sig: Signature,
+        spec: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        given: list[torch.Tensor],
+        owners: list[Owner | None],
     ) -> bool:
         """Whether the op can be computed for real: all it reads is known, all it writes can hold values."""
         if sig.name.startswith("aten.empty") or sig.name.startswith("aten.new_empty"):
             return False
-        if any(not fits(item) for item in spec[1]):
+        # What derives from masks, ids and lengths may be as large as these, also where it is a float.
+        wide = any(
+            owner is not None and (owner.bytes > SMALL_FLOAT_BYTES or not t.is_floating_point())
+            for t, owner in zip(given, owners, strict=True)
+        )
+        if any(not fits(item, wide) for item in spec[1]):
             return False
-        written = self._written(sig, args, kwargs)
+        written = self.written(sig, args, kwargs)
         if not sig.overwrites:
             return all(owner.small for owner in written)
         target = args[0]
@@ -133,9 +148,37 @@ class Recorder(Log):
         device = self._device(kwargs, owners)
         if kwargs.get("device") is not None:
             kwargs = {**kwargs, "device": torch.device("cpu")}
-        for owner in self._written(sig, args, kwargs):
-            owner.known = True
-        return self._house(sig.func(*args, **kwargs), device)
+        assumed = next((owner.assumed for owner in owners if owner is not None and owner.assumed), "")
+        for owner in self.written(sig, args, kwargs):
+            owner.known, owner.assumed = True, assumed
+        if assumed and sig.dynamic:
+            self.assumptions.say(*assumed.split("|"))
+        result = self._house(sig.func(*args, **kwargs), device)
+        return self._mark_assumed(result, assumed) if assumed else result
+
+    def _mark_assumed(self, result: Any, assumed: str) -> Any:
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            owner = self.owner_of(tensor) if isinstance(tensor, torch.Tensor) else None
+            if owner is not None:
+                owner.assumed = assumed
+        return result
+
+    def read(self, owner: Owner, dtype: torch.dtype) -> None:
+        """The program looks at values: say so where they are assumed."""
+        if owner.assumed:
+            self.assumptions.say(*owner.assumed.split("|"))
+        elif not owner.known:
+            self.assumptions.scalar(dtype, self.where())
+
+    def _assume(self, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Any:
+        """Values for the integers that a choice among unknown numbers returns."""
+        what, fill = CHOICES[sig.name.split(".")[1]]
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            owner = self.owner_of(tensor)
+            if owner is not None and owner.small and not tensor.is_floating_point():
+                tensor.copy_(fill(tensor, args, kwargs))
+                owner.known, owner.assumed = True, f"{sig.name}|{what}|{self.where()}"
+        return result
 
     def _house(self, value: Any, device: str) -> Any:
         if isinstance(value, torch.Tensor):
@@ -152,12 +195,29 @@ class Recorder(Log):
     ) -> Any:
         if known:
             return self.really(sig, args, kwargs, owners)
+        if sig.name in _SIZE_FROM and self._all_known(_SIZE_FROM[sig.name](args)):
+            return self._allocate(self._sized(sig, args, kwargs), args, self._device(kwargs, owners))
         shapes = self.assumptions.shapes(sig.name, args, kwargs, self.where())
         if shapes is None:
             raise self.refusal(sig, "its result depends on the values of its input, which a trace does not have")
         device = self._device(kwargs, owners)
         made = [self.new(shape, dense(shape), dtype, device) for shape, dtype in shapes]
         return made[0] if len(made) == 1 and len(sig.func._schema.returns) == 1 else tuple(made)
+
+    def _sized(self, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The description of what known masks pick of unknown values."""
+        if sig.name == "aten.masked_select.default":
+            mask = torch.broadcast_to(args[1], torch.broadcast_shapes(args[0].shape, args[1].shape))
+            return (None, [("new", (int(torch.count_nonzero(mask)),), (1,), args[0].dtype)])
+        places: list[Any] = []
+        for index in args[1]:
+            masks = index is not None and index.dtype in (torch.bool, torch.uint8)
+            places += _counted(index) if masks else [index]
+        return self._ask(sig, (args[0], places), kwargs)
+
+    def _all_known(self, tensors: Any) -> bool:
+        found = [self.owner_of(t) for t in tensors if t is not None]
+        return all(owner is None or owner.known for owner in found)
 
     def _ask(self, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Ask the meta kernel for the shapes: the container of the results and a description of each."""
@@ -184,7 +244,7 @@ class Recorder(Log):
         aliases = sig.aliases if len(sig.aliases) == len(results) else (None,) * len(results)
         spec = [describe(r, alias, back, meta_args) for r, alias in zip(results, aliases, strict=True)]
         correct = CORRECTIONS.get(sig.name)
-        return (type(result) if not single else None, correct(spec, args) if correct is not None else spec)
+        return (type(result) if not single else None, correct(spec, args, self.device) if correct is not None else spec)
 
     def _allocate(self, spec: Any, args: tuple[Any, ...], device: str) -> Any:
         container, items = spec
@@ -208,7 +268,8 @@ class Recorder(Log):
             tensor.set_(self.new(shape, dense(shape), tensor.dtype, self.claimed(tensor)))  # type: ignore[call-overload]
         return tensor
 
-    def _written(self, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Owner]:
+    def written(self, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Owner]:
+        """The storages that the call writes to."""
         if not sig.mutates:
             return []
         found = []
@@ -263,6 +324,8 @@ def _scalar(recorder: Recorder, sig: Signature, args: Any, kwargs: Any, owners: 
     """``.item()``: the value where it is known, else an assumption."""
     owner = owners[0]
     if owner is None or owner.known:
+        if owner is not None and owner.assumed:
+            recorder.read(owner, args[0].dtype)
         return sig.func(*args, **kwargs)
     return recorder.assumptions.scalar(args[0].dtype, recorder.where())
 
@@ -274,9 +337,37 @@ def _lift(recorder: Recorder, sig: Signature, args: Any, kwargs: Any, owners: li
     return sig.func(*args, **kwargs)
 
 
+def _pack(recorder: Recorder, sig: Signature, args: Any, kwargs: Any, owners: list[Owner | None]) -> Any:
+    """Padded sequences side by side: the lengths are read on the host."""
+    x, lengths, batch_first = args
+    known = owners[1] is None or owners[1].known
+    steps, count = (x.shape[1], x.shape[0]) if batch_first else (x.shape[0], x.shape[1])
+    if not known:
+        recorder.assumptions.say(sig.name, "every sequence has the full length", recorder.where())
+    ends = lengths.tolist() if known else [steps] * count
+    sizes = recorder.new((max(ends),), (1,), torch.int64, "cpu", known=True)
+    sizes.copy_(torch.tensor([sum(end > step for end in ends) for step in range(max(ends))]))
+    shape = (sum(ends), *x.shape[2:])
+    return recorder.new(shape, dense(shape), x.dtype, recorder.claimed(x)), sizes
+
+
+_SIZE_FROM: dict[str, Callable[..., Any]] = {
+    "aten.index.Tensor": lambda args: args[1],
+    "aten.masked_select.default": lambda args: args[1:2],
+}
+"""Ops whose result's size depends on the values of some of their arguments only: on these."""
+
+
+def _counted(mask: torch.Tensor) -> list[torch.Tensor]:
+    """The places where a known mask is true, one list a dimension, without their values."""
+    count = int(torch.count_nonzero(mask))
+    return [torch.empty(count, dtype=torch.int64, device=META) for _ in range(mask.dim())]
+
+
 _SPECIAL: dict[str, Callable[..., Any]] = {
     "aten._local_scalar_dense.default": _scalar,
     "aten.lift_fresh.default": _lift,
+    "aten._pack_padded_sequence.default": _pack,
 }
 
 

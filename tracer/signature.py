@@ -14,6 +14,7 @@ SHARES_SILENTLY = frozenset(
         "aten.unsafe_split.Tensor",
         "aten.unsafe_split_with_sizes.default",
         "aten.unsafe_chunk.default",
+        "aten._sparse_coo_tensor_with_dims_and_tensors.default",
     }
 )
 """Ops whose result is a view although their schema does not say so (ATen/native/TensorShape.cpp)."""

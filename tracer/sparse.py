@@ -1,0 +1,70 @@
+"""Sparse gradients: a sparse tensor is a pair of dense ones, indices and values, and only these have storages.
+
+The pair is really put together and taken apart, which moves no data; what computes on it is answered here, since
+there are no meta kernels that tell how many entries come out.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .calls import dense
+from .signature import Signature
+
+if TYPE_CHECKING:
+    from .record import Recorder
+
+ASKS = frozenset({"_nnz", "is_coalesced", "sparse_dim", "dense_dim", "_dimI", "_dimV", "_coalesced_"})
+VIEWS = frozenset({"_indices", "_values", "indices", "values", "detach", "alias"})
+
+
+def answer(recorder: Recorder, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The result of an op that is given a sparse tensor."""
+    name = sig.name.split(".")[1]
+    if name in ASKS or name in VIEWS:
+        return sig.func(*args, **kwargs)
+    if sig.mutates:
+        for owner in recorder.written(sig, args, kwargs):
+            owner.known = False
+        return args[0]
+    if name == "_coalesce":
+        return _coalesced(recorder, args[0])
+    if name == "sparse_mask":
+        return _assembled(args[1], args[1]._indices(), _new_like(recorder, args[1]._values()))
+    if name in ("clone", "zeros_like", "mul", "div", "neg", "empty_like"):
+        pair = next(a for a in args if isinstance(a, torch.Tensor) and a.layout is torch.sparse_coo)
+        indices = _new_like(recorder, pair._indices())
+        return _assembled(pair, indices, _new_like(recorder, pair._values()))
+    raise recorder.refusal(sig, "it is given a sparse tensor, and what it makes of that is not known")
+
+
+def _new_like(recorder: Recorder, tensor: torch.Tensor) -> torch.Tensor:
+    shape = tuple(tensor.shape)
+    return recorder.new(shape, dense(shape), tensor.dtype, recorder.claimed(tensor))
+
+
+def _coalesced(recorder: Recorder, pair: torch.Tensor) -> torch.Tensor:
+    """Equal indices are added up; the storages stay as large as before (SparseTensor.cpp: _coalesce_sparse_cpu)."""
+    old = pair._indices()
+    indices, values = _new_like(recorder, old), _new_like(recorder, pair._values())
+    owner, count = recorder.owner_of(old), old.shape[1]
+    if owner is None or owner.known:
+        unique = torch.unique(old, dim=1)
+        count = unique.shape[1]
+        indices[:, :count] = unique
+        filled = recorder.owner_of(indices)
+        if filled is not None:
+            filled.known = True
+    else:
+        recorder.assumptions.say("aten._coalesce.default", "all indices differ", recorder.where())
+    return _assembled(pair, indices[:, :count], values[:count])
+
+
+def _assembled(like: torch.Tensor, indices: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    made: torch.Tensor = torch.ops.aten._sparse_coo_tensor_with_dims_and_tensors.default(
+        like.sparse_dim(), like.dense_dim(), like.shape, indices, values,
+        dtype=values.dtype, layout=torch.sparse_coo, device=torch.device("cpu"), is_coalesced=True,
+    )  # fmt: skip
+    return made
