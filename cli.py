@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PROFILE = "a100-sxm4-80gb"
 COULD_NOT = 2
-TRACING = ("parameters", "device", "autocast", "optimizer", "warmup")
+TRACING = ("parameters", "device", "autocast", "optimizer", "warmup", "assume", "strict")
 """The options that say how to trace, and so mean nothing for a saved trace."""
 
 
@@ -102,6 +102,13 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     tracing.add_argument("--autocast", choices=("bfloat16", "float16"), help="dtype of torch.autocast (none)")
     tracing.add_argument("--optimizer", metavar="NAME", help="of torch.optim, or none (what the target says, or adamw)")
     tracing.add_argument("--warmup", metavar="N", type=int, help="steps run before the recorded one (1)")
+    tracing.add_argument(
+        "--assume",
+        metavar="WHAT=VALUE",
+        action="append",
+        help="what holds where the step depends on data: nonzero=0.25, model.py:71=100; may be repeated",
+    )
+    tracing.add_argument("--strict", action="store_true", default=None, help="an assumption is an error")
     run.set_defaults(run=_run)
 
 
@@ -153,6 +160,8 @@ def _traced(options: argparse.Namespace) -> StepGraph:
 
     given = {name: getattr(options, name) for name in TRACING[1:] if getattr(options, name) is not None}
     parameters = dict(_parameter(text) for text in options.parameters or ())
+    if "assume" in given:
+        given["assume"] = dict(_parameter(text) for text in given["assume"])
     start = time.perf_counter()
     with _Progress() as progress:
         graph = trace_target(options.target, parameters, progress=progress, **given)

@@ -52,7 +52,7 @@ class Owner(weakref.ref):  # type: ignore[type-arg]
 
     __slots__ = ("assumed", "base", "bytes", "device", "exact", "id", "known", "small")
 
-    assumed: str
+    assumed: tuple[str, str, str] | None
     """The assumption from which its values derive, if any; said when a size or a branch comes to depend on them."""
     id: int
     base: int

@@ -6,41 +6,88 @@ An *assumption* stands for values that a trace does not have: the size of ``nonz
 
 from __future__ import annotations
 
-from collections import Counter
+import difflib
+from collections.abc import Mapping
 from math import prod
 from typing import Any
 
 import torch
 
+from ..graph import ForetraceError
+
 Shape = tuple[int, ...]
+Setting = bool | int | float
+
+KINDS = {
+    "item": "what an unknown scalar is, when it is read",
+    "nonzero": "how many of the elements are not zero",
+    "masked_select": "how many of the elements the mask keeps",
+    "index": "how many of the rows a boolean index keeps",
+    "unique": "how many of the values differ",
+    "bincount": "how many bins there are",
+    "repeat_interleave": "how many rows the repeats make",
+    "nms": "how many boxes are kept",
+    "unknown": "what an op without a meta kernel returns: true stands for results like its first input",
+}
+"""What can be set, and what a setting means. A number below 1 is a fraction, a whole number is a count."""
 
 
 class Assumptions:
-    """Answers for data-dependent ops, and the list of those that were needed."""
+    """Answers for data-dependent ops, and the list of those that were needed.
 
-    def __init__(self) -> None:
-        self._used: Counter[tuple[str, str, str]] = Counter()
+    `settings` are by kind (a key of `KINDS`) or by place (``"model.py:71"``), the place first. With `strict`
+    an assumption that no setting covers is an error.
+    """
+
+    def __init__(self, settings: Mapping[str, Setting] | None = None, strict: bool = False) -> None:
+        self._settings = dict(settings or {})
+        self._strict = strict
+        self._used: dict[tuple[str, str, str], list[int]] = {}
+        for key in self._settings:
+            if key not in KINDS and ":" not in key:
+                near = difflib.get_close_matches(key, KINDS, 1)
+                hint = f"Did you mean {near[0]!r}? " if near else ""
+                raise ForetraceError(
+                    f"nothing is assumed of {key!r}",
+                    f"{hint}Name a line, as model.py:71, or one of {', '.join(KINDS)}.",
+                )
 
     def used(self) -> list[dict[str, object]]:
-        """Each assumption that was made: ``op``, ``assumed``, ``at`` and how often."""
+        """Each assumption that was made: ``op``, ``assumed``, ``at``, how often, and the bytes of what it sized."""
         return [
-            {"op": op, "assumed": what, "at": at, "count": count}
-            for (op, what, at), count in sorted(self._used.items())
+            {"op": op, "assumed": what, "at": at, "count": count, "bytes": nbytes}
+            for (op, what, at), (count, nbytes) in sorted(self._used.items())
         ]
 
     def clear(self) -> None:
         """Forget what was needed so far, as before the recorded step."""
         self._used.clear()
 
+    def setting(self, kind: str, where: str) -> Setting | None:
+        """What the user said of this place, or else of this kind."""
+        for key, value in self._settings.items():
+            if ":" in key and (where == key or where.endswith((f"({key})", f"/{key})", f"/{key}"))):
+                return value
+        return self._settings.get(kind)
+
     def scalar(self, dtype: torch.dtype, where: str) -> Any:
         """The value of an unknown scalar: False, 0 or 0.0 (a test for NaN or overflow then says no)."""
-        value: Any = False if dtype is torch.bool else 0.0 if dtype.is_floating_point else 0
-        self._used["aten._local_scalar_dense.default", f"the value is {value}", where] += 1
+        told = self.setting("item", where)
+        default: Any = False if dtype is torch.bool else 0.0 if dtype.is_floating_point else 0
+        value = default if told is None else type(default)(told)
+        self.say("aten._local_scalar_dense.default", f"the value is {value}", where, told=told is not None)
         return value
 
-    def say(self, op: str, what: str, where: str) -> None:
-        """Note the use of an assumption made elsewhere."""
-        self._used[op, what, where] += 1
+    def say(self, op: str, what: str, where: str, nbytes: int = 0, told: bool = False) -> None:
+        """Note the use of an assumption; an error in strict mode where the user has not `told` what holds."""
+        if self._strict and not told:
+            raise ForetraceError(
+                f"{op} needs an assumption at {where}: {what}",
+                "Set it with --assume LINE=VALUE (in Python assume={...}), or trace without --strict.",
+            )
+        entry = self._used.setdefault((op, what, where), [0, 0])
+        entry[0] += 1
+        entry[1] += nbytes
 
     def shapes(
         self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], where: str
@@ -49,23 +96,35 @@ class Assumptions:
         rule = _RULES.get(name.rsplit(".", 1)[0])
         if rule is None:
             return None
-        what, shapes = rule(args, kwargs)
-        self._used[name, what, where] += 1
+        kind, function = rule
+        told = self.setting(kind, where)
+        what, shapes = function(args, kwargs, lambda most: _count(most, told))
+        nbytes = sum(prod(shape) * dtype.itemsize for shape, dtype in shapes)
+        self.say(name, what if told is None else f"{KINDS[kind]}: {told}", where, nbytes, told is not None)
         return shapes
 
 
-def _nonzero(args: Any, kwargs: Any) -> Any:
+def _count(most: int, told: Setting | None) -> int:
+    """How many of `most`: all, a fraction, or a number."""
+    if told is None:
+        return most
+    if isinstance(told, bool) or told < 0:
+        raise ForetraceError(f"an assumption of {told} is no count and no fraction", "Give 0.25, or 100.")
+    return round(most * told) if isinstance(told, float) and told <= 1 else min(int(told), most)
+
+
+def _nonzero(args: Any, kwargs: Any, count: Any) -> Any:
     mask = args[0]
-    return "every element counts", [((mask.numel(), mask.dim()), torch.int64)]
+    return "every element counts", [((count(mask.numel()), mask.dim()), torch.int64)]
 
 
-def _masked_select(args: Any, kwargs: Any) -> Any:
+def _masked_select(args: Any, kwargs: Any, count: Any) -> Any:
     values, mask = args[:2]
-    count = prod(torch.broadcast_shapes(values.shape, mask.shape))
-    return "every element is kept", [((count,), values.dtype)]
+    most = prod(torch.broadcast_shapes(values.shape, mask.shape))
+    return "every element is kept", [((count(most),), values.dtype)]
 
 
-def _index(args: Any, kwargs: Any) -> Any:
+def _index(args: Any, kwargs: Any, count: Any) -> Any:
     values, indices = args[:2]
     front: list[int] = []
     counts: list[Shape] = []
@@ -75,7 +134,7 @@ def _index(args: Any, kwargs: Any) -> Any:
             front.append(values.shape[dim])
             dim += 1
         elif index.dtype in (torch.bool, torch.uint8):
-            counts.append((prod(index.shape),))
+            counts.append((count(prod(index.shape)),))
             dim += index.dim()
         else:
             counts.append(tuple(index.shape))
@@ -87,26 +146,49 @@ def _index(args: Any, kwargs: Any) -> Any:
     return "the mask keeps every row", [(shape, values.dtype)]
 
 
-def _unique(args: Any, kwargs: Any) -> Any:
+def _unique(args: Any, kwargs: Any, count: Any) -> Any:
     values = args[0]
-    count = values.numel()
-    return "all values differ", [((count,), values.dtype), (tuple(values.shape), torch.int64), ((count,), torch.int64)]
+    different = count(values.numel())
+    shapes = [((different,), values.dtype), (tuple(values.shape), torch.int64), ((different,), torch.int64)]
+    return "all values differ", shapes
 
 
-def _bincount(args: Any, kwargs: Any) -> Any:
+def _bincount(args: Any, kwargs: Any, count: Any) -> Any:
     values = args[0]
     weights = args[1] if len(args) > 1 else kwargs.get("weights")
     least = args[2] if len(args) > 2 else kwargs.get("minlength", 0)
     dtype = torch.int64 if weights is None else torch.float64
-    return f"values are below {least or values.numel()}", [((least or values.numel(),), dtype)]
+    bins = max(least, count(least or values.numel()))
+    return f"values are below {bins}", [((bins,), dtype)]
+
+
+def _nms(args: Any, kwargs: Any, count: Any) -> Any:
+    return "every box is kept", [((count(args[0].shape[0]),), torch.int64)]
+
+
+def _repeats(args: Any, kwargs: Any, count: Any) -> Any:
+    size = kwargs.get("output_size") or count(args[0].numel())
+    return "each row is repeated once", [((size,), torch.int64)]
+
+
+def _unique_rows(args: Any, kwargs: Any, count: Any) -> Any:
+    values = args[0]
+    dim = next((a for a in args[1:2] if type(a) is int), None)
+    different = count(values.numel() if dim is None else values.shape[dim])
+    shape = (different,) if dim is None else (*values.shape[:dim], different, *values.shape[dim + 1 :])
+    return "all values differ", [(shape, values.dtype), ((different,), torch.int64), ((different,), torch.int64)]
 
 
 _RULES = {
-    "aten.nonzero": _nonzero,
-    "aten.masked_select": _masked_select,
-    "aten.index": _index,
-    "aten._unique2": _unique,
-    "aten.bincount": _bincount,
+    "aten.repeat_interleave": ("repeat_interleave", _repeats),
+    "aten.unique_consecutive": ("unique", _unique_rows),
+    "aten.unique_dim": ("unique", _unique_rows),
+    "torchvision.nms": ("nms", _nms),
+    "aten.nonzero": ("nonzero", _nonzero),
+    "aten.masked_select": ("masked_select", _masked_select),
+    "aten.index": ("index", _index),
+    "aten._unique2": ("unique", _unique),
+    "aten.bincount": ("bincount", _bincount),
 }
 
 

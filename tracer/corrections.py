@@ -65,6 +65,40 @@ def _group_norm_format(results: list[Any], args: tuple[Any, ...], device: str) -
     return _in_format(results, formats) if device == "cpu" else results
 
 
+def _batch_norm_statistics(results: list[Any], args: tuple[Any, ...], device: str) -> list[Any]:
+    """In evaluation the CPU's kernel saves no statistics (ATen/native/Normalization.cpp: batch_norm_cpu)."""
+    if args[5] or device != "cpu":
+        return results
+    return [results[0], *(("new", (0,), (1,), item[3]) for item in results[1:])]
+
+
+def _layer_norm_statistics(results: list[Any], args: tuple[Any, ...], device: str) -> list[Any]:
+    """The CPU's kernel keeps mean and rstd in the input's dtype unless the parameters have a wider one."""
+    x, weight = args[0], args[2]
+    if device != "cpu" or (weight is not None and weight.dtype is not x.dtype):
+        return results
+    return [results[0], *((item[0], item[1], item[2], x.dtype) for item in results[1:])]
+
+
+def _ctc_loss(scores: torch.Tensor, targets: torch.Tensor, lengths: Any, target_lengths: Any, *rest: Any) -> Any:
+    """The loss of each sequence and the table of forward probabilities (ATen/native/LossCTC.cpp)."""
+    steps, batch = scores.shape[:2] if scores.dim() == 3 else (scores.shape[0], 1)
+    return scores.new_empty((batch,)), scores.new_empty((batch, steps, 2 * max(target_lengths) + 1))
+
+
+def _like_second(grad: torch.Tensor, x: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+STANDS_FOR_META: dict[str, Callable[..., Any]] = {
+    "aten._ctc_loss.default": _ctc_loss,
+    "aten._ctc_loss_backward.default": _like_second,
+    "aten.multi_margin_loss_backward.default": _like_second,
+    "aten.multilabel_margin_loss_backward.default": _like_second,
+}
+"""Op without a meta kernel -> a function on meta tensors that returns what it would."""
+
+
 def _in_format(results: list[Any], formats: set[torch.memory_format]) -> list[Any]:
     """The first result with the strides of a memory format, if there is one."""
     if not formats or results[0][0] != "new":
@@ -76,7 +110,9 @@ def _in_format(results: list[Any], formats: set[torch.memory_format]) -> list[An
 
 CORRECTIONS: dict[str, Callable[[list[Any], tuple[Any, ...], str], list[Any]]] = {
     "aten.convolution.default": _convolution_format,
+    "aten.native_batch_norm.default": _batch_norm_statistics,
     "aten.native_group_norm.default": _group_norm_format,
+    "aten.native_layer_norm.default": _layer_norm_statistics,
     "aten._cudnn_rnn.default": _weight_buffer,
     "aten.mkldnn_rnn_layer.default": _lstm_workspace,
 }

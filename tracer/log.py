@@ -88,6 +88,8 @@ class Log:
         self.module_stack: list[str] = [""]
         self.progress: Callable[[str, int], None] | None = None
         self.observe: Callable[[Phase], None] | None = None
+        self.numbers: dict[int, int] = {}
+        """Ids of the storages of saved Python numbers, by the sequence number of the node."""
         self._arena = Arena(self._died)
         self._frames = Frames()
         self._sequence_owner: dict[int, int] = {}
@@ -101,7 +103,7 @@ class Log:
         self.rows, self.events, self.markers = [], [], []
         self._sequence_owner = {}
         self._next_sequence = self._first_sequence = torch._C._autograd._get_sequence_nr()
-        self.at_start = frozenset(owner.id for owner in self.owners.values())
+        self.at_start = frozenset([*(owner.id for owner in self.owners.values()), *self.numbers.values()])
         self.recording, self.phase = True, Phase.FORWARD
         self._mark()
 
@@ -136,7 +138,7 @@ class Log:
         return len(self.bytes_of) - 1
 
     def _born(self, owner: Owner, nbytes: int, device: str, known: bool, op: int) -> Owner:
-        owner.bytes, owner.device, owner.known, owner.assumed = nbytes, device, known, ""
+        owner.bytes, owner.device, owner.known, owner.assumed = nbytes, device, known, None
         owner.id = self._new_id(nbytes, device)
         self.owners[owner.base] = owner
         if self.recording and nbytes:
@@ -148,6 +150,18 @@ class Log:
             del self.owners[owner.base]
         if self.recording and owner.bytes:
             self.events.append((len(self.rows) - 1, owner.id, -owner.bytes))
+
+    def keep_number(self, sequence: int, nbytes: int) -> None:
+        """A number of the op that comes now is saved by the node of this sequence number."""
+        self.numbers[sequence] = self._new_id(nbytes, "cpu")
+        if self.recording:
+            self.events.append((len(self.rows), self.numbers[sequence], nbytes))
+
+    def free_number(self, sequence: int | None) -> None:
+        """The node of this sequence number is done; it may have saved no number."""
+        number = self.numbers.pop(sequence, None) if sequence is not None else None
+        if number is not None and self.recording:
+            self.events.append((len(self.rows) - 1, number, -self.bytes_of[number]))
 
     def owner_of(self, tensor: torch.Tensor) -> Owner | None:
         """What is known of a tensor's storage; None for a tensor without bytes."""

@@ -17,15 +17,17 @@ from typing import Any
 
 import torch
 
-from ..graph import ForetraceError
+from ..graph import ForetraceError, Phase
 from . import signature, sparse
 from .arena import SMALL_FLOAT_BYTES, Owner, base_of
 from .assumptions import CHOICES, Assumptions
 from .calls import META, dense, describe, fits, has_mask, on_meta, scan
-from .corrections import CORRECTIONS, SHAPES
+from .corrections import CORRECTIONS, SHAPES, STANDS_FOR_META
 from .key import KEY, quiet
 from .log import Log
+from .numbers import SavedNumbers
 from .signature import Signature
+from .special import SPECIAL
 
 
 class Recorder(Log):
@@ -43,6 +45,7 @@ class Recorder(Log):
         """Devices that Python code is asking a factory for just now, innermost last."""
         self._signatures: dict[Any, Signature] = {}
         self._specs: dict[Any, Any] = {}
+        self._numbers = SavedNumbers(self)
 
     # -- switching on and off -------------------------------------------------------------------
 
@@ -55,6 +58,12 @@ class Recorder(Log):
     def __exit__(self, *error: object) -> None:
         _active.pop()
         torch._C._dispatch_tls_set_dispatch_key_included(KEY, bool(_active))
+
+    def left(self, phase: Phase) -> None:
+        """A phase has ended."""
+        if phase is Phase.BACKWARD:
+            self._numbers.release()
+        super().left(phase)
 
     # -- the op ---------------------------------------------------------------------------------
 
@@ -77,10 +86,11 @@ class Recorder(Log):
             key.append(name)
             scan(value, key, given)
         owners = [self.owner_of(t) if t.layout is torch.strided else None for t in given]
+        self._numbers.before(sig.name, args)
         place = kwargs.get("device")
         if (place is not None and place.type == "meta") or any(t.is_meta for t in given):
             return sig.func(*args, **kwargs)
-        answer = _SPECIAL.get(sig.name)
+        answer = SPECIAL.get(sig.name)
         if answer is not None:
             result = answer(self, sig, args, kwargs, owners)
         elif any(t.layout is torch.sparse_coo for t in given):
@@ -103,7 +113,7 @@ class Recorder(Log):
         owners: list[Owner | None],
     ) -> Any:
         known = all(owner is None or owner.known for owner in owners)
-        if sig.dynamic and (sig.name != "aten.index.Tensor" or has_mask(args[1])):
+        if sig.dynamic and sig.name not in STANDS_FOR_META and (sig.name != "aten.index.Tensor" or has_mask(args[1])):
             return self._dynamic(sig, args, kwargs, owners, known)
         spec = self._specs.get(key)
         if spec is None:
@@ -148,15 +158,15 @@ class Recorder(Log):
         device = self._device(kwargs, owners)
         if kwargs.get("device") is not None:
             kwargs = {**kwargs, "device": torch.device("cpu")}
-        assumed = next((owner.assumed for owner in owners if owner is not None and owner.assumed), "")
+        assumed = next((owner.assumed for owner in owners if owner is not None and owner.assumed), None)
         for owner in self.written(sig, args, kwargs):
             owner.known, owner.assumed = True, assumed
         if assumed and sig.dynamic:
-            self.assumptions.say(*assumed.split("|"))
+            self.assumptions.say(*assumed)
         result = self._house(sig.func(*args, **kwargs), device)
         return self._mark_assumed(result, assumed) if assumed else result
 
-    def _mark_assumed(self, result: Any, assumed: str) -> Any:
+    def _mark_assumed(self, result: Any, assumed: tuple[str, str, str]) -> Any:
         for tensor in result if isinstance(result, (tuple, list)) else (result,):
             owner = self.owner_of(tensor) if isinstance(tensor, torch.Tensor) else None
             if owner is not None:
@@ -166,7 +176,7 @@ class Recorder(Log):
     def read(self, owner: Owner, dtype: torch.dtype) -> None:
         """The program looks at values: say so where they are assumed."""
         if owner.assumed:
-            self.assumptions.say(*owner.assumed.split("|"))
+            self.assumptions.say(*owner.assumed)
         elif not owner.known:
             self.assumptions.scalar(dtype, self.where())
 
@@ -177,7 +187,7 @@ class Recorder(Log):
             owner = self.owner_of(tensor)
             if owner is not None and owner.small and not tensor.is_floating_point():
                 tensor.copy_(fill(tensor, args, kwargs))
-                owner.known, owner.assumed = True, f"{sig.name}|{what}|{self.where()}"
+                owner.known, owner.assumed = True, (sig.name, what, self.where())
         return result
 
     def _house(self, value: Any, device: str) -> Any:
@@ -231,10 +241,12 @@ class Recorder(Log):
             meta_kwargs["device"] = META
         meta_kwargs.pop("pin_memory", None)
         try:
-            result = sig.func(*meta_args, **meta_kwargs)
+            result = STANDS_FOR_META.get(sig.name, sig.func)(*meta_args, **meta_kwargs)
         except Exception as error:
             self.failed_at = self.failed_at or self.where()
             if isinstance(error, NotImplementedError) or "no fake impl" in str(error):
+                if self.assumptions.setting("unknown", self.where()) and meta_args:
+                    return self._like_first(sig, args)
                 raise self.refusal(sig, "it has no meta kernel to tell its output's shape") from error
             raise
         back = {id(meta): meta for meta in twins.values()}
@@ -245,6 +257,16 @@ class Recorder(Log):
         spec = [describe(r, alias, back, meta_args) for r, alias in zip(results, aliases, strict=True)]
         correct = CORRECTIONS.get(sig.name)
         return (type(result) if not single else None, correct(spec, args, self.device) if correct is not None else spec)
+
+    def _like_first(self, sig: Signature, args: tuple[Any, ...]) -> Any:
+        """Results like the first tensor that is given, for an op of which nothing is known."""
+        first = next((a for a in args if isinstance(a, torch.Tensor)), None)
+        if first is None:
+            raise self.refusal(sig, "it has no meta kernel and is given no tensor that its results could be like")
+        shape = tuple(first.shape)
+        self.assumptions.say(sig.name, "its results are like its first input", self.where(), told=True)
+        spec = [("new", shape, dense(shape), first.dtype) for _ in sig.aliases]
+        return (tuple if len(spec) > 1 else None, spec)
 
     def _allocate(self, spec: Any, args: tuple[Any, ...], device: str) -> Any:
         container, items = spec
@@ -313,42 +335,12 @@ class Recorder(Log):
         """The error for an op that cannot be traced."""
         return ForetraceError(
             f"{sig.name} cannot be traced at {self.where()}: {reason}",
-            f"Register its shapes with torch.library.register_fake({sig.func.name()!r}, ...).",
+            f"Register its shapes with torch.library.register_fake({sig.func.name()!r}, ...), "
+            "or let them be assumed with --assume unknown=true.",
         )
 
 
-# -- ops that need an answer of their own -------------------------------------------------------
-
-
-def _scalar(recorder: Recorder, sig: Signature, args: Any, kwargs: Any, owners: list[Owner | None]) -> Any:
-    """``.item()``: the value where it is known, else an assumption."""
-    owner = owners[0]
-    if owner is None or owner.known:
-        if owner is not None and owner.assumed:
-            recorder.read(owner, args[0].dtype)
-        return sig.func(*args, **kwargs)
-    return recorder.assumptions.scalar(args[0].dtype, recorder.where())
-
-
-def _lift(recorder: Recorder, sig: Signature, args: Any, kwargs: Any, owners: list[Owner | None]) -> Any:
-    """``torch.tensor(...)``: C++ has just written the values into memory that it asked us for."""
-    if owners[0] is not None and owners[0].small:
-        owners[0].known = True
-    return sig.func(*args, **kwargs)
-
-
-def _pack(recorder: Recorder, sig: Signature, args: Any, kwargs: Any, owners: list[Owner | None]) -> Any:
-    """Padded sequences side by side: the lengths are read on the host."""
-    x, lengths, batch_first = args
-    known = owners[1] is None or owners[1].known
-    steps, count = (x.shape[1], x.shape[0]) if batch_first else (x.shape[0], x.shape[1])
-    if not known:
-        recorder.assumptions.say(sig.name, "every sequence has the full length", recorder.where())
-    ends = lengths.tolist() if known else [steps] * count
-    sizes = recorder.new((max(ends),), (1,), torch.int64, "cpu", known=True)
-    sizes.copy_(torch.tensor([sum(end > step for end in ends) for step in range(max(ends))]))
-    shape = (sum(ends), *x.shape[2:])
-    return recorder.new(shape, dense(shape), x.dtype, recorder.claimed(x)), sizes
+# -- sizes --------------------------------------------------------------------------------------
 
 
 _SIZE_FROM: dict[str, Callable[..., Any]] = {
@@ -362,13 +354,6 @@ def _counted(mask: torch.Tensor) -> list[torch.Tensor]:
     """The places where a known mask is true, one list a dimension, without their values."""
     count = int(torch.count_nonzero(mask))
     return [torch.empty(count, dtype=torch.int64, device=META) for _ in range(mask.dim())]
-
-
-_SPECIAL: dict[str, Callable[..., Any]] = {
-    "aten._local_scalar_dense.default": _scalar,
-    "aten.lift_fresh.default": _lift,
-    "aten._pack_padded_sequence.default": _pack,
-}
 
 
 # -- the fallback -------------------------------------------------------------------------------

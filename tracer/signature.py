@@ -19,6 +19,11 @@ SHARES_SILENTLY = frozenset(
 )
 """Ops whose result is a view although their schema does not say so (ATen/native/TensorShape.cpp)."""
 
+DYNAMIC_SILENTLY = frozenset({"torchvision.nms.default"})
+"""Ops whose result's size depends on values although they have no tag that says so."""
+
+_DYNAMIC = frozenset({torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output})
+
 OVERWRITES = frozenset({"aten.fill_", "aten.zero_", "aten.copy_", "aten.normal_", "aten.uniform_", "aten.random_"})
 """In-place ops after which the old values no longer matter."""
 
@@ -63,7 +68,7 @@ def read(func: torch._ops.OpOverload) -> Signature:
         or bool(shared and not any(r.alias_info and r.alias_info.is_write for r in shared)),
         restrides=torch.Tag.inplace_view in func.tags or name.startswith(("aten.set_", "aten.resize_")),
         random=torch.Tag.nondeterministic_seeded in func.tags,
-        dynamic=torch.Tag.dynamic_output_shape in func.tags or torch.Tag.data_dependent_output in func.tags,
+        dynamic=name in DYNAMIC_SILENTLY or bool(_DYNAMIC.intersection(func.tags)),
         composite=_is_composite(func),
         overwrites=name.rsplit(".", 1)[0] in OVERWRITES,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import random
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ..graph import ForetraceError, Phase, StepGraph
+from .assumptions import Assumptions, Setting
 from .autocast import autocast_dtype, cuda_autocast, region
 from .cuda import cuda_kernels
 from .disguise import disguise
@@ -40,6 +41,8 @@ def trace(
     device: str = "cuda",
     autocast: Any = None,
     warmup: int = 1,
+    assume: Mapping[str, Setting] | None = None,
+    strict: bool = False,
     target: str = "",
     progress: Progress | None = None,
 ) -> StepGraph:
@@ -50,7 +53,9 @@ def trace(
     `optimizer` and `step` are as in `Step`. `device` is where the step shall run, ``"cuda"`` or ``"cpu"``;
     neither needs to be there. `autocast` is a dtype for ``torch.autocast`` around forward and loss.
     `warmup` steps run before the recorded one: with 1 the optimizer's state exists, with 0 the very first
-    step is recorded. `progress` is called with the phase and the number of ops so far.
+    step is recorded. `assume` says what holds where the step depends on data: a value by kind or by line,
+    such as ``{"nonzero": 0.25, "model.py:71": 100}`` (the kinds are in `assumptions.KINDS`); with `strict` an
+    assumption that it does not cover is an error. `progress` is called with the phase and the number of ops so far.
 
     Raises `ForetraceError` for input that cannot be traced. The module is left as it was in any case.
     """
@@ -66,7 +71,7 @@ def trace(
             made.optimizer = optimizer
         return made
 
-    return _trace(make, _settings(device, autocast, warmup, target, {}), progress)
+    return _trace(make, _settings(device, autocast, warmup, target, {}), Assumptions(assume, strict), progress)
 
 
 def trace_target(
@@ -77,6 +82,8 @@ def trace_target(
     device: str = "cuda",
     autocast: Any = None,
     warmup: int = 1,
+    assume: Mapping[str, Setting] | None = None,
+    strict: bool = False,
     progress: Progress | None = None,
 ) -> StepGraph:
     """Like `trace`, for ``path.py:callable`` or ``package.module:callable`` called with `parameters`.
@@ -90,7 +97,8 @@ def trace_target(
             made.optimizer = None if optimizer == "none" else optimizer
         return made
 
-    return _trace(make, _settings(device, autocast, warmup, target, dict(parameters or {})), progress)
+    settings = _settings(device, autocast, warmup, target, dict(parameters or {}))
+    return _trace(make, settings, Assumptions(assume, strict), progress)
 
 
 def _built(model: Any) -> Step:
@@ -112,8 +120,10 @@ def _settings(device: str, autocast: Any, warmup: int, target: str, arguments: d
     return Settings(_DEVICES[str(device)], autocast_dtype(autocast), warmup, target, arguments)
 
 
-def _trace(make: Callable[[], Step], settings: Settings, progress: Progress | None) -> StepGraph:
-    recorder = Recorder(settings.device)
+def _trace(
+    make: Callable[[], Step], settings: Settings, assumptions: Assumptions, progress: Progress | None
+) -> StepGraph:
+    recorder = Recorder(settings.device, assumptions)
     with _randomness_kept(), _without_garbage_collection(), disguise(recorder), recorder:
         recorder.progress = progress
         step = make()

@@ -1,0 +1,47 @@
+"""Python numbers that autograd keeps: as a factor each is a small host tensor, saved for the other's gradient.
+
+The dispatcher hands such a number on as a number, so that its tensor is never seen. It is born with the op
+and dies when the engine is done with the node that saved it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..graph import Phase
+from .log import Log
+
+KEEPS = frozenset({"aten.mul.Tensor", "aten.mul_.Tensor", "aten.div.Tensor", "aten.div_.Tensor"})
+"""Ops whose derivative saves the second factor, also where it is a number (tools/autograd/derivatives.yaml)."""
+
+
+class SavedNumbers:
+    """The storages of the numbers that are saved now, by the sequence number of the node that saved them."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._evaluated: int | None = None
+
+    def before(self, name: str, args: tuple[Any, ...]) -> None:
+        """An op is about to be answered: a number may be freed by now, or be born with it."""
+        if self._log.numbers:
+            self.release()
+        if name in KEEPS and not isinstance(args[1], torch.Tensor):
+            self._keep(args[0], args[1])
+
+    def _keep(self, tensor: torch.Tensor, number: Any) -> None:
+        # With hooks on saved tensors (checkpointing) the number goes where the hook puts it.
+        hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
+        if torch.is_grad_enabled() and tensor.requires_grad and hooks is None:
+            nbytes = 16 if isinstance(number, complex) else 1 if isinstance(number, bool) else 8
+            self._log.keep_number(torch._C._autograd._get_sequence_nr() - 1, nbytes)
+
+    def release(self) -> None:
+        """A node lets go of what it saved when the engine is done with it, before the next one's first op."""
+        node = torch._C._current_autograd_node() if self._log.phase is Phase.BACKWARD else None
+        now = node._sequence_nr() if node is not None else None
+        if now != self._evaluated:
+            self._log.free_number(self._evaluated)
+            self._evaluated = now
