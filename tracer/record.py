@@ -45,6 +45,7 @@ class Recorder(Log):
         """Devices that Python code is asking a factory for just now, innermost last."""
         self._signatures: dict[Any, Signature] = {}
         self._specs: dict[Any, Any] = {}
+        self._guessed: set[str] = set()
         self._numbers = SavedNumbers(self)
 
     # -- switching on and off -------------------------------------------------------------------
@@ -118,6 +119,8 @@ class Recorder(Log):
         spec = self._specs.get(key)
         if spec is None:
             spec = self._specs[key] = self._ask(sig, args, kwargs)
+        if sig.name in self._guessed:
+            self.assumptions.say(sig.name, "its results are like its first input", self.where(), told=True)
         if (known or sig.overwrites) and self._is_small(sig, spec, args, kwargs, given, owners):
             return self.really(sig, args, kwargs, owners)
         device = self._device(kwargs, owners)
@@ -264,7 +267,7 @@ class Recorder(Log):
         if first is None:
             raise self.refusal(sig, "it has no meta kernel and is given no tensor that its results could be like")
         shape = tuple(first.shape)
-        self.assumptions.say(sig.name, "its results are like its first input", self.where(), told=True)
+        self._guessed.add(sig.name)
         spec = [("new", shape, dense(shape), first.dtype) for _ in sig.aliases]
         return (tuple if len(spec) > 1 else None, spec)
 

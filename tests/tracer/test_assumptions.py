@@ -1,0 +1,130 @@
+"""What truly depends on data: the default, what the user says instead, and the refusal to assume."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from foretrace.graph import ForetraceError, StepGraph
+from foretrace.tracer import trace
+
+WIDTH = 512
+
+
+class Picks(nn.Module):
+    """Keeps the positive numbers of what it computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.linear(x)
+        return y[y > 0].sum()
+
+
+LINE = f"test_assumptions.py:{Picks.forward.__code__.co_firstlineno + 2}"
+
+
+def picked(**options: object) -> StepGraph:
+    return trace(Picks(), (torch.randn(2, WIDTH),), device="cpu", **options)
+
+
+@pytest.mark.parametrize(
+    ("assume", "kept"),
+    [(None, 2 * WIDTH), ({"index": 0.25}, WIDTH // 2), ({"index": 7}, 7), ({"index": 7, LINE: 0.5}, WIDTH)],
+)
+def test_a_size_is_assumed_by_kind_or_by_line(assume: dict[str, float] | None, kept: int) -> None:
+    graph = picked(assume=assume)
+    (found,) = graph.facts.assumptions
+    assert (found["op"], found["bytes"], found["count"]) == ("aten.index.Tensor", 4 * kept, 1)
+    assert str(found["at"]).endswith(LINE)
+    (index,) = [op for op in graph.ops if op.name == "aten.index.Tensor"]
+    assert index.outputs[0].shape == (kept,)
+
+
+def test_strict_refuses_what_no_setting_covers() -> None:
+    with pytest.raises(ForetraceError, match=r"aten\.index\.Tensor needs an assumption at .*the mask keeps every row"):
+        picked(strict=True)
+    assert len(picked(strict=True, assume={"index": 0.5}).facts.assumptions) == 1
+
+
+@pytest.mark.parametrize(("key", "mend"), [("indx", "Did you mean 'index'"), ("whatever", "Name a line")])
+def test_an_unknown_kind_is_an_error(key: str, mend: str) -> None:
+    with pytest.raises(ForetraceError, match=mend):
+        picked(assume={key: 1})
+
+
+def test_a_negative_size_is_an_error() -> None:
+    with pytest.raises(ForetraceError, match="no count and no fraction"):
+        picked(assume={"index": -1})
+
+
+class Reads(nn.Module):
+    """Branches on what it computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.linear(x).square().mean()
+        return y * 2 if y.item() > 1 else y
+
+
+def test_an_unknown_scalar_is_zero_unless_said() -> None:
+    inputs = (torch.randn(2, WIDTH),)
+    small = trace(Reads(), inputs, device="cpu")
+    large = trace(Reads(), inputs, device="cpu", assume={"item": 3.0})
+    assert small.facts.assumptions[0]["assumed"] == "the value is 0.0"
+    assert large.facts.assumptions[0]["assumed"] == "the value is 3.0"
+    doubled = [op.name for op in large.ops].count("aten.mul.Tensor") - [op.name for op in small.ops].count(
+        "aten.mul.Tensor"
+    )
+    assert doubled == 2  # the product, and its gradient
+
+
+class Routes(nn.Module):
+    """A loop over experts, each of which takes the tokens that the router sends it."""
+
+    def __init__(self, experts: int = 4) -> None:
+        super().__init__()
+        self.router = nn.Linear(WIDTH, experts)
+        self.experts = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(experts))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weights, chosen = F.softmax(self.router(x), dim=-1).topk(2)
+        out = torch.zeros_like(x)
+        for number, expert in enumerate(self.experts):
+            rows, slots = torch.where(chosen == number)
+            out = out.index_add(0, rows, expert(x[rows]) * weights[rows, slots, None])
+        return out.square().mean()
+
+
+def test_a_router_is_balanced() -> None:
+    graph = trace(Routes(), (torch.randn(64, WIDTH),), device="cuda")
+    products = [op for op in graph.ops if op.name == "aten.addmm.default" and op.module.startswith("experts.")]
+    assert [op.outputs[0].shape for op in products] == [(32, WIDTH)] * 4  # 64 tokens, two choices each, four experts
+    (found,) = graph.facts.assumptions
+    assert found["assumed"] == "all choices are made equally often"
+
+
+@torch.library.custom_op("foretrace_tests::unshaped", mutates_args=())
+def unshaped(x: torch.Tensor) -> torch.Tensor:
+    return x.clone()
+
+
+class Unshaped(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.ops.foretrace_tests.unshaped(x).sum()
+
+
+def test_an_op_of_which_nothing_is_known_can_be_assumed() -> None:
+    inputs = (torch.randn(2, WIDTH * 64),)
+    with pytest.raises(ForetraceError, match=r"--assume unknown=true"):
+        trace(Unshaped(), inputs, device="cpu", step="inference")
+    graph = trace(Unshaped(), inputs, device="cpu", step="inference", assume={"unknown": True})
+    (found,) = graph.facts.assumptions
+    assert found["assumed"] == "its results are like its first input"
