@@ -32,6 +32,7 @@ from typing import Any
 import torch
 from tabulate import tabulate
 from tqdm import tqdm
+
 from zoo_models import SUITES, build
 
 Record = dict[str, Any]

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from zoo_oddities import BATCH, CLASSES, LENGTH, ODDITIES
 
 from foretrace.tracer import Step
+from zoo_oddities import BATCH, CLASSES, LENGTH, ODDITIES
 
 # -- transformers ---------------------------------------------------------------------------------
 

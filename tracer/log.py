@@ -182,7 +182,8 @@ class Log:
 
     def _record_constant(self, tensor: torch.Tensor, owner: Owner) -> None:
         count = owner.bytes // tensor.itemsize
-        whole = tensor.detach().as_strided((count,), (1,), 0)
+        with quiet():
+            whole = tensor.detach().as_strided((count,), (1,), 0)
         name = dtype_name(tensor.dtype)
         args = {
             "values": tuple(whole.tolist()) if count <= CONSTANT_ELEMENTS else None,
@@ -259,6 +260,8 @@ class Log:
         if kind is int or kind is float or kind is bool or value is None or kind is str or kind is complex:
             return value
         if isinstance(value, torch.Tensor):
+            if value.layout is torch.sparse_coo:
+                return (self.tensor(value._indices()), self.tensor(value._values()))
             return self.tensor(value)
         if isinstance(value, (list, tuple)):
             return tuple([self._encode(v) for v in value])
