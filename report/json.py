@@ -47,7 +47,7 @@ def document(report: Report) -> dict[str, object]:
             "trainable": report.parameters.trainable,
             "bytes": report.parameters.bytes,
         },
-        "max_batch": report.max_batch,
+        "max_batch": None,  # a report is of one batch size; see Report.max_batch
         "coverage": _coverage(report),
     }
 

@@ -7,7 +7,7 @@ device has for tensors after the CUDA context. What an allocator holds beyond th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
@@ -18,6 +18,7 @@ from ..costmodels import holders as peak_holders
 from ..graph import Op, Phase, Source, StepGraph
 from ..hardware import Profile, StepTime, estimate, host_storages
 from ..hardware import load as load_profile
+from ..hardware.fit import largest
 from .json import to_json
 from .table import to_table
 
@@ -99,8 +100,6 @@ class Report:
     coverage: Coverage = field(repr=False)
     reserved_peak_bytes: int | None = None
     """What the caching allocator holds at its peak; None while that is not modelled."""
-    max_batch: int | None = None
-    """The largest batch that fits; None where only this one was traced."""
 
     @property
     def available_bytes(self) -> int:
@@ -116,6 +115,15 @@ class Report:
     def fits(self) -> bool | None:
         """True when the step fits; None for a step that was not traced for the device."""
         return self.needed_bytes <= self.available_bytes if self.device == "cuda" else None
+
+    def max_batch(self, trace_at: Callable[[int], StepGraph]) -> int:
+        """The largest batch whose step fits on this device; 0 where not even one does.
+
+        A trace is of one batch size, so `trace_at` gives the step at another, as in
+        ``lambda batch: foretrace.trace_target("train.py:make_step", {"batch": batch})``. Each size that is
+        tried is traced and priced; the last one that fits has been traced itself, not extrapolated.
+        """
+        return largest(lambda batch: price(trace_at(batch), self.profile).fits is True)
 
     @property
     def device(self) -> str:

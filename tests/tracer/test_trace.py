@@ -351,3 +351,14 @@ def test_a_traced_module_trains_on_afterwards() -> None:
     for one, other in zip(alone.parameters(), traced.parameters(), strict=True):
         assert torch.equal(one, other)
     assert isinstance(step, Step)
+
+
+def test_the_largest_batch_is_found_by_tracing() -> None:
+    def at(batch: int) -> StepGraph:
+        wide = lambda: (nn.Linear(4096, 1 << 18), f"float32[{batch}, 4096]", torch.sum)  # noqa: E731
+        return trace(wide, device="cuda", optimizer="sgd")
+
+    report = foretrace.price(at(1), on="a100-sxm4-80gb")
+    best = report.max_batch(at)
+    fits = [foretrace.price(at(batch), on="a100-sxm4-80gb").fits for batch in (best, best + 1)]
+    assert fits == [True, False]
