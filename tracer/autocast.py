@@ -155,8 +155,8 @@ def _convert(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def _register(library: torch.library.Library, casts: _Casts) -> None:
     lists = policies()
     makers: dict[str, Callable[[Any], Callable[..., Any]]] = {
-        "lower": lambda op: _lower(op, casts),
-        "float32": lambda op: _float32(op, casts),
+        "lower": lambda op: _cast(op, casts, lambda: casts.dtype),
+        "float32": lambda op: _cast(op, casts, lambda: torch.float32),
         "float32_dtype": lambda op: _float32_dtype(op, casts),
         "promote": lambda op: _promote(op, casts),
     }
@@ -193,20 +193,14 @@ def _below(op: Any, args: Any, kwargs: Any) -> Any:
         return op(*args, **kwargs)
 
 
-def _lower(op: Any, casts: _Casts) -> Callable[..., Any]:
+def _cast(op: Any, casts: _Casts, dtype: Callable[[], torch.dtype]) -> Callable[..., Any]:
+    """The op on arguments of one dtype, which is asked for at each call."""
+
     def kernel(*args: Any, **kwargs: Any) -> Any:
         with torch._C._ExcludeDispatchKeyGuard(_KEY):
-            args = casts.to(casts.dtype, args)
-            return op(*args, **{name: casts.to(casts.dtype, value) for name, value in kwargs.items()})
-
-    return kernel
-
-
-def _float32(op: Any, casts: _Casts) -> Callable[..., Any]:
-    def kernel(*args: Any, **kwargs: Any) -> Any:
-        with torch._C._ExcludeDispatchKeyGuard(_KEY):
-            args = casts.to(torch.float32, args)
-            return op(*args, **{name: casts.to(torch.float32, value) for name, value in kwargs.items()})
+            wanted = dtype()
+            args = casts.to(wanted, args)
+            return op(*args, **{name: casts.to(wanted, value) for name, value in kwargs.items()})
 
     return kernel
 

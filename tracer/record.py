@@ -13,6 +13,7 @@ shapes from the op's meta kernel, which is asked once per distinct call.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -122,7 +123,9 @@ class Recorder(Log):
         if sig.name in self._guessed:
             self.assumptions.say(sig.name, "its results are like its first input", self.where(), told=True)
         if (known or sig.overwrites) and self._is_small(sig, spec, args, kwargs, given, owners):
-            return self.really(sig, args, kwargs, owners)
+            # The CPU may have no kernel for a dtype for which the GPU has one.
+            with suppress(NotImplementedError):
+                return self.really(sig, args, kwargs, owners)
         device = self._device(kwargs, owners)
         for owner in self.written(sig, args, kwargs):
             owner.known = False
