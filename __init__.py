@@ -11,21 +11,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .graph import ForetraceError, StepGraph, load, save
+    from .costmodels import Comparison, compare
+    from .graph import ForetraceError, Measured, StepGraph, load, save
     from .hardware import Profile
     from .hardware import names as profiles
     from .report import Report, price
-    from .tracer import Step, to_fx, trace, trace_target
+    from .tracer import Step, measure, to_fx, trace, trace_target
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Comparison": "costmodels:Comparison",
     "ForetraceError": "graph:ForetraceError",
+    "Measured": "graph:Measured",
     "Profile": "hardware:Profile",
     "Report": "report:Report",
     "Step": "tracer:Step",
     "StepGraph": "graph:StepGraph",
+    "compare": "costmodels:compare",
     "load": "graph:load",
+    "measure": "tracer:measure",
     "price": "report:price",
     "profiles": "hardware:names",
     "save": "graph:save",
@@ -36,13 +41,17 @@ _HOMES = {
 """Where each public name lives."""
 
 __all__ = [
+    "Comparison",
     "ForetraceError",
+    "Measured",
     "Profile",
     "Report",
     "Step",
     "StepGraph",
     "__version__",
+    "compare",
     "load",
+    "measure",
     "price",
     "profiles",
     "save",

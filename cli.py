@@ -1,8 +1,8 @@
 """The command line -> a call of the library, something printed, and an exit code.
 
-Exit codes: 0 done, 2 could not do it. Standard output carries the report and nothing else; progress and errors go to
-standard error. What a command needs is imported when it runs, so that ``--help`` and mistakes answer at once, and a
-saved trace is read without torch.
+Exit codes: 0 done, 1 measured and not as predicted, 2 could not do it. Standard output carries the report and nothing
+else; progress and errors go to standard error. What a command needs is imported when it runs, so that ``--help`` and
+mistakes answer at once, and a saved trace is read without torch.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, TextIO
 from . import __version__
 
 if TYPE_CHECKING:
-    from .graph import StepGraph
+    from .graph import Measured, StepGraph
 
 DEFAULT_PROFILE = "a100-sxm4-80gb"
+DIFFERS = 1
 COULD_NOT = 2
-TRACING = ("parameters", "device", "autocast", "optimizer", "warmup", "assume", "strict")
+TRACING = ("parameters", "inputs", "device", "autocast", "optimizer", "warmup", "assume", "strict")
 """The options that say how to trace, and so mean nothing for a saved trace."""
 
 
@@ -70,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"foretrace {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_run(commands)
+    _add_measure(commands)
     _add_explain(commands)
     return parser
 
@@ -96,7 +98,15 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         dest="parameters",
         metavar="NAME=VALUE",
         action="append",
-        help="keyword argument for the callable: a whole number, a number, true, false, or text; may be repeated",
+        help="keyword argument for the callable, or size of a spec: a whole number, a number, true, false, or text; "
+        "may be repeated",
+    )
+    tracing.add_argument(
+        "--input",
+        dest="inputs",
+        metavar="SPEC",
+        action="append",
+        help='input of the module, such as "x: int64[batch, 2*seq]", its sizes set by -p; may be repeated',
     )
     tracing.add_argument("--device", choices=("cuda", "cpu"), help="where the step would run (cuda)")
     tracing.add_argument("--autocast", choices=("bfloat16", "float16"), help="dtype of torch.autocast (none)")
@@ -110,6 +120,31 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     tracing.add_argument("--strict", action="store_true", default=None, help="an assumption is an error")
     run.set_defaults(run=_run)
+
+
+def _add_measure(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    measure = commands.add_parser(
+        "measure",
+        help="run a small step for real on the CPU, and print predicted beside measured",
+        description="Trace one training step for the CPU, then run it there for real, and print the predicted live "
+        "bytes beside those of the allocator. The exit code is 1 where they differ at the end of a phase.",
+        epilog="example: foretrace measure train.py:make_step -p batch=2",
+    )
+    measure.add_argument("target", metavar="TARGET", help="path.py:callable or package.module:callable")
+    measure.add_argument("--format", choices=("table", "json"), default="table", help="what to print (%(default)s)")
+    step = measure.add_argument_group("the step")
+    step.add_argument(
+        "-p", dest="parameters", metavar="NAME=VALUE", action="append", help="keyword argument for the callable"
+    )
+    step.add_argument(
+        "--input", dest="inputs", metavar="SPEC", action="append", help="input of the module, as in foretrace run"
+    )
+    step.add_argument("--optimizer", metavar="NAME", help="of torch.optim, or none (what the target says, or adamw)")
+    step.add_argument("--warmup", metavar="N", type=int, help="steps run before the measured one (1)")
+    step.add_argument(
+        "--assume", metavar="WHAT=VALUE", action="append", help="what the trace assumes, as in foretrace run"
+    )
+    measure.set_defaults(run=_measure, device="cpu")
 
 
 def _add_explain(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -137,6 +172,32 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _measure(options: argparse.Namespace) -> int:
+    from .costmodels import compare
+    from .graph import ForetraceError
+    from .hardware import check_room
+    from .report import measured_json, measured_table
+
+    if _is_saved(options.target):
+        raise ForetraceError(f"{options.target} is no target to run", "Write path/to/file.py:callable.")
+    graph = _traced(options)
+    check_room(graph)
+    comparison = compare(graph, _really(options))
+    print(measured_json(comparison) if options.format == "json" else measured_table(comparison), end="")
+    return 0 if comparison.agrees else DIFFERS
+
+
+def _really(options: argparse.Namespace) -> Measured:
+    """The real run of what was traced."""
+    from .tracer import measure
+
+    names = ("inputs", "optimizer", "warmup")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    if "inputs" in given:
+        given["inputs"] = "; ".join(given["inputs"])
+    return measure(options.target, dict(_parameter(text) for text in options.parameters or ()), **given)
+
+
 def _is_saved(target: str) -> bool:
     return ":" not in target or (os.path.isfile(target) and not target.endswith(".py"))
 
@@ -150,7 +211,7 @@ def _saved(options: argparse.Namespace) -> StepGraph:
         )
     given = [name for name in TRACING if getattr(options, name) is not None]
     if given:
-        flag = "-p" if given[0] == "parameters" else f"--{given[0]}"
+        flag = {"parameters": "-p", "inputs": "--input"}.get(given[0], f"--{given[0]}")
         raise ForetraceError(f"{flag} means nothing for a saved trace", "Leave it out, or trace the target again.")
     return load(options.target)
 
@@ -158,10 +219,12 @@ def _saved(options: argparse.Namespace) -> StepGraph:
 def _traced(options: argparse.Namespace) -> StepGraph:
     from .tracer import trace_target
 
-    given = {name: getattr(options, name) for name in TRACING[1:] if getattr(options, name) is not None}
+    given = {name: getattr(options, name) for name in TRACING[1:] if getattr(options, name, None) is not None}
     parameters = dict(_parameter(text) for text in options.parameters or ())
+    if "inputs" in given:
+        given["inputs"] = "; ".join(given["inputs"])
     if "assume" in given:
-        given["assume"] = dict(_parameter(text) for text in given["assume"])
+        given["assume"] = dict(_assumption(text) for text in given["assume"])
     start = time.perf_counter()
     with _Progress() as progress:
         graph = trace_target(options.target, parameters, progress=progress, **given)
@@ -181,6 +244,20 @@ def _parameter(text: str) -> tuple[str, object]:
         from .graph import ForetraceError
 
         raise ForetraceError(f"-p {text} is not NAME=VALUE", "Write for example -p batch=8")
+    return name, _value(value)
+
+
+def _assumption(text: str) -> tuple[str, object]:
+    """``kind=value`` or ``file:line=value`` as a setting of what is assumed.
+
+    >>> _assumption("nonzero=0.25"), _assumption("model.py:71=100")
+    (('nonzero', 0.25), ('model.py:71', 100))
+    """
+    name, _, value = text.rpartition("=")
+    if not name:
+        from .graph import ForetraceError
+
+        raise ForetraceError(f"--assume {text} is not WHAT=VALUE", "Write for example --assume model.py:71=100")
     return name, _value(value)
 
 

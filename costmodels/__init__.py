@@ -1,4 +1,4 @@
-"""Pure functions: a step graph becomes work per op, a timeline of bytes, and a model of the optimizer.
+"""Pure functions: a step graph becomes work per op, a timeline of bytes, a model of the optimizer, and a comparison.
 
 Importing this package registers every built-in rule: the families are the list below.
 """
@@ -17,6 +17,7 @@ from . import (
     recurrent,
     reduction,
 )
+from .compare import NUMBER, Beside, Comparison, Difference, How, Reading, Scratch, compare
 from .holders import Holder, group, holders, roll, saved_by_module, saved_by_op
 from .optimizer import (
     OptimizerWork,
@@ -28,6 +29,7 @@ from .optimizer import (
     sgd_flops_per_parameter,
     trained_parameters,
 )
+from .pairing import WRAPPED_NUMBER_BYTES, Pairing, Parting, pair
 from .price import Assumed, Priced, Totals, price_op, price_ops, totals
 from .rules import Answer, Kind, Rule, Table, free, lookup, override, rule
 from .timeline import PhaseMemory, Timeline, timeline
@@ -51,14 +53,24 @@ FAMILIES = (
 
 __all__ = [
     "FAMILIES",
+    "NUMBER",
+    "WRAPPED_NUMBER_BYTES",
     "Answer",
     "Assumed",
+    "Beside",
+    "Comparison",
+    "Difference",
     "Holder",
+    "How",
     "Kind",
     "OptimizerWork",
+    "Pairing",
+    "Parting",
     "PhaseMemory",
     "Priced",
+    "Reading",
     "Rule",
+    "Scratch",
     "Table",
     "Term",
     "Timeline",
@@ -67,6 +79,7 @@ __all__ = [
     "adamw_flops_per_parameter",
     "adamw_state_bytes",
     "adamw_state_bytes_per_parameter",
+    "compare",
     "free",
     "group",
     "holders",
@@ -74,6 +87,7 @@ __all__ = [
     "moves",
     "optimizer_work",
     "override",
+    "pair",
     "price_op",
     "price_ops",
     "roll",

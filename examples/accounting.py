@@ -29,7 +29,8 @@ def saved_by_op(graph: StepGraph) -> list[tuple[str, str, int, int]]:
     """Rolled module path, op, count and bytes each of what autograd keeps, the largest share first."""
     found: Counter[tuple[str, str, int]] = Counter()
     for storage in graph.storages:
-        if storage.category is Category.SAVED and storage.born is not None:
+        on_device = storage.device == graph.facts.device
+        if storage.category is Category.SAVED and on_device and storage.born is not None:
             op = graph.ops[storage.born]
             found[costmodels.roll(op.module), op.packet.removeprefix("aten."), storage.bytes] += 1
     rows = [(module, op, count, size) for (module, op, size), count in found.items()]

@@ -6,6 +6,7 @@ said on a machine without it.
 
 from .dtype import itemsize
 from .errors import ForetraceError
+from .measured import Block, Measured
 from .op import Const, Op, Source, Tensor
 from .phase import Phase
 from .serde import load, save
@@ -13,11 +14,13 @@ from .step_graph import Facts, Named, Span, StepGraph
 from .storage import Category, Event, Storage
 
 __all__ = [
+    "Block",
     "Category",
     "Const",
     "Event",
     "Facts",
     "ForetraceError",
+    "Measured",
     "Named",
     "Op",
     "Phase",

@@ -1,6 +1,7 @@
 """What a device makes of work: hardware profiles, and the time of an op and of a step on them."""
 
 from .estimate import MFU_DEFINITION, Span, StepTime, estimate, host_storages
+from .host import available_bytes, check_room
 from .kernel_time import BOUNDS, OpTime, Unit, kernel_time
 from .profile import Fact, Profile, Range, load, names
 
@@ -14,6 +15,8 @@ __all__ = [
     "Span",
     "StepTime",
     "Unit",
+    "available_bytes",
+    "check_room",
     "estimate",
     "host_storages",
     "kernel_time",

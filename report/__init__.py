@@ -1,8 +1,21 @@
 """What a person reads or another program loads: a `Report`, and one file for each format."""
 
 from .json import to_json
+from .measured import measured_json, measured_table
 from .profile import facts_table
 from .result import Coverage, Flops, Parameters, Report, Taker, price
 from .table import to_table
 
-__all__ = ["Coverage", "Flops", "Parameters", "Report", "Taker", "facts_table", "price", "to_json", "to_table"]
+__all__ = [
+    "Coverage",
+    "Flops",
+    "Parameters",
+    "Report",
+    "Taker",
+    "facts_table",
+    "measured_json",
+    "measured_table",
+    "price",
+    "to_json",
+    "to_table",
+]

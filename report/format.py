@@ -29,6 +29,15 @@ def bytes_texts(*counts: int) -> tuple[str, ...]:
     return tuple(f"{count:,} B" for count in counts) if len(set(texts)) < len(set(counts)) else texts
 
 
+def exact_bytes_text(count: int, signed: bool = False) -> str:
+    """Every digit, for numbers that are to be equal; with a sign where it is a difference.
+
+    >>> exact_bytes_text(102_401), exact_bytes_text(12, signed=True), exact_bytes_text(0, signed=True)
+    ('102,401 B', '+12 B', '0 B')
+    """
+    return f"{count:+,} B" if signed and count else f"{count:,} B"
+
+
 def count_text(count: float, unit: str) -> str:
     """Three digits, a decimal prefix and the unit.
 

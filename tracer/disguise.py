@@ -186,10 +186,23 @@ def _asking(recorder: Recorder, function: Callable[..., Any]) -> Callable[..., A
             if isinstance(like, torch.Tensor):
                 return function(*args, **kwargs)
             device = _default_device()
-        with _asked(recorder, torch.device(device) if not isinstance(device, int) else _CUDA):
+        device = torch.device(device) if not isinstance(device, int) else _CUDA
+        if device.type == "cuda" and function.__name__ in _FROM_DATA:
+            return _copied(function, args, kwargs)
+        with _asked(recorder, device):
             return function(*args, **kwargs)
 
     return factory
+
+
+_FROM_DATA = ("tensor", "as_tensor", "asarray")
+
+
+def _copied(function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> torch.Tensor:
+    """A tensor of Python's data on the GPU, as C++ makes it: on the CPU, and then copied (where no key is asked)."""
+    wanted = kwargs.pop("requires_grad", False)
+    made = function(*args, **{**kwargs, "device": "cpu"}).to(_CUDA)
+    return made.requires_grad_() if wanted else made
 
 
 def _default_device() -> torch.device:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,9 +21,11 @@ class Step:
     """What to trace: a module, its inputs, and how a step is made of them.
 
     ``inputs``: a tuple of positional arguments, a dict of keyword arguments, one tensor, or a text such as
-    ``"input_ids: int64[8, 1024]"``. ``loss``: a callable on the module's output (default: ``output.loss``, or
-    the output itself where it is a scalar). ``optimizer``: a name, a class, a factory ``params -> Optimizer``,
-    or None. ``step``: a step function ``step(model, optimizer, inputs)`` of your own, or ``"inference"``.
+    ``"input_ids: int64[8, seq]"``, with the sizes that it names in ``sizes``; without any, inputs are proposed for a
+    module of transformers, timm or torchvision. ``loss``: a callable on the module's output (default:
+    ``output.loss``, or the output itself where it is a scalar). ``optimizer``: a name, a class, a factory
+    ``params -> Optimizer``, or None. ``step``: a step function ``step(model, optimizer, inputs)`` of your own, which
+    gets no proposals, or ``"inference"``. ``notes``: what the report shall say of the step.
     """
 
     model: nn.Module
@@ -31,6 +33,8 @@ class Step:
     loss: Callable[[Any], torch.Tensor] | None = None
     optimizer: Any = "adamw"
     step: Any = None
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 Optimizer = torch.optim.Optimizer

@@ -10,20 +10,25 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from ..graph import ForetraceError
+from .inputs import Sizes, size_names
+from .propose import SIZES, is_of_library
+from .ready import ready
 from .step import Step
 
 _GRAMMAR = "Write path/to/file.py:callable or package.module:callable."
 
 
-def resolve(target: str, parameters: dict[str, Any]) -> Step:
-    """The step that `target` describes, with `parameters` as keyword arguments.
+def resolve(target: str, parameters: dict[str, Any], inputs: str | None = None) -> Step:
+    """The step that `target` describes, with `parameters` as keyword arguments and as the sizes of specs.
 
-    The callable returns a module, ``(model, inputs)``, ``(model, inputs, loss)`` or a `Step`.
+    The callable returns a module, ``(model, inputs)``, ``(model, inputs, loss)`` or a `Step`; it may be the class of
+    a module. `inputs` are specs that take the place of its own.
     Raises `ForetraceError` for a target that is not there, cannot be called, raises, or returns something else.
     """
     place, _, name = target.rpartition(":")
@@ -31,16 +36,40 @@ def resolve(target: str, parameters: dict[str, Any]) -> Step:
         raise ForetraceError(f"{target!r} is not a target", _GRAMMAR)
     with _importable():
         function = _find(place, name)
-        _check_parameters(target, function, parameters)
+        spare = _spare(function, parameters, inputs or "")
+        _check_parameters(target, function, {n: v for n, v in parameters.items() if n not in spare})
+        if inputs is not None and spare - size_names(inputs):
+            raise _unexpected(target, function, min(spare - size_names(inputs)))
         try:
-            made = function(**parameters)
+            made = function(**{n: v for n, v in parameters.items() if n not in spare})
         except ForetraceError:
             raise
         except Exception as error:
             raise ForetraceError(
                 f"{target} raised {describe(error)}", "Call it by itself to see the whole traceback."
             ) from error
-    return as_step(made, target)
+    step = as_step(made, target)
+    sizes = Sizes({**step.sizes, **parameters})
+    step = ready(step if inputs is None else replace(step, inputs=inputs), sizes)
+    if sizes.unused(spare):
+        raise _unexpected(target, function, str(sizes.unused(spare)))
+    return step
+
+
+def _spare(function: Callable[..., Any], parameters: dict[str, Any], inputs: str) -> set[str]:
+    """The names that the callable does not take, so that they can only be sizes.
+
+    A callable with ``**kwargs`` takes all but those that the specs use; those of a library, also all but those that
+    a proposal uses.
+    """
+    try:
+        taken = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return set()
+    names = {name for name in parameters if name not in taken}
+    if any(p.kind is p.VAR_KEYWORD for p in taken.values()):
+        names &= size_names(inputs) | (SIZES if is_of_library(function) else set())
+    return names
 
 
 def as_step(made: Any, target: str) -> Step:
@@ -120,13 +149,20 @@ def _load_module(name: str) -> Any:
 
 def _check_parameters(target: str, function: Callable[..., Any], parameters: dict[str, Any]) -> None:
     try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):
+        inspect.signature(function).bind(**parameters)
+    except ValueError:
         return
-    try:
-        signature.bind(**parameters)
     except TypeError as error:
-        raise ForetraceError(f"{target}: {error}", f"It takes {signature}; set values with -p name=value.") from error
+        raise _mistaken(target, function, str(error)) from error
+
+
+def _unexpected(target: str, function: Callable[..., Any], name: str) -> ForetraceError:
+    return _mistaken(target, function, f"got an unexpected keyword argument {name!r}")
+
+
+def _mistaken(target: str, function: Callable[..., Any], what: str) -> ForetraceError:
+    signature = inspect.signature(function)
+    return ForetraceError(f"{target}: {what}", f"It takes {signature}; set values with -p name=value.")
 
 
 def describe(error: BaseException) -> str:

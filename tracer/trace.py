@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import random
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,15 +21,19 @@ from .autocast import autocast_dtype, cuda_autocast, region
 from .cuda import cuda_kernels
 from .disguise import disguise
 from .frames import is_user, shorten
-from .inputs import as_call, stand_in
+from .inputs import Sizes, as_call, stand_in
 from .lift import lift
 from .modules import module_paths, stand_ins
+from .ready import answer_as_wrapped, ready, uncompiled
 from .record import Recorder
 from .step import Step, make_optimizer, phases, run_step
 from .target import as_step, describe, resolve
 from .watch import Settings, Watch
 
 Progress = Callable[[str, int], None]
+_ONE_AT_A_TIME = threading.RLock()
+"""A trace patches names of torch that all threads share, so a second one waits for the first."""
+
 _DEVICES = {"cpu": "cpu", "cuda": "cuda:0", "cuda:0": "cuda:0"}
 
 
@@ -38,6 +44,7 @@ def trace(
     loss: Callable[[Any], torch.Tensor] | None = None,
     optimizer: Any = "adamw",
     step: Any = None,
+    sizes: Mapping[str, int] | None = None,
     device: str = "cuda",
     autocast: Any = None,
     warmup: int = 1,
@@ -50,7 +57,7 @@ def trace(
 
     `model` is a module on any device, or a callable that builds one (or ``(model, inputs)``,
     ``(model, inputs, loss)``, a `Step`); a callable is run without memory too. `inputs`, `loss`,
-    `optimizer` and `step` are as in `Step`. `device` is where the step shall run, ``"cuda"`` or ``"cpu"``;
+    `optimizer`, `step` and `sizes` are as in `Step`. `device` is where the step shall run, ``"cuda"`` or ``"cpu"``;
     neither needs to be there. `autocast` is a dtype for ``torch.autocast`` around forward and loss.
     `warmup` steps run before the recorded one: with 1 the optimizer's state exists, with 0 the very first
     step is recorded. `assume` says what holds where the step depends on data: a value by kind or by line,
@@ -61,15 +68,13 @@ def trace(
     """
     build = (lambda: as_step(model, "model")) if isinstance(model, nn.Module) else (lambda: _built(model))
     given = {"inputs": inputs, "loss": loss, "step": step}
+    given = {name: value for name, value in given.items() if value is not None}
+    if optimizer != "adamw" or isinstance(model, nn.Module):
+        given["optimizer"] = optimizer
 
     def make() -> Step:
-        made = build()
-        for name, value in given.items():
-            if value is not None:
-                setattr(made, name, value)
-        if optimizer != "adamw" or isinstance(model, nn.Module):
-            made.optimizer = optimizer
-        return made
+        made = replace(build(), **given)
+        return _with_sizes(made, {**made.sizes, **(sizes or {})}, set(sizes or ()))
 
     return _trace(make, _settings(device, autocast, warmup, target, {}), Assumptions(assume, strict), progress)
 
@@ -78,6 +83,7 @@ def trace_target(
     target: str,
     parameters: dict[str, Any] | None = None,
     *,
+    inputs: str | None = None,
     optimizer: Any = None,
     device: str = "cuda",
     autocast: Any = None,
@@ -88,17 +94,26 @@ def trace_target(
 ) -> StepGraph:
     """Like `trace`, for ``path.py:callable`` or ``package.module:callable`` called with `parameters`.
 
-    `optimizer`, where given, takes the place of the one that the target chose.
+    Those of them that the callable does not take are sizes. `inputs` (a text of specs) and `optimizer`, where given,
+    take the place of those that the target chose.
     """
 
     def make() -> Step:
-        made = resolve(target, dict(parameters or {}))
+        made = resolve(target, dict(parameters or {}), inputs)
         if optimizer is not None:
             made.optimizer = None if optimizer == "none" else optimizer
         return made
 
     settings = _settings(device, autocast, warmup, target, dict(parameters or {}))
     return _trace(make, settings, Assumptions(assume, strict), progress)
+
+
+def _with_sizes(step: Step, values: Mapping[str, int], asked: set[str]) -> Step:
+    sizes = Sizes(values)
+    step = ready(step, sizes)
+    if sizes.unused(asked):
+        raise ForetraceError(f"nothing uses the size {sizes.unused(asked)!r}", "Leave it out, or use it in a spec.")
+    return step
 
 
 def _built(model: Any) -> Step:
@@ -124,7 +139,7 @@ def _trace(
     make: Callable[[], Step], settings: Settings, assumptions: Assumptions, progress: Progress | None
 ) -> StepGraph:
     recorder = Recorder(settings.device, assumptions)
-    with _randomness_kept(), _without_garbage_collection(), disguise(recorder), recorder:
+    with _ONE_AT_A_TIME, _randomness_kept(), _without_garbage_collection(), disguise(recorder), recorder:
         recorder.progress = progress
         step = make()
         recorder.recording_model = True
@@ -136,6 +151,8 @@ def _run(step: Step, recorder: Recorder, settings: Settings) -> StepGraph:
     optimizers: list[torch.optim.Optimizer] = []
     with ExitStack() as stack:
         stack.enter_context(stand_ins(model, recorder))
+        answer_as_wrapped(step)
+        stack.enter_context(uncompiled())
         stack.enter_context(module_paths(model, recorder))
         choices = stack.enter_context(cuda_kernels(recorder))
         stack.enter_context(cuda_autocast(recorder))
@@ -154,7 +171,7 @@ def _run(step: Step, recorder: Recorder, settings: Settings) -> StepGraph:
         recorder.stop()
         watch.look(Phase.OPTIMIZER)
         notes = tuple(f"{count} times: {choice}" for choice, count in sorted(choices.items()))
-        graph = lift(recorder, watch.roles, watch.facts(settings, notes))
+        graph = lift(recorder, watch.roles, watch.facts(settings, (*step.notes, *notes)))
         loop.close()
         return graph
 

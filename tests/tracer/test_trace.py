@@ -292,7 +292,8 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
     "unknown autocast": (lambda: trace(*_model_and_inputs(), autocast="int8"), "Say bfloat16 or float16"),
     "unknown dtype in a spec": (lambda: trace(nn.Linear(4, 4), "x: float33[2, 4]"), "names no dtype of torch: float33"),
     "spec that is none": (lambda: trace(nn.Linear(4, 4), "two by four"), "cannot be read"),
-    "spec with a name": (lambda: trace(nn.Linear(4, 4), "float32[batch, 4]"), "a size that is no whole number"),
+    "spec with a name": (lambda: trace(nn.Linear(4, 4), "float32[batch, 4]"), "the size 'batch' is not set"),
+    "spec with a fraction": (lambda: trace(nn.Linear(4, 4), "float32[0.5, 4]"), "a size that is no whole number"),
     "negative warmup": (lambda: trace(*_model_and_inputs(), warmup=-1), "Give 0 for the very first step"),
     "optimizer object": (
         lambda: trace(*_model_and_inputs(), optimizer=torch.optim.SGD([torch.zeros(1, requires_grad=True)])),
