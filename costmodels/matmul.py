@@ -158,4 +158,4 @@ def distances(op: Op) -> Work:
 @rule("aten._cdist_backward")
 def distances_backward(op: Op) -> Work:
     """For each pair and element a difference, a division by the distance, a multiply and an add."""
-    return moves(op, vector_flops=4 * op.tensor("x1").shape[-1] * op.tensor("grad").numel)
+    return moves(op, vector_flops=4 * op.tensor("x1").shape[-1] * op.tensor("cdist").numel)
