@@ -247,7 +247,8 @@ def _summary(records: list[Record], key: str) -> str:
     rows = [_counts(name, found) for name, found in groups.items()]
     if key == "suite":
         rows.append(_counts("all", records))
-    head = [key, "models", "traced", "no assumption", "forward exact", "backward exact", "peak within 1 %"]
+    ends = ["after forward: exact", "within 1 KiB", "after backward: exact", "within 1 KiB"]
+    head = [key, "models", "traced", "no assumption", *ends, "peak within 1 %"]
     return tabulate(rows, head, "github")
 
 
@@ -258,10 +259,15 @@ def _counts(name: str, records: list[Record]) -> list[Any]:
         len(records),
         len(traced),
         sum(not r["assumptions"] for r in traced),
-        sum(close(r, "forward") for r in traced),
-        sum(close(r, "backward") for r in traced),
+        *(count for phase in ("forward", "backward") for count in _agreeing(traced, phase)),
         sum(abs(peak_error(r)) <= 0.01 for r in traced),
     ]
+
+
+def _agreeing(traced: list[Record], phase: str) -> tuple[int, int]:
+    """How many agree to the byte at the end of a phase, and how many within 1 KiB."""
+    exact = sum(verdict(r[phase]) in ("exact", "none") for r in traced)
+    return exact, sum(close(r, phase) for r in traced)
 
 
 def _every(records: list[Record]) -> str:
