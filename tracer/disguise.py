@@ -33,7 +33,10 @@ def disguise(recorder: Recorder) -> Iterator[None]:
         for name in ("_make_subclass", "_make_wrapper_subclass"):
             _patch(undo, torch.Tensor, name, staticmethod(unrecorded(getattr(torch.Tensor, name))))
         _patch(undo, torch.Tensor, "as_subclass", unrecorded(torch.Tensor.as_subclass))
-        _patch(undo, torch.Tensor, "tolist", _tolist(recorder))
+        for name in ("tolist", "numpy"):
+            _patch(undo, torch.Tensor, name, _reading(recorder, getattr(torch.Tensor, name)))
+        for place in (torch, torch.Tensor):
+            _patch(undo, place, "isfinite", _finite(recorder, torch.isfinite))
         for owner in (torch, torch.random):
             _patch(undo, owner, "get_rng_state", _counted(recorder, torch.random.get_rng_state))
         if torch.device(recorder.device).type == "cuda":
@@ -78,17 +81,32 @@ def _deepcopy(recorder: Recorder) -> Callable[..., Any]:
     return deepcopy
 
 
-def _tolist(recorder: Recorder) -> Callable[..., Any]:
+def _reading(recorder: Recorder, stock: Callable[..., Any]) -> Callable[..., Any]:
     """C++ reads the memory without any op, which for unknown values is all zeros: an assumption like any other."""
-    stock = torch.Tensor.tolist
 
-    def tolist(self: torch.Tensor) -> Any:
+    @functools.wraps(stock)
+    def read(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         owner = recorder.owner_of(self) if self.layout is torch.strided and not self.is_meta else None
         if owner is not None:
             recorder.read(owner, self.dtype)
-        return stock(self)
+        return stock(self, *args, **kwargs)
 
-    return tolist
+    return read
+
+
+def _finite(recorder: Recorder, stock: Callable[..., Any]) -> Callable[..., Any]:
+    """Unknown numbers are finite. (In C++ the test is made of others, each of which would say no.)"""
+
+    @functools.wraps(stock)
+    def isfinite(input: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = stock(input)
+        strided = input.layout is torch.strided and not input.is_meta
+        owner = recorder.owner_of(input) if strided else None
+        if owner is not None and not owner.known:
+            recorder.take(made, True, ("aten.isfinite.default", "all numbers are finite", recorder.where()))
+        return made
+
+    return isfinite
 
 
 def _counted(recorder: Recorder, function: Callable[..., Any]) -> Callable[..., Any]:

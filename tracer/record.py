@@ -179,6 +179,14 @@ class Recorder(Log):
                 owner.assumed = assumed
         return result
 
+    def take(self, tensor: torch.Tensor, value: Any, assumed: tuple[str, str, str]) -> None:
+        """Give an unknown tensor one value throughout, by an assumption."""
+        owner = self.owner_of(tensor)
+        if owner is not None and owner.small:
+            with quiet():
+                tensor.fill_(value)
+            owner.known, owner.assumed = True, assumed
+
     def read(self, owner: Owner, dtype: torch.dtype) -> None:
         """The program looks at values: say so where they are assumed."""
         if owner.assumed:

@@ -86,6 +86,29 @@ def test_an_unknown_scalar_is_zero_unless_said() -> None:
     assert doubled == 2  # the product, and its gradient
 
 
+class Guards(nn.Module):
+    """Refuses to go on with numbers that are not finite, and reads others as an array."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.linear(x)
+        if not torch.isfinite(y).all() or y.isnan().any() or not y.isfinite().all():
+            raise FloatingPointError("the activations exploded")
+        return y.square().mean() * float(1 + y.detach().numpy().sum())
+
+
+def test_unknown_numbers_are_finite_and_said_to_be_when_read() -> None:
+    graph = trace(Guards(), (torch.randn(2, WIDTH),), device="cpu")
+    assert [found["assumed"] for found in graph.facts.assumptions] == [
+        "the value is 0.0",
+        "all numbers are finite",
+        "no number is NaN",
+    ]
+
+
 class Routes(nn.Module):
     """A loop over experts, each of which takes the tokens that the router sends it."""
 
