@@ -50,7 +50,7 @@ SMALL_INTEGER_BYTES = 16 << 20
 class Owner(weakref.ref):  # type: ignore[type-arg]
     """What the recorder knows of one live storage; also the finalizer that reports its death."""
 
-    __slots__ = ("assumed", "base", "bytes", "device", "exact", "id", "known", "small")
+    __slots__ = ("assumed", "base", "bytes", "device", "id", "known", "small")
 
     assumed: tuple[str, str, str] | None
     """The assumption from which its values derive, if any; said when a size or a branch comes to depend on them."""

@@ -44,6 +44,8 @@ class Recorder(Log):
         """Where the first op failed, with its module."""
         self.asked_for: list[str] = []
         """Devices that Python code is asking a factory for just now, innermost last."""
+        self.recording_model = False
+        """True while the model's step runs, when C++ code that copies a tensor's options means our device."""
         self._signatures: dict[Any, Signature] = {}
         self._specs: dict[Any, Any] = {}
         self._guessed: set[str] = set()
@@ -341,9 +343,6 @@ class Recorder(Log):
         if not claims:
             return self.device if self.recording_model else "cpu"
         return next((device for device in claims if device != "cpu"), "cpu")
-
-    recording_model = False
-    """True while the model's step runs, when C++ code that copies a tensor's options means our device."""
 
     def refusal(self, sig: Signature, reason: str) -> ForetraceError:
         """The error for an op that cannot be traced."""
