@@ -5,6 +5,8 @@ No other file turns a number into text with a unit, so that one quantity looks t
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 _BYTE_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _DECIMAL_UNITS = ("", "k", "M", "G", "T", "P", "E", "Z")
 
@@ -102,3 +104,8 @@ def bar_text(part: float, whole: float, width: int = 20) -> str:
 def _three_digits(number: float) -> str:
     places = 2 if abs(number) < 9.995 else 1 if abs(number) < 99.95 else 0
     return f"{number:.{places}f}"
+
+
+def screen(blocks: Iterable[Sequence[str]]) -> str:
+    """Blocks of lines as one text: an empty line between them, no spaces at line ends, a newline at the end."""
+    return "\n\n".join("\n".join(line.rstrip() for line in block) for block in blocks if block) + "\n"

@@ -15,7 +15,7 @@ from tabulate import tabulate
 
 from ..costmodels import Beside, Comparison, Difference, How, Reading, Scratch
 from ..graph import Op
-from .format import exact_bytes_text
+from .format import exact_bytes_text, screen
 from .json import portable
 
 WIDTH = 80
@@ -36,7 +36,7 @@ HOW_WORDS = {
 def measured_table(comparison: Comparison) -> str:
     """The whole screen, as text that ends in a newline."""
     blocks = [_header(comparison), _numbers(comparison), _verdict(comparison), _assumptions(comparison)]
-    return "\n\n".join("\n".join(line.rstrip() for line in block) for block in blocks if block) + "\n"
+    return screen(blocks)
 
 
 def _header(comparison: Comparison) -> list[str]:

@@ -16,7 +16,7 @@ from tabulate import tabulate
 
 from ..costmodels import Holder
 from ..graph import Category, Phase, Source
-from .format import bar_text, bytes_text, bytes_texts, count_text, doubt_text, seconds_text, share_text
+from .format import bar_text, bytes_text, bytes_texts, count_text, doubt_text, screen, seconds_text, share_text
 from .json import portable
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ BOUND_WORDS = {
 def to_table(report: Report) -> str:
     """The whole screen, as text that ends in a newline."""
     blocks = [_header(report), _answer(report), _holders(report), _takers(report), _doubt(report), _next(report)]
-    return "\n\n".join("\n".join(line.rstrip() for line in block) for block in blocks if block) + "\n"
+    return screen(blocks)
 
 
 # --- the answer ---

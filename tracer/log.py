@@ -270,9 +270,7 @@ class Log:
         if kind is torch.device:
             return Const("device", str(value))
         if kind is torch.memory_format or kind is torch.layout:
-            return Const(
-                "memory_format" if kind is torch.memory_format else "layout", str(value).removeprefix("torch.")
-            )
+            return Const(kind.__name__, str(value).removeprefix("torch."))
         return Const(kind.__name__.lower(), "")
 
     def tensor(self, tensor: torch.Tensor) -> Tensor:

@@ -385,10 +385,7 @@ def _install() -> None:
 
 def _fallback(func: Any, *args: Any, **kwargs: Any) -> Any:
     recorder = _active[-1] if _active else None
-    if recorder is None:
-        with quiet():
-            return func(*args, **kwargs)
-    if func.namespace == "profiler":
+    if recorder is None or func.namespace == "profiler":
         with quiet():
             return func(*args, **kwargs)
     sig = recorder.signature(func)
