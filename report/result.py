@@ -25,6 +25,7 @@ from .table import to_table
 NOT_MODELLED = (
     "what the caching allocator reserves beyond the live bytes (rounding, fragmentation)",
     "workspaces of cuDNN",
+    "kernel choices of other GPUs than those of compute capability 8.0",
     "the host's time between kernels, and copies between host and device",
 )
 
