@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from foretrace import cli, load, save
+from foretrace.commands.options import parameter
 from foretrace.graph import Op, Source, StepGraph
 from handmade import perceptron
 
@@ -238,7 +239,7 @@ def test_an_interrupt_is_one_word(
     ],
 )
 def test_parameters(text: str, value: object) -> None:
-    name, parsed = cli._parameter(text)
+    name, parsed = parameter(text)
     assert (name, parsed, type(parsed)) == ("n", value, type(value))
 
 

@@ -1,0 +1,172 @@
+"""What several commands share: the options that say what to trace and how, and what becomes of them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..graph import StepGraph
+
+Commands = argparse._SubParsersAction
+"""What `add` of a command is given."""
+
+DEFAULT_PROFILE = "a100-sxm4-80gb"
+TRACING = ("parameters", "inputs", "device", "autocast", "optimizer", "warmup", "assume", "strict")
+"""The options that say how to trace, and so mean nothing for a saved trace."""
+
+
+def add_profile(parser: argparse.ArgumentParser) -> None:
+    """``--on PROFILE``."""
+    parser.add_argument(
+        "--on",
+        metavar="PROFILE",
+        default=DEFAULT_PROFILE,
+        help="hardware profile: a name or a .toml file (%(default)s)",
+    )
+
+
+def add_tracing(parser: argparse.ArgumentParser, *, on_cpu: bool = False) -> None:
+    """The options of `TRACING`; `on_cpu` leaves out those that mean another device."""
+    group = parser.add_argument_group("how to trace")
+    group.add_argument(
+        "-p",
+        dest="parameters",
+        metavar="NAME=VALUE",
+        action="append",
+        help="keyword argument for the callable, or size of a spec: a whole number, a number, true, false, or text; "
+        "may be repeated",
+    )
+    group.add_argument(
+        "--input",
+        dest="inputs",
+        metavar="SPEC",
+        action="append",
+        help='input of the module, such as "x: int64[batch, 2*seq]", its sizes set by -p; may be repeated',
+    )
+    if on_cpu:
+        parser.set_defaults(device="cpu")
+    else:
+        group.add_argument("--device", choices=("cuda", "cpu"), help="where the step would run (cuda)")
+        group.add_argument("--autocast", choices=("bfloat16", "float16"), help="dtype of torch.autocast (none)")
+    group.add_argument("--optimizer", metavar="NAME", help="of torch.optim, or none (what the target says, or adamw)")
+    group.add_argument("--warmup", metavar="N", type=int, help="steps run before the recorded one (1)")
+    group.add_argument(
+        "--assume",
+        metavar="WHAT=VALUE",
+        action="append",
+        help="what holds where the step depends on data: nonzero=0.25, model.py:71=100; may be repeated",
+    )
+    group.add_argument("--strict", action="store_true", default=None, help="an assumption is an error")
+
+
+def given(options: argparse.Namespace) -> dict[str, object]:
+    """The tracing options that were given, as keyword arguments of `trace_target`, its ``parameters`` apart."""
+    found = {name: getattr(options, name) for name in TRACING[1:] if getattr(options, name, None) is not None}
+    if "inputs" in found:
+        found["inputs"] = "; ".join(found["inputs"])
+    if "assume" in found:
+        found["assume"] = dict(assumption(text) for text in found["assume"])
+    return found
+
+
+def parameters(options: argparse.Namespace) -> dict[str, object]:
+    """What ``-p`` gave."""
+    return dict(parameter(text) for text in options.parameters or ())
+
+
+def graph_of(options: argparse.Namespace) -> StepGraph:
+    """The trace that ``TARGET`` names: a saved one is loaded, a callable is traced."""
+    return _saved(options) if is_saved(options.target) else traced(options)
+
+
+def is_saved(target: str) -> bool:
+    """Whether a target is a file with a trace, and no callable."""
+    return ":" not in target or (os.path.isfile(target) and not target.endswith(".py"))
+
+
+def _saved(options: argparse.Namespace) -> StepGraph:
+    from ..graph import ForetraceError, load
+
+    if options.target.endswith(".py"):
+        raise ForetraceError(
+            f"{options.target} names no callable", f"Write {options.target}:callable, or give a saved trace."
+        )
+    meaningless = [name for name in TRACING if getattr(options, name) is not None]
+    if meaningless:
+        flag = {"parameters": "-p", "inputs": "--input"}.get(meaningless[0], f"--{meaningless[0]}")
+        raise ForetraceError(f"{flag} means nothing for a saved trace", "Leave it out, or trace the target again.")
+    return load(options.target)
+
+
+def traced(options: argparse.Namespace) -> StepGraph:
+    """The trace of a callable, with a progress line and a last line on standard error."""
+    from ..tracer import trace_target
+
+    how = given(options)
+    start = time.perf_counter()
+    with Progress() as progress:
+        graph = trace_target(options.target, parameters(options), progress=progress, **how)  # type: ignore[arg-type]
+    seconds = time.perf_counter() - start
+    print(f"traced {len(graph.ops):,} ops in {seconds:.1f} s on this CPU; nothing was allocated", file=sys.stderr)
+    return graph
+
+
+def parameter(text: str) -> tuple[str, object]:
+    """``name=value`` as a keyword argument.
+
+    >>> parameter("batch=8"), parameter("rate=1e-3"), parameter("tied=true"), parameter("kind=gelu")
+    (('batch', 8), ('rate', 0.001), ('tied', True), ('kind', 'gelu'))
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        from ..graph import ForetraceError
+
+        raise ForetraceError(f"-p {text} is not NAME=VALUE", "Write for example -p batch=8")
+    return name, _value(value)
+
+
+def assumption(text: str) -> tuple[str, object]:
+    """``kind=value`` or ``file:line=value`` as a setting of what is assumed.
+
+    >>> assumption("nonzero=0.25"), assumption("model.py:71=100")
+    (('nonzero', 0.25), ('model.py:71', 100))
+    """
+    name, _, value = text.rpartition("=")
+    if not name:
+        from ..graph import ForetraceError
+
+        raise ForetraceError(f"--assume {text} is not WHAT=VALUE", "Write for example --assume model.py:71=100")
+    return name, _value(value)
+
+
+def _value(text: str) -> object:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+class Progress:
+    """A line on standard error that counts the recorded ops; nothing where that is not a terminal."""
+
+    def __enter__(self) -> Progress:
+        from tqdm import tqdm
+
+        self._bar = tqdm(desc="tracing", leave=False, disable=None, bar_format="{desc}: {n_fmt} ops, {elapsed}")
+        return self
+
+    def __call__(self, phase: str, ops_recorded: int) -> None:
+        """Show how many ops have been recorded so far."""
+        self._bar.set_description_str(f"tracing {phase}", refresh=False)
+        self._bar.update(ops_recorded - self._bar.n)
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
