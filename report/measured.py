@@ -81,7 +81,7 @@ def _live(comparison: Comparison) -> str:
 
 
 def _peak(comparison: Comparison) -> str:
-    without = comparison.peak_without_scratch_bytes - comparison.peak.predicted_bytes
+    without = comparison.peak_without_scratch.difference_bytes
     if not comparison.peak.difference_bytes:
         return "equal"
     if not comparison.scratch:
@@ -181,7 +181,7 @@ def measured_json(comparison: Comparison) -> str:
         "ends": {str(phase): _beside(end) for phase, end in comparison.ends.items()},
         "peak": {
             **_beside(comparison.peak),
-            "without_scratch_bytes": comparison.peak_without_scratch_bytes,
+            "without_scratch": _beside(comparison.peak_without_scratch),
             "scratch": [{"kernel": row.kernel, "bytes": row.bytes} for row in comparison.scratch],
         },
         "first_difference": _difference(comparison.first),

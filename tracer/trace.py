@@ -26,6 +26,7 @@ from .lift import lift
 from .modules import module_paths, stand_ins
 from .ready import answer_as_wrapped, ready, uncompiled
 from .record import Recorder
+from .scratch import with_scratch
 from .step import Step, make_optimizer, phases, run_step
 from .target import as_step, describe, resolve
 from .watch import Settings, Watch
@@ -143,7 +144,8 @@ def _trace(
         recorder.progress = progress
         step = make()
         recorder.recording_model = True
-        return _run(step, recorder, settings)
+        graph = _run(step, recorder, settings)
+    return with_scratch(graph) if settings.device == "cpu" else graph
 
 
 def _run(step: Step, recorder: Recorder, settings: Settings) -> StepGraph:
