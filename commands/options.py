@@ -15,7 +15,7 @@ Commands = argparse._SubParsersAction
 """What `add` of a command is given."""
 
 DEFAULT_PROFILE = "a100-sxm4-80gb"
-TRACING = ("parameters", "inputs", "device", "autocast", "optimizer", "warmup", "assume", "strict")
+TRACING = ("parameters", "inputs", "device", "autocast", "optimizer", "warmup", "assume", "strict", "max_ops")
 """The options that say how to trace, and so mean nothing for a saved trace."""
 
 
@@ -51,7 +51,7 @@ def add_tracing(parser: argparse.ArgumentParser, *, on_cpu: bool = False) -> Non
         parser.set_defaults(device="cpu")
     else:
         group.add_argument("--device", choices=("cuda", "cpu"), help="where the step would run (cuda)")
-        group.add_argument("--autocast", choices=("bfloat16", "float16"), help="dtype of torch.autocast (none)")
+    group.add_argument("--autocast", choices=("bfloat16", "float16"), help="dtype of torch.autocast (none)")
     group.add_argument("--optimizer", metavar="NAME", help="of torch.optim, or none (what the target says, or adamw)")
     group.add_argument("--warmup", metavar="N", type=int, help="steps run before the recorded one (1)")
     group.add_argument(
@@ -60,7 +60,15 @@ def add_tracing(parser: argparse.ArgumentParser, *, on_cpu: bool = False) -> Non
         action="append",
         help="what holds where the step depends on data: nonzero=0.25, model.py:71=100; may be repeated",
     )
+    group.add_argument(
+        "--assume-unknown",
+        dest="assume",
+        action="append_const",
+        const="unknown=true",
+        help="an op of which nothing is known returns tensors like its first",
+    )
     group.add_argument("--strict", action="store_true", default=None, help="an assumption is an error")
+    group.add_argument("--max-ops", metavar="N", type=int, help="a step of more ops never ends (2000000)")
 
 
 def given(options: argparse.Namespace) -> dict[str, object]:
@@ -97,7 +105,7 @@ def _saved(options: argparse.Namespace) -> StepGraph:
         )
     meaningless = [name for name in TRACING if getattr(options, name) is not None]
     if meaningless:
-        flag = {"parameters": "-p", "inputs": "--input"}.get(meaningless[0], f"--{meaningless[0]}")
+        flag = {"parameters": "-p", "inputs": "--input"}.get(meaningless[0], f"--{meaningless[0].replace('_', '-')}")
         raise ForetraceError(f"{flag} means nothing for a saved trace", "Leave it out, or trace the target again.")
     return load(options.target)
 

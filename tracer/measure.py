@@ -10,7 +10,7 @@ A module on the meta device is *materialised* for the run: small numbers take th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch.profiler import record_function
 from torch.utils import _pytree
 
 from ..graph import Block, ForetraceError, Measured, Phase
+from .autocast import autocast_dtype, region
 from .events import profiled
 from .inputs import Call, as_call
 from .ready import answer_as_wrapped, ready, uncompiled
@@ -54,13 +55,15 @@ def measure(
     *,
     inputs: str | None = None,
     optimizer: Any = None,
+    autocast: Any = None,
     warmup: int = 1,
 ) -> Measured:
     """Run a step on real tensors of the CPU, `warmup` turns and then one that is measured.
 
     `target` is ``path.py:callable`` or ``package.module:callable``, called with `parameters`, or what such a callable
     returns, or the callable. A module that is given is trained by ``warmup + 1`` steps. `inputs` (a text of specs) and
-    `optimizer`, where given, take the place of the target's own. Randomness begins with seed 0, as in a trace.
+    `optimizer`, where given, take the place of the target's own; `autocast` is a dtype for ``torch.autocast`` around
+    forward and loss. Randomness begins with seed 0, as in a trace.
 
     Raises `ForetraceError` for a step that does not run.
     """
@@ -73,7 +76,7 @@ def measure(
             step = replace(step, optimizer=None if optimizer == "none" else optimizer)
         materialise(step.model)
         try:
-            return _run(step, warmup)
+            return _run(step, warmup, region("cpu", autocast_dtype(autocast)))
         except ForetraceError:
             raise
         except Exception as error:
@@ -103,12 +106,12 @@ def _as_wrapped(step: Step) -> Iterator[None]:
             step.model.__dict__.pop(name, None)
 
 
-def _run(step: Step, warmup: int) -> Measured:
+def _run(step: Step, warmup: int, around: Callable[[], AbstractContextManager[Any]]) -> Measured:
     marks: Any = _Marks()
     with phases(marks, []), uncompiled(), _as_wrapped(step):
         call = _real_call(step.inputs)
         optimizer = make_optimizer(step.optimizer if step.step != "inference" else None, step.model)
-        loop = run_step(step.model, optimizer, call, step)
+        loop = run_step(step.model, optimizer, call, step, around)
         # The warm-up is profiled too: the profiler reports a free only of what it saw allocated.
         with profiled() as events:
             for _ in range(warmup):

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from ..graph import ForetraceError, Phase
-from . import signature, sparse
+from . import kernels, signature, sparse
 from .arena import SMALL_FLOAT_BYTES, Owner, base_of
 from .assumptions import CHOICES, Assumptions
 from .calls import META, dense, describe, fits, has_mask, on_meta, scan
@@ -30,6 +30,9 @@ from .numbers import SavedNumbers
 from .signature import Signature
 from .special import SPECIAL
 
+MAX_OPS = 2_000_000
+"""A step with more ops is taken for one that never ends: 50 times those of a model with 100 billion parameters."""
+
 
 class Recorder(Log):
     """Runs the ops of one trace. Use it as a context manager around the code to be recorded.
@@ -37,8 +40,11 @@ class Recorder(Log):
     ``device`` is where the model's tensors claim to be: ``"cpu"`` or ``"cuda:0"``.
     """
 
-    def __init__(self, device: str, assumptions: Assumptions | None = None) -> None:
+    def __init__(self, device: str, assumptions: Assumptions | None = None, max_ops: int | None = None) -> None:
         super().__init__(device)
+        self.max_ops = MAX_OPS if max_ops is None else max_ops
+        self.answered = 0
+        """Ops answered since the present step began."""
         self.assumptions = assumptions or Assumptions()
         self.failed_at = ""
         """Where the first op failed, with its module."""
@@ -80,6 +86,12 @@ class Recorder(Log):
 
     def dispatch(self, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Answer one op and record it."""
+        self.answered += 1
+        if self.answered > self.max_ops:
+            raise ForetraceError(
+                f"the step goes on after {self.max_ops:,} ops, at {self.where()}",
+                "Look for a loop whose end depends on values; give a larger --max-ops if the step is that long.",
+            )
         if self.recording and self.markers[-1].phase is not self.phase:
             self._mark()
         key: list[Any] = [sig.func, torch.is_grad_enabled()]
@@ -225,6 +237,10 @@ class Recorder(Log):
             return self._allocate(self._sized(sig, args, kwargs), args, self._device(kwargs, owners))
         shapes = self.assumptions.shapes(sig.name, args, kwargs, self.where())
         if shapes is None:
+            asked = kernels.ask(sig.func, args, kwargs)
+            if asked is not None:
+                self.assumptions.say(sig.name, "its results are as large as for random numbers", self.where())
+                return self._allocate(asked, args, self._device(kwargs, owners))
             raise self.refusal(sig, "its result depends on the values of its input, which a trace does not have")
         device = self._device(kwargs, owners)
         made = [self.new(shape, dense(shape), dtype, device) for shape, dtype in shapes]
@@ -250,6 +266,10 @@ class Recorder(Log):
         if sig.name in SHAPES:
             results = SHAPES[sig.name](args)
             return (tuple if len(sig.aliases) > 1 else None, results)
+        if self.device == "cpu" and sig.name in kernels.CPU_DIFFERS:
+            asked = kernels.ask(sig.func, args, kwargs)
+            if asked is not None:
+                return asked
         twins: dict[int, torch.Tensor] = {}
         meta_args = tuple(on_meta(a, twins) for a in args)
         meta_kwargs = {name: on_meta(v, twins) for name, v in kwargs.items()}
@@ -263,6 +283,9 @@ class Recorder(Log):
             if isinstance(error, NotImplementedError) or "no fake impl" in str(error):
                 if self.assumptions.setting("unknown", self.where()) and meta_args:
                     return self._like_first(sig, args)
+                asked = kernels.ask(sig.func, args, kwargs)
+                if asked is not None:
+                    return asked
                 raise self.refusal(sig, "it has no meta kernel to tell its output's shape") from error
             raise
         back = {id(meta): meta for meta in twins.values()}
@@ -295,6 +318,8 @@ class Recorder(Log):
         kind = item[0]
         if kind == "new":
             return self.new(item[1], item[2], item[3], device)
+        if kind == "within":
+            return self.new((item[4] // item[3].itemsize,), (1,), item[3], device).as_strided(item[1], item[2])
         if kind == "argument":
             return self._resized(args[item[1]], item[2])
         if kind == "list":
@@ -349,7 +374,7 @@ class Recorder(Log):
         return ForetraceError(
             f"{sig.name} cannot be traced at {self.where()}: {reason}",
             f"Register its shapes with torch.library.register_fake({sig.func.name()!r}, ...), "
-            "or let them be assumed with --assume unknown=true.",
+            "or let them be assumed with --assume-unknown.",
         )
 
 

@@ -33,6 +33,8 @@ SCRATCH = (
     "aten._fft_",
     "aten.upsample_",
     "aten.embedding_dense_backward",
+    "aten.col2im",
+    "aten.im2col",
 )
 """How the names of ops begin whose CPU kernels take memory of more than a few numbers inside."""
 
@@ -40,11 +42,13 @@ MIXING = frozenset(
     f"aten.{name}{inplace}"
     for name in (
         *("add", "sub", "mul", "div", "pow", "fmod", "remainder", "maximum", "minimum", "where"),
-        *("addcmul", "addcdiv", "eq", "ne", "lt", "le", "gt", "ge"),
+        *("addcmul", "addcdiv", "eq", "ne", "lt", "le", "gt", "ge", "abs", "angle"),
     )
     for inplace in ("", "_")
 )
 """Ops that convert what they are given to one dtype first."""
+MATMULS = frozenset({"aten.mm", "aten.addmm", "aten.bmm", "aten.baddbmm", "aten.addmv", "aten.mv"})
+"""Ops that oneDNN computes in half precision, from layouts of its own."""
 
 MOST_BYTES = 2**30
 """Of the tensors of one call, so that a trace still needs no memory to speak of."""
@@ -57,7 +61,7 @@ def with_scratch(graph: StepGraph) -> StepGraph:
     """`graph`, a step for the CPU, with the workspaces of its kernels."""
     alike: dict[Any, list[Op]] = {}
     for op in graph.ops:
-        if op.packet.startswith(SCRATCH) or _is_mixed(op):
+        if op.packet.startswith(SCRATCH) or _converts(op):
             alike.setdefault(_key(op), []).append(op)
     groups = list(alike.values())
     run = _affordable(groups)
@@ -76,9 +80,11 @@ def _key(op: Op) -> Any:
     return (op.name, *((name, _shape(value)) for name, value in op.args.items()))
 
 
-def _is_mixed(op: Op) -> bool:
-    """Whether an element by element op meets several dtypes, and so converts whole tensors inside."""
-    return op.packet in MIXING and len({t.dtype for t in op.inputs if t.shape}) > 1
+def _converts(op: Op) -> bool:
+    """Whether an op meets dtypes that make it convert or reorder whole tensors inside."""
+    if op.packet in MATMULS:
+        return op.inputs[0].dtype in ("bfloat16", "float16")
+    return op.packet in MIXING and len({t.dtype for t in (*op.inputs, *op.outputs) if t.shape}) > 1
 
 
 def _shape(value: Any) -> Any:
@@ -112,6 +118,11 @@ def _work(op: Op) -> int:
         if op.get("transposed"):
             over = op.tensor("input")
         return 2 * backward * over.numel * weight.numel // max(weight.shape[0], 1)
+    if op.packet in MATMULS:
+        inner = next(
+            t for name, t in op.args.items() if name in ("self", "mat1", "batch1", "mat") and isinstance(t, Tensor)
+        )
+        return 2 * op.outputs[0].numel * inner.shape[-1]
     if "rnn" in op.packet:
         rows = prod(op.inputs[0].shape[:-1])
         return 2 * backward * rows * sum(t.numel for t in op.inputs[1:5])

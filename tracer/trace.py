@@ -52,6 +52,7 @@ def trace(
     assume: Mapping[str, Setting] | None = None,
     strict: bool = False,
     target: str = "",
+    max_ops: int | None = None,
     progress: Progress | None = None,
 ) -> StepGraph:
     """Record one training step of `model` without running a kernel or allocating its memory.
@@ -63,7 +64,8 @@ def trace(
     `warmup` steps run before the recorded one: with 1 the optimizer's state exists, with 0 the very first
     step is recorded. `assume` says what holds where the step depends on data: a value by kind or by line,
     such as ``{"nonzero": 0.25, "model.py:71": 100}`` (the kinds are in `assumptions.KINDS`); with `strict` an
-    assumption that it does not cover is an error. `progress` is called with the phase and the number of ops so far.
+    assumption that it does not cover is an error. A step of more than `max_ops` ops (2,000,000) is taken for one that
+    never ends. `progress` is called with the phase and the number of ops so far.
 
     Raises `ForetraceError` for input that cannot be traced. The module is left as it was in any case.
     """
@@ -77,7 +79,9 @@ def trace(
         made = replace(build(), **given)
         return _with_sizes(made, {**made.sizes, **(sizes or {})}, set(sizes or ()))
 
-    return _trace(make, _settings(device, autocast, warmup, target, {}), Assumptions(assume, strict), progress)
+    settings = _settings(device, autocast, warmup, target, {})
+    recorder = Recorder(settings.device, Assumptions(assume, strict), max_ops)
+    return _trace(make, settings, recorder, progress)
 
 
 def trace_target(
@@ -91,6 +95,7 @@ def trace_target(
     warmup: int = 1,
     assume: Mapping[str, Setting] | None = None,
     strict: bool = False,
+    max_ops: int | None = None,
     progress: Progress | None = None,
 ) -> StepGraph:
     """Like `trace`, for ``path.py:callable`` or ``package.module:callable`` called with `parameters`.
@@ -106,7 +111,8 @@ def trace_target(
         return made
 
     settings = _settings(device, autocast, warmup, target, dict(parameters or {}))
-    return _trace(make, settings, Assumptions(assume, strict), progress)
+    recorder = Recorder(settings.device, Assumptions(assume, strict), max_ops)
+    return _trace(make, settings, recorder, progress)
 
 
 def _with_sizes(step: Step, values: Mapping[str, int], asked: set[str]) -> Step:
@@ -136,10 +142,7 @@ def _settings(device: str, autocast: Any, warmup: int, target: str, arguments: d
     return Settings(_DEVICES[str(device)], autocast_dtype(autocast), warmup, target, arguments)
 
 
-def _trace(
-    make: Callable[[], Step], settings: Settings, assumptions: Assumptions, progress: Progress | None
-) -> StepGraph:
-    recorder = Recorder(settings.device, assumptions)
+def _trace(make: Callable[[], Step], settings: Settings, recorder: Recorder, progress: Progress | None) -> StepGraph:
     with _ONE_AT_A_TIME, _randomness_kept(), _without_garbage_collection(), disguise(recorder), recorder:
         recorder.progress = progress
         step = make()
@@ -163,7 +166,7 @@ def _run(step: Step, recorder: Recorder, settings: Settings) -> StepGraph:
         optimizer = make_optimizer(step.optimizer if step.step != "inference" else None, model)
         watch = Watch(model, recorder, optimizers, named)
         recorder.observe = watch.look
-        loop = run_step(model, optimizer, call, step, region(recorder, settings.autocast))
+        loop = run_step(model, optimizer, call, step, region(recorder.device, settings.autocast))
         for _ in range(settings.warmup):
             _turn(loop, recorder)
         gc.collect()
@@ -180,6 +183,7 @@ def _run(step: Step, recorder: Recorder, settings: Settings) -> StepGraph:
 
 def _turn(loop: Iterator[None], recorder: Recorder) -> None:
     """One step; an exception of the model's becomes one line with the module and line that raised it."""
+    recorder.answered = 0
     try:
         next(loop)
     except ForetraceError:

@@ -146,7 +146,7 @@ class Unshaped(nn.Module):
 
 def test_an_op_of_which_nothing_is_known_can_be_assumed() -> None:
     inputs = (torch.randn(2, WIDTH * 64),)
-    with pytest.raises(ForetraceError, match=r"--assume unknown=true"):
+    with pytest.raises(ForetraceError, match=r"--assume-unknown"):
         trace(Unshaped(), inputs, device="cpu", step="inference")
     graph = trace(Unshaped(), inputs, device="cpu", step="inference", assume={"unknown": True})
     (found,) = graph.facts.assumptions
