@@ -58,7 +58,8 @@ def add_tracing(parser: argparse.ArgumentParser, *, on_cpu: bool = False) -> Non
         "--assume",
         metavar="WHAT=VALUE",
         action="append",
-        help="what holds where the step depends on data: nonzero=0.25, model.py:71=100; may be repeated",
+        help="what holds where the step depends on data: nonzero=0.25, model.py:71=100, or 100,3 in turn; "
+        "may be repeated",
     )
     group.add_argument(
         "--assume-unknown",
@@ -138,17 +139,18 @@ def parameter(text: str) -> tuple[str, object]:
 
 
 def assumption(text: str) -> tuple[str, object]:
-    """``kind=value`` or ``file:line=value`` as a setting of what is assumed.
+    """``kind=value`` or ``file:line=value`` as a setting of what is assumed; several values are taken in turn.
 
-    >>> assumption("nonzero=0.25"), assumption("model.py:71=100")
-    (('nonzero', 0.25), ('model.py:71', 100))
+    >>> assumption("nonzero=0.25"), assumption("model.py:71=100,3")
+    (('nonzero', 0.25), ('model.py:71', (100, 3)))
     """
     name, _, value = text.rpartition("=")
     if not name:
         from ..graph import ForetraceError
 
         raise ForetraceError(f"--assume {text} is not WHAT=VALUE", "Write for example --assume model.py:71=100")
-    return name, _value(value)
+    values = tuple(_value(part) for part in value.split(","))
+    return name, values if len(values) > 1 else values[0]
 
 
 def _value(text: str) -> object:

@@ -135,12 +135,13 @@ def _reading(reading: Reading) -> str:
 
 
 def _setting(reading: Reading) -> str:
-    """What makes the trace assume what the run did, where one count says it."""
-    counts, place = set(reading.real_counts), str(reading.assumption.get("at", ""))
-    if reading.bytes is None or not reading.bytes.difference_bytes or len(counts) != 1:
+    """What makes the trace assume what the run did."""
+    counts, place = reading.real_counts, str(reading.assumption.get("at", ""))
+    if not counts or counts == reading.assumed_counts:
         return ""
     line = posixpath.basename(place.rpartition("(")[2].rstrip(")"))
-    return f"{line}={counts.pop()}"
+    shown = counts[:1] if len(set(counts)) == 1 else counts
+    return f"{line}={','.join(map(str, shown))}"
 
 
 # --- words ---

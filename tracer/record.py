@@ -21,8 +21,9 @@ import torch
 from ..graph import ForetraceError, Phase
 from . import kernels, signature, sparse
 from .arena import SMALL_FLOAT_BYTES, Owner, base_of
-from .assumptions import CHOICES, Assumptions
+from .assumptions import Assumptions
 from .calls import META, dense, describe, fits, has_mask, on_meta, scan
+from .choices import CHOICES, fill_places
 from .corrections import CORRECTIONS, SHAPES, STANDS_FOR_META
 from .key import KEY, quiet
 from .log import Log
@@ -128,7 +129,7 @@ class Recorder(Log):
         given: list[torch.Tensor],
         owners: list[Owner | None],
     ) -> Any:
-        known = all(owner is None or owner.known for owner in owners)
+        known = sig.name in _LIKE or all(owner is None or owner.known for owner in owners)
         if sig.dynamic and sig.name not in STANDS_FOR_META and (sig.name != "aten.index.Tensor" or has_mask(args[1])):
             return self._dynamic(sig, args, kwargs, owners, known)
         spec = self._specs.get(key)
@@ -209,12 +210,14 @@ class Recorder(Log):
             self.assumptions.scalar(dtype, self.where())
 
     def _assume(self, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Any:
-        """Values for the integers that a choice among unknown numbers returns."""
+        """Values for what a choice among unknown numbers returns."""
         what, fill = CHOICES[sig.name.split(".")[1]]
         for tensor in result if isinstance(result, (tuple, list)) else (result,):
             owner = self.owner_of(tensor)
-            if owner is not None and owner.small and not tensor.is_floating_point():
-                tensor.copy_(fill(tensor, args, kwargs))
+            chosen = sig.name == "aten.clamp.default" or not tensor.is_floating_point()
+            values = fill(tensor, args, kwargs) if owner is not None and owner.small and chosen else None
+            if owner is not None and values is not None:
+                tensor.copy_(values)
                 owner.known, owner.assumed = True, (sig.name, what, self.where())
         return result
 
@@ -244,6 +247,10 @@ class Recorder(Log):
             raise self.refusal(sig, "its result depends on the values of its input, which a trace does not have")
         device = self._device(kwargs, owners)
         made = [self.new(shape, dense(shape), dtype, device) for shape, dtype in shapes]
+        for place in fill_places(sig.name, made, args):
+            owner = self.owner_of(made[place])
+            if owner is not None:
+                owner.known, owner.assumed = True, (sig.name, "which ones they are", self.where())
         return made[0] if len(made) == 1 and len(sig.func._schema.returns) == 1 else tuple(made)
 
     def _sized(self, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -386,6 +393,12 @@ _SIZE_FROM: dict[str, Callable[..., Any]] = {
     "aten.masked_select.default": lambda args: args[1:2],
 }
 """Ops whose result's size depends on the values of some of their arguments only: on these."""
+
+
+_LIKE = frozenset(
+    f"aten.{name}.default" for name in ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
+)
+"""Ops that take shape and dtype of what they are given, and read no values."""
 
 
 def _counted(mask: torch.Tensor) -> list[torch.Tensor]:

@@ -170,7 +170,6 @@ def _run(step: Step, recorder: Recorder, settings: Settings) -> StepGraph:
         for _ in range(settings.warmup):
             _turn(loop, recorder)
         gc.collect()
-        recorder.assumptions.clear()
         recorder.start()
         _turn(loop, recorder)
         recorder.stop()
@@ -184,6 +183,7 @@ def _run(step: Step, recorder: Recorder, settings: Settings) -> StepGraph:
 def _turn(loop: Iterator[None], recorder: Recorder) -> None:
     """One step; an exception of the model's becomes one line with the module and line that raised it."""
     recorder.answered = 0
+    recorder.assumptions.begin()
     try:
         next(loop)
     except ForetraceError:
