@@ -6,8 +6,8 @@ requests. What PyTorch calls *allocated* is the sum of the blocks handed out, *r
 The rules are those of ``DeviceCachingAllocator`` in PyTorch 2.14
 (https://github.com/pytorch/pytorch/blob/v2.14.0/c10/cuda/CUDACachingAllocator.cpp), each named at the method that
 follows it. Two things of a real run are not in the requests and are settled here: a segment's address (each lies
-above the others, unless one says where), and when another stream is done with a block (only when `CachingAllocator.synchronize` says so,
-or when memory runs out and the allocator waits).
+above the others, unless one says where), and when another stream is done with a block (only when
+`CachingAllocator.synchronize` says so, or when memory runs out and the allocator waits).
 
 Not covered: private pools (CUDA graphs, ``torch.cuda.MemPool``), memory that other processes hold, and
 fragmentation of the device's own address space, which ``cudaMalloc`` hides.
@@ -87,6 +87,9 @@ class CachingAllocator:
         self._segments_made = 0
         self.allocated_bytes = self.requested_bytes = self.active_bytes = 0
         self.reserved_bytes = self.inactive_split_bytes = 0
+        self.peak_allocated_bytes = self.peak_requested_bytes = self.peak_active_bytes = 0
+        self.peak_reserved_bytes = self.peak_inactive_split_bytes = 0
+        self._others_at_peak = (0, 0, 0, 0)
         self.device_allocations = self.device_frees = self.retries = self.out_of_memories = 0
         for state in start:
             self._adopt(state)
@@ -249,7 +252,7 @@ class CachingAllocator:
         free = pool.free
         if self._collects:
             self._count_search(pool)
-        index = bisect_left(free, (size,))  # type: ignore[type-var, misc]
+        index = bisect_left(free, (size,))
         if index == len(free):
             return None
         if self._expandable:
@@ -388,7 +391,7 @@ class CachingAllocator:
             return False
         wanted = max(size, self._max_split)
         free = pool.free
-        index = bisect_left(free, (wanted,))  # type: ignore[type-var, misc]
+        index = bisect_left(free, (wanted,))
         if index < len(free) and not free[index][3].segment.page_bytes:
             self._release_segment(free[index][3])
             return True

@@ -51,9 +51,9 @@ Request = Malloc | Free | RecordStream | Synchronize | EmptyCache
 
 
 class Sample(NamedTuple):
-    """The three curves at one moment: after request ``index``."""
+    """The three curves at one moment: after request ``request``, counted from 0."""
 
-    index: int
+    request: int
     allocated_bytes: int
     requested_bytes: int
     reserved_bytes: int
