@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+
 from foretrace.hardware.allocator import CachingAllocator
 from foretrace.hardware.blocks import SegmentState, State
 from foretrace.hardware.recording import requests, start
 from foretrace.hardware.requests import Free, Malloc, replay
-
 from memory_history import NAMES, read
 
 MIB = 1 << 20
@@ -84,7 +84,7 @@ def test_the_counts_of_a_history(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["linear_grad", "convnet_small", "xl_ctx128_forward_none"])
 def test_segments_are_taken_when_and_as_large_as_recorded(name: str) -> None:
-    events, end = read(name)
+    events, _ = read(name)
     allocator, taken, number = model(name), [], -1
     for request in requests(events):
         before = allocator.reserved_bytes
