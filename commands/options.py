@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -27,6 +28,39 @@ def add_profile(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_PROFILE,
         help="hardware profile: a name or a .toml file (%(default)s)",
     )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """``--on PROFILE``, and what of it the user knows better."""
+    add_profile(parser)
+    parser.add_argument("--memory", metavar="SIZE", help="the device's memory, such as 24GiB (what the profile says)")
+    parser.add_argument(
+        "--alloc-conf",
+        dest="conf",
+        metavar="SETTINGS",
+        help="settings of the caching allocator, as in PYTORCH_ALLOC_CONF (PyTorch's own)",
+    )
+
+
+UNITS = {
+    **{"": 1, "B": 1},
+    **{f"{prefix}B": 1000**power for power, prefix in enumerate("KMGT", 1)},
+    **{f"{prefix}iB": 1024**power for power, prefix in enumerate("KMGT", 1)},
+}
+
+
+def size(text: str) -> int:
+    """A number of bytes with its unit.
+
+    >>> size("24GiB"), size("1.5 GB"), size("512")
+    (25769803776, 1500000000, 512)
+    """
+    found = re.fullmatch(r"([0-9.]+) ?([KMGT]?i?B?)", text.strip())
+    if found is None or found[2] not in UNITS or found[1].count(".") > 1:
+        from ..graph import ForetraceError
+
+        raise ForetraceError(f"{text!r} is no size", "Write for example 24GiB, or 24GB.")
+    return int(float(found[1]) * UNITS[found[2]])
 
 
 def add_tracing(parser: argparse.ArgumentParser, *, on_cpu: bool = False) -> None:

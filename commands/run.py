@@ -16,7 +16,7 @@ def add(commands: shared.Commands[argparse.ArgumentParser]) -> None:
         epilog="example: foretrace run train.py:make_step -p batch=8 --on a100-sxm4-80gb",
     )
     run.add_argument("target", metavar="TARGET", help="path.py:callable, package.module:callable, or a saved trace")
-    shared.add_profile(run)
+    shared.add_device(run)
     run.add_argument("--format", choices=("table", "json"), default="table", help="what to print (%(default)s)")
     run.add_argument("--save", metavar="FILE", help="also write the trace, to be given as TARGET later")
     shared.add_tracing(run)
@@ -28,11 +28,12 @@ def _run(options: argparse.Namespace) -> int:
     from ..report import price, to_json, to_table
 
     profile = load_profile(options.on)
+    memory = shared.size(options.memory) if options.memory else None
     graph = shared.graph_of(options)
     if options.save:
         from ..graph import save
 
         save(graph, options.save)
-    report = price(graph, on=profile)
+    report = price(graph, on=profile, conf=options.conf, memory_bytes=memory)
     print(to_json(report) if options.format == "json" else to_table(report), end="")
     return 0

@@ -20,6 +20,7 @@ from .format import bar_text, bytes_text, bytes_texts, count_text, doubt_text, s
 from .json import portable
 
 if TYPE_CHECKING:
+    from ..hardware.replay import Failure
     from .result import Report
 
 WIDTH = 80
@@ -78,6 +79,7 @@ def _answer(report: Report) -> list[str]:
         *_fits(report),
         *_peak(report),
         *_labelled("  of which", _at_peak(report)),
+        *_allocator(report),
         *_labelled("over the step", _over_the_step(report)),
         *_step_time(report),
         *_compute(report),
@@ -94,21 +96,41 @@ def _labelled(label: str, parts: Iterable[str], end: str = "") -> list[str]:
 
 
 def _fits(report: Report) -> list[str]:
-    if report.fits is None:
+    if report.device_memory is None:
         return _labelled("fits", ["not asked: traced for the CPU, whose memory this is"])
-    needed, available = bytes_texts(report.needed_bytes, report.available_bytes)
-    share = share_text(report.needed_bytes, report.available_bytes)
-    bar = bar_text(report.needed_bytes, report.available_bytes)
-    missing = bytes_text(report.needed_bytes - report.available_bytes)
+    found = report.device_memory
+    needed, available = bytes_texts(found.reserved_peak_bytes, report.available_bytes)
+    share = share_text(found.reserved_peak_bytes, report.available_bytes)
+    bar = bar_text(found.reserved_peak_bytes, report.available_bytes)
+    missing = bytes_text(max(found.reserved_peak_bytes - report.available_bytes, 0))
     answer = f"{share}  {bar}" if report.fits else f"{missing} too much  {bar}"
-    workspace, context = (
-        bytes_text(report.profile.cublas_workspace_bytes),
-        bytes_text(report.profile.cuda_context_bytes),
-    )
+    context = f"beside a CUDA context of {bytes_text(found.context_bytes)}"
     return [
         *_labelled("fits", [f"{'yes' if report.fits else 'no'}: {needed} of {available}", answer]),
-        *_labelled("", [f"the peak and {workspace} for cuBLAS", f"beside a CUDA context of {context}"]),
+        *_labelled("", [context]),
+        *(_failure(found.failure) if found.failure else []),
     ]
+
+
+def _failure(failure: Failure) -> list[str]:
+    """Where it would fail, and what PyTorch would say there."""
+    op = failure.op
+    where = (f"in {_words(op.phase)}", failure.module, _short(op.packet), _line(op.source)) if op else ("at the start",)
+    said = failure.message.partition(". GPU")[0]
+    return _labelled("  fails", [*filter(None, where), f'"{said}"'])
+
+
+def _allocator(report: Report) -> list[str]:
+    found = report.device_memory
+    if found is None:
+        return []
+    shown = [
+        f"allocated {bytes_text(found.allocated_peak_bytes)}",
+        f"reserved {bytes_text(found.reserved_peak_bytes)}",
+        f"{share_text(found.at_peak.unallocated_bytes, found.at_peak.reserved_bytes)} of it free at the peak",
+        f"device total {bytes_text(found.device_peak_bytes)}",
+    ]
+    return _labelled("  as CUDA says", shown)
 
 
 def _peak(report: Report) -> list[str]:
