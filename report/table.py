@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 WIDTH = 80
 LABEL = 15
+LEAST_NAME = 12
 MOST_ROWS = 8
 MOST_NAMES = 6
 
@@ -239,10 +240,14 @@ def _rest(count: int) -> str:
 
 
 def _rows(rows: Sequence[tuple[str, ...]], alignment: str) -> list[str]:
-    """Rows that begin with a name, which is cut on the left to what the other columns leave it of 80."""
-    others = [max(map(len, column)) for column in zip(*rows, strict=True)][1:]
-    room = max(WIDTH - 2 - sum(width + 2 for width in others), 12)
-    shown = [(_tail(name, room), *cells) for name, *cells in rows]
+    """Rows that begin with a name, which is cut on the left to what the other columns leave it of 80.
+
+    Where they leave too little, the last column, a line of code, is cut too.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    room = WIDTH - 2 - sum(width + 2 for width in widths[1:])
+    last_room = widths[-1] - max(LEAST_NAME - room, 0)
+    shown = [(_tail(name, max(room, LEAST_NAME)), *cells, _tail(last, last_room)) for name, *cells, last in rows]
     align = ["left" if letter == "l" else "right" for letter in alignment]
     return [
         f"  {line}" for line in tabulate(shown, tablefmt="plain", colalign=align, disable_numparse=True).splitlines()
