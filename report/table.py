@@ -7,7 +7,6 @@ index.
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING
@@ -15,9 +14,10 @@ from typing import TYPE_CHECKING
 from tabulate import tabulate
 
 from ..costmodels import Holder
-from ..graph import Category, Phase, Source
+from ..graph import Category, Phase
 from .format import bar_text, bytes_text, bytes_texts, count_text, doubt_text, screen, seconds_text, share_text
 from .json import portable
+from .words import line_text, phase_text, short
 
 if TYPE_CHECKING:
     from ..hardware.replay import Failure
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 WIDTH = 80
 LABEL = 15
+AT_START = ("at the start",)
 LEAST_NAME = 12
 MOST_ROWS = 8
 MOST_NAMES = 6
@@ -116,7 +117,11 @@ def _fits(report: Report) -> list[str]:
 def _failure(failure: Failure) -> list[str]:
     """Where it would fail, and what PyTorch would say there."""
     op = failure.op
-    where = (f"in {_words(op.phase)}", failure.module, _short(op.packet), _line(op.source)) if op else ("at the start",)
+    where = (
+        (f"in {phase_text(op.phase)}", failure.module, short(op.packet), line_text(op.source))
+        if op
+        else ("at the start",)
+    )
     said = failure.message.partition(". GPU")[0]
     return _labelled("  fails", [*filter(None, where), f'"{said}"'])
 
@@ -136,13 +141,15 @@ def _allocator(report: Report) -> list[str]:
 
 def _peak(report: Report) -> list[str]:
     op = report.peak_op
-    where = (f"in {_words(op.phase)}", op.module, _short(op.packet), _line(op.source)) if op else ("at the start",)
+    where = (
+        (f"in {phase_text(op.phase)}", op.module, short(op.packet), line_text(op.source)) if op else ("at the start",)
+    )
     return _labelled("peak memory", [bytes_text(report.memory.peak_bytes), *filter(None, where)])
 
 
 def _at_peak(report: Report) -> list[str]:
     held = [(count, category) for category, count in report.memory.at_peak.items() if count]
-    return [f"{_words(category)} {bytes_text(count)}" for count, category in sorted(held, reverse=True)]
+    return [f"{phase_text(category)} {bytes_text(count)}" for count, category in sorted(held, reverse=True)]
 
 
 def _over_the_step(report: Report) -> list[str]:
@@ -150,7 +157,7 @@ def _over_the_step(report: Report) -> list[str]:
     shown = [f"start {bytes_text(memory.start_bytes)}"]
     for phase, held in memory.phases.items():
         peak, end = bytes_text(held.peak_bytes), bytes_text(held.end_bytes)
-        shown.append(f"{_words(phase)} {peak}" if peak == end else f"{_words(phase)} {peak} (then {end})")
+        shown.append(f"{phase_text(phase)} {peak}" if peak == end else f"{phase_text(phase)} {peak} (then {end})")
     return shown
 
 
@@ -205,7 +212,7 @@ def _holders(report: Report) -> list[str]:
             f"{row.count:,} x {bytes_text(row.bytes_each)}" if row.count > 1 else "",
             bytes_text(row.bytes),
             share_text(row.bytes, peak),
-            _line(row.source),
+            line_text(row.source),
         )
         for row in shown
     ]
@@ -213,7 +220,7 @@ def _holders(report: Report) -> list[str]:
 
 
 def _holder_name(row: Holder) -> str:
-    made = _short(row.packet)
+    made = short(row.packet)
     if row.category in (Category.TEMPORARY, Category.SAVED) and not made:
         return "kept from the step before"
     return f"{row.module} {made}".strip() or "(no module)"
@@ -224,11 +231,11 @@ def _takers(report: Report) -> list[str]:
     total = report.time.step_seconds
     rows = [
         (
-            f"{row.module} {_short(row.packet)}".strip(),
+            f"{row.module} {short(row.packet)}".strip(),
             _ops(row.count),
             seconds_text(row.seconds),
             share_text(row.seconds, total),
-            _line(row.source),
+            line_text(row.source),
         )
         for row in shown
     ]
@@ -266,7 +273,7 @@ def _doubt(report: Report) -> list[str]:
     coverage = report.coverage
     paragraphs = []
     if coverage.assumed:
-        names = [f"{_short(row.name)} x{row.count:,}" for row in coverage.assumed]
+        names = [f"{short(row.name)} x{row.count:,}" for row in coverage.assumed]
         share = share_text(coverage.assumed_seconds, report.time.step_seconds)
         count = sum(row.count for row in coverage.assumed)
         paragraphs.append(f"{_ops(count)} priced by assumption, {share} of the time: {_some(names)}")
@@ -287,7 +294,7 @@ def _assumption(item: object) -> str:
     if not isinstance(item, Mapping):
         return str(item)
     op, what, place = item.get("op", ""), item.get("assumed", ""), item.get("at", "")
-    return f"{what} ({_short(str(op))}{f' at {place}' if place else ''})"
+    return f"{what} ({short(str(op))}{f' at {place}' if place else ''})"
 
 
 def _next(report: Report) -> list[str]:
@@ -301,18 +308,5 @@ def _next(report: Report) -> list[str]:
 # --- words ---
 
 
-def _words(name: Category | Phase) -> str:
-    return str(name).replace("_", " ")
-
-
-def _short(name: str) -> str:
-    return name.removeprefix("aten.")
-
-
 def _ops(count: int) -> str:
     return f"{count:,} op{'s' if count != 1 else ''}"
-
-
-def _line(source: Source | None) -> str:
-    """The file's own name and the line: the folders are in the JSON."""
-    return f"{posixpath.basename(source.file)}:{source.line}" if source else ""
