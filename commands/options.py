@@ -108,7 +108,8 @@ def add_tracing(parser: argparse.ArgumentParser, *, on_cpu: bool = False) -> Non
 
 def given(options: argparse.Namespace) -> dict[str, object]:
     """The tracing options that were given, as keyword arguments of `trace_target`, its ``parameters`` apart."""
-    found = {name: getattr(options, name) for name in TRACING[1:] if getattr(options, name, None) is not None}
+    names = (*TRACING[1:], "variant")
+    found = {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
     if "inputs" in found:
         found["inputs"] = "; ".join(found["inputs"])
     if "assume" in found:

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 
 
-def to_json(report: Report) -> str:
-    """The report as text that ends in a newline."""
-    return json.dumps(document(report), indent=2, sort_keys=True, allow_nan=False) + "\n"
+def to_json(report: Report, **more: object) -> str:
+    """The report as text that ends in a newline; `more` are keys that were asked for beside those of every report."""
+    return json.dumps({**document(report), **more}, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
 def document(report: Report) -> dict[str, object]:

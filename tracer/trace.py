@@ -29,6 +29,7 @@ from .record import Recorder
 from .scratch import with_scratch
 from .step import Step, make_optimizer, phases, run_step
 from .target import as_step, describe, resolve
+from .variants import variant as named
 from .watch import Settings, Watch
 
 Progress = Callable[[str, int], None]
@@ -53,6 +54,7 @@ def trace(
     strict: bool = False,
     target: str = "",
     max_ops: int | None = None,
+    variant: str | None = None,
     progress: Progress | None = None,
 ) -> StepGraph:
     """Record one training step of `model` without running a kernel or allocating its memory.
@@ -65,7 +67,8 @@ def trace(
     step is recorded. `assume` says what holds where the step depends on data: a value by kind or by line,
     such as ``{"nonzero": 0.25, "model.py:71": 100}`` (the kinds are in `assumptions.KINDS`); with `strict` an
     assumption that it does not cover is an error. A step of more than `max_ops` ops (2,000,000) is taken for one that
-    never ends. `progress` is called with the phase and the number of ops so far.
+    never ends. `variant` names another way to run the same step, one of `variants.VARIANTS`. `progress` is called
+    with the phase and the number of ops so far.
 
     Raises `ForetraceError` for input that cannot be traced. The module is left as it was in any case.
     """
@@ -79,7 +82,7 @@ def trace(
         made = replace(build(), **given)
         return _with_sizes(made, {**made.sizes, **(sizes or {})}, set(sizes or ()))
 
-    settings = _settings(device, autocast, warmup, target, {})
+    settings = _settings(device, autocast, warmup, target, {}, variant)
     recorder = Recorder(settings.device, Assumptions(assume, strict), max_ops)
     return _trace(make, settings, recorder, progress)
 
@@ -96,6 +99,7 @@ def trace_target(
     assume: Mapping[str, Setting] | None = None,
     strict: bool = False,
     max_ops: int | None = None,
+    variant: str | None = None,
     progress: Progress | None = None,
 ) -> StepGraph:
     """Like `trace`, for ``path.py:callable`` or ``package.module:callable`` called with `parameters`.
@@ -110,7 +114,7 @@ def trace_target(
             made.optimizer = None if optimizer == "none" else optimizer
         return made
 
-    settings = _settings(device, autocast, warmup, target, dict(parameters or {}))
+    settings = _settings(device, autocast, warmup, target, dict(parameters or {}), variant)
     recorder = Recorder(settings.device, Assumptions(assume, strict), max_ops)
     return _trace(make, settings, recorder, progress)
 
@@ -134,12 +138,14 @@ def _built(model: Any) -> Step:
         raise ForetraceError(f"building the model raised {describe(error)}", "Call it by itself to see why.") from error
 
 
-def _settings(device: str, autocast: Any, warmup: int, target: str, arguments: dict[str, Any]) -> Settings:
+def _settings(
+    device: str, autocast: Any, warmup: int, target: str, arguments: dict[str, Any], variant: str | None
+) -> Settings:
     if str(device) not in _DEVICES:
         raise ForetraceError(f"there is no device {device!r} to trace for", 'Say "cuda" or "cpu".')
     if warmup < 0:
         raise ForetraceError(f"warmup is {warmup}", "Give 0 for the very first step, 1 or more for a later one.")
-    return Settings(_DEVICES[str(device)], autocast_dtype(autocast), warmup, target, arguments)
+    return Settings(_DEVICES[str(device)], autocast_dtype(autocast), warmup, target, arguments, named(variant))
 
 
 def _trace(make: Callable[[], Step], settings: Settings, recorder: Recorder, progress: Progress | None) -> StepGraph:
@@ -162,6 +168,7 @@ def _run(step: Step, recorder: Recorder, settings: Settings) -> StepGraph:
         choices = stack.enter_context(cuda_kernels(recorder))
         stack.enter_context(cuda_autocast(recorder))
         stack.enter_context(phases(recorder, optimizers))
+        stack.enter_context(settings.variant(model))
         call, named = stand_in(as_call(step.inputs), recorder)
         optimizer = make_optimizer(step.optimizer if step.step != "inference" else None, model)
         watch = Watch(model, recorder, optimizers, named)
