@@ -31,7 +31,7 @@ TRACED: Mapping[str, Mapping[str, str]] = {
     "for-loop optimizer": {"variant": "for-loop-optimizer"},
     "foreach optimizer": {"variant": "foreach-optimizer"},
     "fused optimizer": {"variant": "fused-optimizer"},
-    "gradients filled with zeros": {"variant": "zeroed-gradients"},
+    "gradients kept as zeros": {"variant": "zeroed-gradients"},
 }
 """What is traced again, and the options that it takes."""
 EXPANDABLE = "expandable segments"
