@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from ..graph import ForetraceError, Phase
-from . import kernels, signature, sparse
+from . import foreach, kernels, signature, sparse
 from .arena import SMALL_FLOAT_BYTES, Owner, base_of
 from .assumptions import Assumptions
 from .calls import META, dense, describe, fits, has_mask, on_meta, scan
@@ -274,6 +274,8 @@ class Recorder(Log):
         if sig.name in SHAPES:
             results = SHAPES[sig.name](args)
             return (tuple if len(sig.aliases) > 1 else None, results)
+        if sig.name.startswith("aten._foreach_") and (told := foreach.answer(sig, args)) is not None:
+            return told
         if self.device == "cpu" and sig.name in kernels.CPU_DIFFERS:
             asked = kernels.ask(sig.func, args, kwargs)
             if asked is not None:
