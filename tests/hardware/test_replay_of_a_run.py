@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from foretrace.graph import Op, Phase, StepGraph
+from foretrace.hardware.allocator import CachingAllocator
 from foretrace.hardware.blocks import SegmentState, State
 from foretrace.hardware.recording import requests, start
-from foretrace.hardware.replay import Extra, Lasting, RunMemory, replay_steps
+from foretrace.hardware.replay import Extra, Lasting, replay_steps
 from foretrace.hardware.requests import replay
 from foretrace.tracer import trace
 from memory_history import allocator_at_start, read
@@ -31,29 +32,54 @@ def allocated(segments: tuple[SegmentState, ...]) -> int:
     return sum(block.bytes for segment in segments for block in segment.blocks if block.state is State.ALLOCATED)
 
 
+def as_recorded() -> CachingAllocator:
+    """The recorded PyTorch broke ties by address; CUDA gives new segments ever lower ones, as a rule."""
+    ends = [1 << 48]
+
+    def below(size: int) -> int:
+        ends.append(ends[-1] - (size + (2 << 20) - 1) // (2 << 20) * (2 << 20))
+        return ends[-1]
+
+    return CachingAllocator(by_age=False, place=below)
+
+
 @pytest.fixture(scope="module", params=BYTES)
-def both(request: pytest.FixtureRequest) -> tuple[RunMemory, str]:
+def run(request: pytest.FixtureRequest) -> tuple[list[StepGraph], str]:
     """The first step and five steady ones, of which the last is the recorded one."""
 
     def traced(warmup: int) -> StepGraph:
         return trace(lambda: recorded_step(128, request.param == "bfloat16"), device="cuda", warmup=warmup)
 
-    return replay_steps([traced(0), *[traced(1)] * 5], extras=workspaces), BYTES[request.param]
+    return [traced(0), *[traced(1)] * 5], BYTES[request.param]
 
 
-def test_allocated_bytes_before_at_the_peak_and_after(both: tuple[RunMemory, str]) -> None:
-    run, name = both
+SURPLUS = {"xl_ctx128_full_step_none": (0, 0), "xl_ctx128_full_step_bf16": (1_294_336, 120 << 20)}
+"""By how much the model is above the record, at the peak of allocated bytes and in reserved ones.
+
+Under bfloat16 autocast some segments that the warm-up steps leave are of other sizes: 96 of 14 MiB where the GPU had
+66, 128 of 10 MiB where it had 160, and one more of 20 MiB.
+"""
+
+
+def test_bytes_before_at_the_peak_and_after_are_the_gpus(run: tuple[list[StepGraph], str]) -> None:
+    graphs, name = run
     events, end = read(name)
     recorded = replay(requests(events), allocator_at_start(name))
-    assert run.steps[-2].end.allocated_bytes == allocated(start(events, end))
-    assert run.last.end.allocated_bytes == allocated(end)
-    assert run.last.peak_requested_bytes == recorded.peak_requested_bytes
-    # In bfloat16 one of some 2,000 blocks at the peak lies where it may not be split.
-    assert run.last.peak_allocated_bytes == pytest.approx(recorded.peak_allocated_bytes, rel=2e-5)
+    found = replay_steps(graphs, extras=workspaces, allocator=as_recorded())
+    assert found.steps[-2].end.allocated_bytes == allocated(start(events, end))
+    assert found.last.end.allocated_bytes == allocated(end)
+    assert found.last.peak_requested_bytes == recorded.peak_requested_bytes
+    assert (
+        found.last.peak_allocated_bytes - recorded.peak_allocated_bytes,
+        found.last.peak_reserved_bytes - sum(segment.bytes for segment in end),
+    ) == SURPLUS[name]
+    if SURPLUS[name] == (0, 0):
+        assert sorted(segment.bytes for segment in found.segments) == sorted(segment.bytes for segment in end)
 
 
-def test_reserved_bytes_are_within_two_thousandths(both: tuple[RunMemory, str]) -> None:
-    run, name = both
+def test_newer_pytorch_reserves_about_the_same(run: tuple[list[StepGraph], str]) -> None:
+    graphs, name = run
     _, end = read(name)
-    assert run.last.peak_reserved_bytes == pytest.approx(sum(segment.bytes for segment in end), rel=2e-3)
-    assert run.last.device_allocations == 0
+    found = replay_steps(graphs, extras=workspaces)
+    assert found.last.peak_reserved_bytes == pytest.approx(sum(segment.bytes for segment in end), rel=2e-3)
+    assert found.last.device_allocations == 0
