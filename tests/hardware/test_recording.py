@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -73,6 +74,14 @@ def test_the_counts_of_a_history(name: str) -> None:
     ) == COUNTS[name]
     assert replayed.failed is None
     assert replayed.retries == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_page_on_the_allocator_has_these_counts(name: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "allocator.md").read_text()
+    allocations, _, allocated, _, reserved = COUNTS[name]
+    row = next(line for line in page.splitlines() if line.startswith(f"| `{name}`"))
+    assert f"| {allocations:,} | 0 | {allocated / MIB:,.2f} | {reserved / MIB:,.2f} | all as recorded |" in row
 
 
 @pytest.mark.parametrize("name", ["linear_grad", "convnet_small", "xl_ctx128_forward_none"])

@@ -83,3 +83,10 @@ def test_newer_pytorch_reserves_about_the_same(run: tuple[list[StepGraph], str])
     found = replay_steps(graphs, extras=workspaces)
     assert found.last.peak_reserved_bytes == pytest.approx(sum(segment.bytes for segment in end), rel=2e-3)
     assert found.last.device_allocations == 0
+
+
+def test_without_the_first_step_too_little_is_reserved(run: tuple[list[StepGraph], str]) -> None:
+    """Then optimizer state takes segments of its own from the start, and leaves none for the temporaries."""
+    graphs, name = run
+    alone = {"xl_ctx128_full_step_none": 69_052_923_904, "xl_ctx128_full_step_bf16": 69_126_324_224}
+    assert replay_steps(graphs[-1]).peak_reserved_bytes == alone[name]
