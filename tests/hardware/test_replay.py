@@ -10,6 +10,7 @@ from foretrace.costmodels import timeline
 from foretrace.graph import Category, Facts, ForetraceError, Phase, Source, StepGraph
 from foretrace.hardware import load
 from foretrace.hardware.alloc_conf import parse
+from foretrace.hardware.allocator import CachingAllocator
 from foretrace.hardware.replay import (
     BEFORE,
     Extra,
@@ -241,6 +242,11 @@ def test_a_profile_gives_the_capacity() -> None:
     failure = replay_steps(step(80_000), profile=profile).failure
     assert failure is not None
     assert failure.error.total_bytes == profile.memory_total_bytes
+
+
+def test_a_given_allocator_takes_the_place_of_a_fresh_one() -> None:
+    found = replay_steps(step(4), allocator=CachingAllocator(30 * MIB))
+    assert (found.capacity_bytes, found.fits) == (30 * MIB, False)
 
 
 def test_a_trace_of_another_device_is_refused() -> None:

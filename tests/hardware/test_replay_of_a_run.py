@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 
+from foretrace.costmodels.timeline import counts
 from foretrace.graph import Op, Phase, StepGraph
-from foretrace.hardware.allocator import CachingAllocator
 from foretrace.hardware.blocks import SegmentState, State
 from foretrace.hardware.recording import requests, start
 from foretrace.hardware.replay import Extra, Lasting, replay_steps
@@ -32,17 +33,6 @@ def allocated(segments: tuple[SegmentState, ...]) -> int:
     return sum(block.bytes for segment in segments for block in segment.blocks if block.state is State.ALLOCATED)
 
 
-def as_recorded() -> CachingAllocator:
-    """The recorded PyTorch broke ties by address; CUDA gives new segments ever lower ones, as a rule."""
-    ends = [1 << 48]
-
-    def below(size: int) -> int:
-        ends.append(ends[-1] - (size + (2 << 20) - 1) // (2 << 20) * (2 << 20))
-        return ends[-1]
-
-    return CachingAllocator(by_age=False, place=below)
-
-
 @pytest.fixture(scope="module", params=BYTES)
 def run(request: pytest.FixtureRequest) -> tuple[list[StepGraph], str]:
     """The first step and five steady ones, of which the last is the recorded one."""
@@ -53,40 +43,39 @@ def run(request: pytest.FixtureRequest) -> tuple[list[StepGraph], str]:
     return [traced(0), *[traced(1)] * 5], BYTES[request.param]
 
 
-SURPLUS = {"xl_ctx128_full_step_none": (0, 0), "xl_ctx128_full_step_bf16": (1_294_336, 120 << 20)}
-"""By how much the model is above the record, at the peak of allocated bytes and in reserved ones.
-
-Under bfloat16 autocast some segments that the warm-up steps leave are of other sizes: 96 of 14 MiB where the GPU had
-66, 128 of 10 MiB where it had 160, and one more of 20 MiB.
-"""
-
-
 def test_bytes_before_at_the_peak_and_after_are_the_gpus(run: tuple[list[StepGraph], str]) -> None:
     graphs, name = run
     events, end = read(name)
     recorded = replay(requests(events), allocator_at_start(name))
-    found = replay_steps(graphs, extras=workspaces, allocator=as_recorded())
+    found = replay_steps(graphs, extras=workspaces)
     assert found.steps[-2].end.allocated_bytes == allocated(start(events, end))
     assert found.last.end.allocated_bytes == allocated(end)
     assert found.last.peak_requested_bytes == recorded.peak_requested_bytes
-    assert (
-        found.last.peak_allocated_bytes - recorded.peak_allocated_bytes,
-        found.last.peak_reserved_bytes - sum(segment.bytes for segment in end),
-    ) == SURPLUS[name]
-    if SURPLUS[name] == (0, 0):
-        assert sorted(segment.bytes for segment in found.segments) == sorted(segment.bytes for segment in end)
+    assert found.last.peak_allocated_bytes == recorded.peak_allocated_bytes
+    assert found.last.peak_reserved_bytes == sum(segment.bytes for segment in end)
+    assert found.last.device_allocations == 0
 
 
-def test_newer_pytorch_reserves_about_the_same(run: tuple[list[StepGraph], str]) -> None:
+def test_there_are_as_many_segments_of_each_size_as_on_the_gpu(run: tuple[list[StepGraph], str]) -> None:
     graphs, name = run
     _, end = read(name)
-    found = replay_steps(graphs, extras=workspaces)
-    assert found.last.peak_reserved_bytes == pytest.approx(sum(segment.bytes for segment in end), rel=2e-3)
-    assert found.last.device_allocations == 0
+    found = replay_steps(graphs, extras=workspaces).segments
+    assert Counter(segment.bytes for segment in found) == Counter(segment.bytes for segment in end)
+
+
+def test_every_birth_and_death_comes_in_the_gpus_order(run: tuple[list[StepGraph], str]) -> None:
+    """But for what one kernel takes inside: ``index_put_`` with accumulation, which sorts the indices."""
+    graphs, name = run
+    traced = [event.bytes for event in graphs[-1].events if counts(graphs[-1], graphs[-1].storages[event.storage])]
+    recorded = [event.bytes if event.action == "alloc" else -event.bytes for event in read(name)[0]]
+    missing = [4096, 4096, -4096, 4096, 4096, 4096, 1, -1, -4096, -4096, -4096, -4096]
+    place = next(i for i, (ours, theirs) in enumerate(zip(traced, recorded, strict=False)) if ours != theirs)
+    assert recorded[place : place + len(missing)] == missing
+    assert traced == recorded[:place] + recorded[place + len(missing) :]
 
 
 def test_without_the_first_step_too_little_is_reserved(run: tuple[list[StepGraph], str]) -> None:
     """Then optimizer state takes segments of its own from the start, and leaves none for the temporaries."""
     graphs, name = run
-    alone = {"xl_ctx128_full_step_none": 69_052_923_904, "xl_ctx128_full_step_bf16": 69_126_324_224}
+    alone = {"xl_ctx128_full_step_none": 69_103_255_552, "xl_ctx128_full_step_bf16": 69_050_826_752}
     assert replay_steps(graphs[-1]).peak_reserved_bytes == alone[name]

@@ -1,6 +1,7 @@
 """The transformer of a published GPU recording, and the training step that was recorded (see tests/data/README.md).
 
-Written from its description: the ops and their order matter, since every allocation is compared.
+Written from its description: the ops and their order matter, since every allocation is compared; so do local names,
+since each keeps a tensor alive until it is rebound or its function returns.
 """
 
 from __future__ import annotations
@@ -55,12 +56,23 @@ class Rotary(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         even, odd = rearrange(x, "... (pairs two) -> two ... pairs", two=2).unbind(0)
         cos, sin = self.table.unbind(0)
-        return torch.stack((cos * even - sin * odd, sin * even + cos * odd), dim=-1).flatten(-2)
+        turned_even = cos * even - sin * odd
+        turned_odd = sin * even + cos * odd
+        result = torch.stack((turned_even, turned_odd), dim=-1).flatten(-2)
+        return result
 
 
 def softmax(x: Tensor) -> Tensor:
-    exponentials = torch.exp(x - x.max(dim=-1, keepdim=True).values)
+    shifted = x - x.max(dim=-1, keepdim=True).values
+    exponentials = torch.exp(shifted)
     return exponentials / exponentials.sum(dim=-1, keepdim=True)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
+    scores = einsum(q, k, "... q d, ... k d -> ... q k") / sqrt(WIDTH // HEADS)
+    scores = torch.where(seen, scores, float("-inf"))
+    weights = softmax(scores)
+    return einsum(weights, v, "... q k, ... k d -> ... q d")
 
 
 class Attention(nn.Module):
@@ -72,13 +84,14 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.q(x), self.k(x), self.v(x)
         q, k, v = (rearrange(t, "b t (h d) -> b h t d", h=HEADS) for t in (q, k, v))
-        q, k = self.rotary(q), self.rotary(k)
+        q = self.rotary(q)
+        k = self.rotary(k)
         place = torch.arange(x.shape[1], device=x.device)
         seen = (place[:, None] >= place[None, :])[None, None]
-        scores = einsum(q, k, "... q d, ... k d -> ... q k") / sqrt(WIDTH // HEADS)
-        weights = softmax(torch.where(seen, scores, float("-inf")))
-        mixed = einsum(weights, v, "... q k, ... k d -> ... q d")
-        return self.out(rearrange(mixed, "b h t d -> b t (h d)").contiguous())
+        mixed = attend(q, k, v, seen)
+        mixed = rearrange(mixed, "b h t d -> b t (h d)").contiguous()
+        out = self.out(mixed)
+        return out
 
 
 class FeedForward(nn.Module):
@@ -98,8 +111,11 @@ class Block(nn.Module):
         self.norm1, self.norm2 = RMSNorm(), RMSNorm()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        attended = self.attention(self.norm1(x))
+        middle = x + attended
+        fed = self.mlp(self.norm2(middle))
+        result = middle + fed
+        return result
 
 
 class Transformer(nn.Module):
