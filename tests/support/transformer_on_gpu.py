@@ -44,7 +44,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         dtype, x = x.dtype, x.to(torch.float32)
-        x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5)
+        inverse = torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5)
+        x = x * inverse
         return (self.weight * x).to(dtype)
 
 
@@ -94,14 +95,17 @@ class Attention(nn.Module):
         return out
 
 
+def silu(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(x)
+
+
 class FeedForward(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.w1, self.w2, self.w3 = Linear(WIDTH, HIDDEN), Linear(HIDDEN, WIDTH), Linear(WIDTH, HIDDEN)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = self.w1(x)
-        return self.w2(gate * torch.sigmoid(gate) * self.w3(x))
+        return self.w2(silu(self.w1(x)) * self.w3(x))
 
 
 class Block(nn.Module):
@@ -126,11 +130,13 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(Block(rotary) for _ in range(LAYERS))
         self.norm, self.head = RMSNorm(), Linear(WIDTH, VOCABULARY)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        x = self.tokens(ids)
+    def forward(self, x: Tensor) -> Tensor:
+        embedded = self.tokens(x)
+        x = embedded
         for layer in self.layers:
             x = layer(x)
-        return self.head(self.norm(x))
+        x = self.norm(x)
+        return self.head(x)
 
 
 def recorded_step(context: int, bfloat16: bool) -> Step:
@@ -147,3 +153,16 @@ def recorded_step(context: int, bfloat16: bool) -> Step:
 
     ids, targets = (torch.randint(0, VOCABULARY, (BATCH, context)) for _ in range(2))
     return Step(Transformer(context), (ids, targets), step=step)
+
+
+def recorded_forward(context: int, bfloat16: bool) -> Step:
+    """The forward alone, without gradients."""
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer, inputs: tuple[Tensor, Tensor]) -> None:
+        with torch.no_grad():
+            with torch.autocast("cuda", torch.bfloat16) if bfloat16 else nullcontext():
+                logits = model(inputs[0])
+            del logits
+
+    ids, targets = (torch.randint(0, VOCABULARY, (BATCH, context)) for _ in range(2))
+    return Step(Transformer(context), (ids, targets), step=step, optimizer=None)
