@@ -5,6 +5,7 @@ from .alloc_conf import parse as parse_alloc_conf
 from .allocator import CachingAllocator
 from .blocks import BlockState, Counters, SegmentState, State
 from .estimate import MFU_DEFINITION, Span, StepTime, estimate, host_storages
+from .first_step import first_step
 from .host import available_bytes, check_room
 from .kernel_time import BOUNDS, OpTime, Unit, kernel_time
 from .out_of_memory import OutOfMemory, format_size
@@ -38,6 +39,7 @@ __all__ = [
     "available_bytes",
     "check_room",
     "estimate",
+    "first_step",
     "format_size",
     "host_storages",
     "kernel_time",

@@ -2,8 +2,8 @@
 
 A step graph is one step. It is replayed as a run of steps: what is live at the start is allocated first, in order of
 its ids; then come each step's births and deaths in their order, and from step to step storages go on as each other
-(`succession`). Several graphs make a run of different steps: a first one without optimizer state, batches of
-differing shape.
+(`succession`). A single graph makes a run of a first step, without optimizer state at its start, and of further ones;
+several graphs make a run of different steps, such as batches of differing shape.
 
 Kernels take memory that no op returns. What is known of it is given as *extras* (`Extras`): for an op, `Scratch`
 taken when its outputs have been allocated and given back before anything dies, and `Lasting` taken at its first use
@@ -25,6 +25,7 @@ from ..graph import Category, Event, ForetraceError, Op, Source, StepGraph, Stor
 from .alloc_conf import AllocConf
 from .allocator import CachingAllocator
 from .blocks import Counters, SegmentState
+from .first_step import first_step
 from .out_of_memory import OutOfMemory
 from .profile import Profile
 from .requests import Free, Malloc, Request, Sample, ask
@@ -276,14 +277,14 @@ def replay_steps(
 ) -> RunMemory:
     """Replay a run of steps, as long as there is memory.
 
-    A single graph is replayed `steps` times, a sequence as it is. For what is reserved, begin with the first step
-    (traced with ``warmup=0``): the segments that it leaves behind shape those of the later ones. Memory is limited by
-    `profile` (its memory less the CUDA context), or to `capacity_bytes`, or not at all; or `allocator` is given
-    instead, of which nothing is in use. The curve has a point after every `sample_every` requests.
+    A single graph is replayed `steps` times, the first time as `first_step` has it: the segments that a first step
+    leaves behind shape those of the later ones. A sequence is replayed as it is. Memory is limited by `profile` (its
+    memory less the CUDA context), or to `capacity_bytes`, or not at all; or `allocator` is given instead, of which
+    nothing is in use. The curve has a point after every `sample_every` requests.
 
     Raises `ForetraceError` for a trace of another device, and for steps of different models.
     """
-    run = (graphs,) * steps if isinstance(graphs, StepGraph) else tuple(graphs)
+    run = (first_step(graphs), *[graphs] * (steps - 1)) if isinstance(graphs, StepGraph) else tuple(graphs)
     for graph in run:
         _check_device(graph)
     if allocator is None:

@@ -1,4 +1,4 @@
-"""A traced run against a real GPU: five steps replayed from nothing must leave what the recorded GPU held then."""
+"""Traced steps replayed from nothing, against what real GPUs held after their warm-up."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from collections.abc import Iterator
 import pytest
 
 from foretrace.costmodels.timeline import counts
-from foretrace.graph import Op, Phase, StepGraph
+from foretrace.graph import Op, Phase, StepGraph, laws
 from foretrace.hardware.allocator import CachingAllocator
 from foretrace.hardware.blocks import SegmentState, State
+from foretrace.hardware.first_step import first_step
 from foretrace.hardware.recording import requests, start
 from foretrace.hardware.replay import Extra, Lasting, replay_steps
 from foretrace.hardware.requests import replay
 from foretrace.tracer import trace
 from memory_history import allocator_at_start, read
+from small_models import gpt
 from transformer_on_gpu import recorded_forward, recorded_step
 
 CUBLAS = 8_519_680
@@ -46,50 +48,53 @@ def history(name: str) -> list[int]:
 
 
 @pytest.fixture(scope="module", params=BYTES)
-def run(request: pytest.FixtureRequest) -> tuple[list[StepGraph], str]:
-    """The first step and five steady ones, of which the last is the recorded one."""
-
-    def traced(warmup: int) -> StepGraph:
-        return trace(lambda: recorded_step(128, request.param == "bfloat16"), device="cuda", warmup=warmup)
-
-    return [traced(0), *[traced(1)] * 5], BYTES[request.param]
+def recorded(request: pytest.FixtureRequest) -> tuple[StepGraph, str]:
+    """The trace of the recorded step, and the name of the recording."""
+    return trace(lambda: recorded_step(128, request.param == "bfloat16"), device="cuda"), BYTES[request.param]
 
 
-def test_bytes_before_at_the_peak_and_after_are_the_gpus(run: tuple[list[StepGraph], str]) -> None:
-    graphs, name = run
+def test_bytes_before_at_the_peak_and_after_are_the_gpus(recorded: tuple[StepGraph, str]) -> None:
+    graph, name = recorded
     events, end = read(name)
-    recorded = replay(requests(events), allocator_at_start(name))
-    found = replay_steps(graphs, extras=workspaces)
+    truth = replay(requests(events), allocator_at_start(name))
+    found = replay_steps(graph, extras=workspaces)
     assert found.steps[-2].end.allocated_bytes == allocated(start(events, end))
     assert found.last.end.allocated_bytes == allocated(end)
-    assert found.last.peak_requested_bytes == recorded.peak_requested_bytes
-    assert found.last.peak_allocated_bytes == recorded.peak_allocated_bytes
+    assert found.last.peak_requested_bytes == truth.peak_requested_bytes
+    assert found.last.peak_allocated_bytes == truth.peak_allocated_bytes
     assert found.last.peak_reserved_bytes == sum(segment.bytes for segment in end)
     assert found.last.device_allocations == 0
 
 
-def test_there_are_as_many_segments_of_each_size_as_on_the_gpu(run: tuple[list[StepGraph], str]) -> None:
-    graphs, name = run
+def test_there_are_as_many_segments_of_each_size_as_on_the_gpu(recorded: tuple[StepGraph, str]) -> None:
+    graph, name = recorded
     _, end = read(name)
-    found = replay_steps(graphs, extras=workspaces).segments
+    found = replay_steps(graph, extras=workspaces).segments
     assert Counter(segment.bytes for segment in found) == Counter(segment.bytes for segment in end)
 
 
-def test_every_birth_and_death_comes_in_the_gpus_order(run: tuple[list[StepGraph], str]) -> None:
+def test_every_birth_and_death_comes_in_the_gpus_order(recorded: tuple[StepGraph, str]) -> None:
     """But for what one kernel takes inside: ``index_put_`` with accumulation, which sorts the indices."""
-    graphs, name = run
-    traced, recorded = asked(graphs[-1]), history(name)
+    graph, name = recorded
+    ours, theirs = asked(graph), history(name)
     missing = [4096, 4096, -4096, 4096, 4096, 4096, 1, -1, -4096, -4096, -4096, -4096]
-    place = next(i for i, (ours, theirs) in enumerate(zip(traced, recorded, strict=False)) if ours != theirs)
-    assert recorded[place : place + len(missing)] == missing
-    assert traced == recorded[:place] + recorded[place + len(missing) :]
+    place = next(i for i, (mine, other) in enumerate(zip(ours, theirs, strict=False)) if mine != other)
+    assert theirs[place : place + len(missing)] == missing
+    assert ours == theirs[:place] + theirs[place + len(missing) :]
 
 
-def test_without_the_first_step_too_little_is_reserved(run: tuple[list[StepGraph], str]) -> None:
+def test_the_first_step_that_is_derived_is_the_first_one() -> None:
+    first, steady = (trace(gpt, device="cuda", warmup=warmup) for warmup in (0, 1))
+    assert asked(first_step(steady)) == asked(first)
+    assert first_step(first) is first
+    laws.check(first_step(steady))
+
+
+def test_without_the_first_step_too_little_is_reserved(recorded: tuple[StepGraph, str]) -> None:
     """Then optimizer state takes segments of its own from the start, and leaves none for the temporaries."""
-    graphs, name = run
+    graph, name = recorded
     alone = {"xl_ctx128_full_step_none": 69_103_255_552, "xl_ctx128_full_step_bf16": 69_050_826_752}
-    assert replay_steps(graphs[-1]).peak_reserved_bytes == alone[name]
+    assert replay_steps([graph] * 3).peak_reserved_bytes == alone[name]
 
 
 def test_a_forward_without_gradients_is_the_gpus() -> None:
@@ -97,7 +102,7 @@ def test_a_forward_without_gradients_is_the_gpus() -> None:
     graph = trace(lambda: recorded_forward(128, False), device="cuda")
     assert asked(graph) == history(name)
     _, end = read(name)
-    found = replay_steps([graph] * 6, extras=workspaces)
+    found = replay_steps(graph, extras=workspaces)
     assert found.peak_reserved_bytes == sum(segment.bytes for segment in end) == 13_889_437_696
     assert found.peak_allocated_bytes == 13_859_874_816
     assert Counter(segment.bytes for segment in found.segments) == Counter(segment.bytes for segment in end)
@@ -123,5 +128,5 @@ def test_which_of_equal_blocks_is_taken_can_cost_a_segment() -> None:
         graph, steps=1, extras=workspaces, allocator=CachingAllocator(by_age=False, place=lambda size: next(falling))
     )
     assert (found.peak_reserved_bytes, found.peak_allocated_bytes) == (reserved, 22_154_463_232)
-    found = replay_steps([graph] * 3, extras=workspaces)
+    found = replay_steps(graph, extras=workspaces)
     assert (found.peak_reserved_bytes - reserved, found.last.peak_allocated_bytes) == (512 << 20, 22_154_463_232)
