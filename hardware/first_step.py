@@ -2,8 +2,8 @@
 
 In the first step nothing is left over from the one before it, and there is no optimizer state until the optimizer
 runs: it makes the state of all parameters, in their order, before it updates the first (of several optimizers, the one
-that runs first makes all). What else a first step may do, such as skip what a gradient scaler finds infinite, is not
-known from another one; a trace with ``warmup=0`` tells.
+that runs first makes all). What else a first step may do otherwise is not known from another one; a trace with
+``warmup=0`` tells.
 """
 
 from __future__ import annotations
