@@ -1,6 +1,7 @@
 """The transformer of a published GPU recording, and the training step that was recorded (see tests/data/README.md).
 
-Written from its description: the ops and their order matter, since every allocation is compared.
+Written from its description: the ops and their order matter, since every allocation is compared; so do local names,
+since each keeps a tensor alive until it is rebound or its function returns.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         dtype, x = x.dtype, x.to(torch.float32)
-        x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5)
+        inverse = torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5)
+        x = x * inverse
         return (self.weight * x).to(dtype)
 
 
@@ -55,12 +57,23 @@ class Rotary(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         even, odd = rearrange(x, "... (pairs two) -> two ... pairs", two=2).unbind(0)
         cos, sin = self.table.unbind(0)
-        return torch.stack((cos * even - sin * odd, sin * even + cos * odd), dim=-1).flatten(-2)
+        turned_even = cos * even - sin * odd
+        turned_odd = sin * even + cos * odd
+        result = torch.stack((turned_even, turned_odd), dim=-1).flatten(-2)
+        return result
 
 
 def softmax(x: Tensor) -> Tensor:
-    exponentials = torch.exp(x - x.max(dim=-1, keepdim=True).values)
+    shifted = x - x.max(dim=-1, keepdim=True).values
+    exponentials = torch.exp(shifted)
     return exponentials / exponentials.sum(dim=-1, keepdim=True)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
+    scores = einsum(q, k, "... q d, ... k d -> ... q k") / sqrt(WIDTH // HEADS)
+    scores = torch.where(seen, scores, float("-inf"))
+    weights = softmax(scores)
+    return einsum(weights, v, "... q k, ... k d -> ... q d")
 
 
 class Attention(nn.Module):
@@ -72,13 +85,18 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.q(x), self.k(x), self.v(x)
         q, k, v = (rearrange(t, "b t (h d) -> b h t d", h=HEADS) for t in (q, k, v))
-        q, k = self.rotary(q), self.rotary(k)
+        q = self.rotary(q)
+        k = self.rotary(k)
         place = torch.arange(x.shape[1], device=x.device)
         seen = (place[:, None] >= place[None, :])[None, None]
-        scores = einsum(q, k, "... q d, ... k d -> ... q k") / sqrt(WIDTH // HEADS)
-        weights = softmax(torch.where(seen, scores, float("-inf")))
-        mixed = einsum(weights, v, "... q k, ... k d -> ... q d")
-        return self.out(rearrange(mixed, "b h t d -> b t (h d)").contiguous())
+        mixed = attend(q, k, v, seen)
+        mixed = rearrange(mixed, "b h t d -> b t (h d)").contiguous()
+        out = self.out(mixed)
+        return out
+
+
+def silu(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(x)
 
 
 class FeedForward(nn.Module):
@@ -87,8 +105,7 @@ class FeedForward(nn.Module):
         self.w1, self.w2, self.w3 = Linear(WIDTH, HIDDEN), Linear(HIDDEN, WIDTH), Linear(WIDTH, HIDDEN)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = self.w1(x)
-        return self.w2(gate * torch.sigmoid(gate) * self.w3(x))
+        return self.w2(silu(self.w1(x)) * self.w3(x))
 
 
 class Block(nn.Module):
@@ -98,8 +115,11 @@ class Block(nn.Module):
         self.norm1, self.norm2 = RMSNorm(), RMSNorm()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        attended = self.attention(self.norm1(x))
+        middle = x + attended
+        fed = self.mlp(self.norm2(middle))
+        result = middle + fed
+        return result
 
 
 class Transformer(nn.Module):
@@ -110,11 +130,13 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(Block(rotary) for _ in range(LAYERS))
         self.norm, self.head = RMSNorm(), Linear(WIDTH, VOCABULARY)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        x = self.tokens(ids)
+    def forward(self, x: Tensor) -> Tensor:
+        embedded = self.tokens(x)
+        x = embedded
         for layer in self.layers:
             x = layer(x)
-        return self.head(self.norm(x))
+        x = self.norm(x)
+        return self.head(x)
 
 
 def recorded_step(context: int, bfloat16: bool) -> Step:
@@ -131,3 +153,16 @@ def recorded_step(context: int, bfloat16: bool) -> Step:
 
     ids, targets = (torch.randint(0, VOCABULARY, (BATCH, context)) for _ in range(2))
     return Step(Transformer(context), (ids, targets), step=step)
+
+
+def recorded_forward(context: int, bfloat16: bool) -> Step:
+    """The forward alone, without gradients."""
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer, inputs: tuple[Tensor, Tensor]) -> None:
+        with torch.no_grad():
+            with torch.autocast("cuda", torch.bfloat16) if bfloat16 else nullcontext():
+                logits = model(inputs[0])
+            del logits
+
+    ids, targets = (torch.randint(0, VOCABULARY, (BATCH, context)) for _ in range(2))
+    return Step(Transformer(context), (ids, targets), step=step, optimizer=None)
