@@ -1,8 +1,8 @@
 """The priced ops of a step + a hardware profile -> the seconds of the step and of each phase, and its MFU.
 
-*Step time* is the sum of the kernel times of all ops on the device, one after the other, as one stream runs them.
-Its interval adds up the lows and the highs: it allows for every kernel being off the same way. In it is no host
-time: where kernels are short, eager PyTorch is slower than this, because it cannot issue them as fast.
+*Step time* is how long the step takes in eager mode: the kernels of one stream one after the other, and the waiting
+where the host cannot issue them as fast (`dispatch.py`). A phase is over when the device is done with it. The
+interval has every kernel, and the host, off the same way.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from ..costmodels.work import Work
 from ..graph.op import Op
 from ..graph.phase import Phase
 from ..graph.step_graph import StepGraph
-from .kernel_time import BOUNDS, FREE, OpTime, Unit, launches, matmul_unit, time_on, vector_dtype
+from .constants import constants
+from .dispatch import FASTEST, SLOWEST, WAITING, Issued, Run, dispatch_seconds, run
+from .kernel_time import BOUNDS, FREE, TIERS, Job, OpTime, Unit, job, time_of
 from .profile import Profile
 
 MFU_DEFINITION = (
@@ -34,15 +36,11 @@ class Span:
     low_seconds: float = 0.0
     high_seconds: float = 0.0
 
-    @classmethod
-    def of(cls, times: Sequence[OpTime]) -> Span:
-        """The ops one after the other."""
-        return cls(sum(t.seconds for t in times), sum(t.low_seconds for t in times), sum(t.high_seconds for t in times))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepTime:
-    """Device time of one step on the profile of that name."""
+    """Time of one step on the profile of that name."""
 
     profile: str
     step: Span
@@ -50,7 +48,15 @@ class StepTime:
     ops: tuple[OpTime, ...]
     """One for each priced op, in the same order; what runs on the host, or is free, takes 0 s."""
     bound_seconds: Mapping[str, float]
-    """The step's seconds by what each op's are spent on."""
+    """The step's seconds by what each op's are spent on; ``host`` is waiting for the host."""
+    tier_seconds: Mapping[str, float]
+    """The kernels' seconds by what they rest on: `kernel_time.TIERS`."""
+    kernel_seconds: float
+    """All kernels, one after the other."""
+    host_seconds: float
+    """What the host spends on issuing them."""
+    waiting_seconds: float
+    """How long the device waits for the host; 0 where the host keeps ahead."""
     tensor_flops: int
     """Matrix FLOPs, attention in full."""
     peak_unit: Unit | None
@@ -116,27 +122,48 @@ def estimate(
 ) -> StepTime:
     """Time of the step that these ops are. An op all of whose tensors are `host_storages` costs the device nothing."""
     timer = _Timer(profile, tf32, cudnn_tf32)
-    times = tuple(FREE if p.kind == "free" or _on_host(p.op, host_storages) else timer(p.op, p.work) for p in priced)
-    by_phase: dict[Phase, list[OpTime]] = {phase: [] for phase in Phase}
-    by_bound = dict.fromkeys(BOUNDS[:-1], 0.0)
+    free = tuple(p.kind == "free" for p in priced)
+    times = tuple(
+        FREE if is_free or _on_host(p.op, host_storages) else timer(p.op, p.work)
+        for p, is_free in zip(priced, free, strict=True)
+    )
+    known = constants()
+    host = tuple(dispatch_seconds(p.op, is_free, known) for p, is_free in zip(priced, free, strict=True))
+    usual = _run(priced, host, [t.seconds for t in times])
+    low = _run(priced, [FASTEST * s for s in host], [t.low_seconds for t in times])
+    high = _run(priced, [SLOWEST * s for s in host], [t.high_seconds for t in times])
     by_unit: dict[Unit, int] = defaultdict(int)
     for p, t in zip(priced, times, strict=True):
-        by_phase[p.op.phase].append(t)
-        if t is not FREE:
-            by_bound[t.bound] += t.seconds
         if t.unit:
             by_unit[t.unit] += p.work.tensor_flops
     unit = max(by_unit, key=by_unit.__getitem__, default=None)
     return StepTime(
         profile=profile.name,
-        step=Span.of(times),
-        phases={phase: Span.of(of_phase) for phase, of_phase in by_phase.items()},
+        step=Span(usual.seconds, low.seconds, high.seconds),
+        phases={p: Span(usual.phases[p], low.phases[p], high.phases[p]) for p in Phase},
         ops=times,
-        bound_seconds=by_bound,
+        bound_seconds={**_by(times, "bound", BOUNDS[:-2]), "host": usual.waiting_seconds},
+        tier_seconds=_by(times, "tier", TIERS[:-1]),
+        kernel_seconds=usual.kernel_seconds,
+        host_seconds=usual.host_seconds,
+        waiting_seconds=usual.waiting_seconds,
         tensor_flops=sum(by_unit.values()),
         peak_unit=unit,
         peak_flops_per_second=unit.peak(profile) if unit else 0.0,
     )
+
+
+def _run(priced: Sequence[Priced], host: Sequence[float], kernels: Sequence[float]) -> Run:
+    return run(Issued(p.op.phase, h, k, p.op.packet in WAITING) for p, h, k in zip(priced, host, kernels, strict=True))
+
+
+def _by(times: Sequence[OpTime], name: str, keys: Sequence[str]) -> dict[str, float]:
+    """Seconds of the ops that take some, added up by that attribute."""
+    sums = dict.fromkeys(keys, 0.0)
+    for time in times:
+        if time is not FREE:
+            sums[getattr(time, name)] += time.seconds
+    return sums
 
 
 def host_storages(graph: StepGraph) -> frozenset[int]:
@@ -154,20 +181,17 @@ def _on_host(op: Op, host: AbstractSet[int]) -> bool:
 
 
 class _Timer:
-    """Kernel times, each distinct piece of work computed once: a model repeats its layers."""
+    """Kernel times, each distinct job computed once: a model repeats its layers."""
 
     def __init__(self, profile: Profile, tf32: bool, cudnn_tf32: bool) -> None:
         self.profile, self.tf32, self.cudnn_tf32 = profile, tf32, cudnn_tf32
-        self.known: dict[tuple[Work, Unit | None, str, int], OpTime] = {}
+        self.known: dict[Job, OpTime] = {}
 
     def __call__(self, op: Op, work: Work) -> OpTime:
         if not (work.flops or work.bytes):
             return FREE
-        unit = None
-        if work.tensor_flops:
-            unit = matmul_unit(op, self.profile, tf32=self.tf32, cudnn_tf32=self.cudnn_tf32)
-        key = (work, unit, vector_dtype(op), launches(op))
+        key = job(work, op, self.profile, tf32=self.tf32, cudnn_tf32=self.cudnn_tf32)
         found = self.known.get(key)
         if found is None:
-            found = self.known[key] = time_on(self.profile, *key)
+            found = self.known[key] = time_of(key, self.profile)
         return found

@@ -1,31 +1,42 @@
-"""Work of one op + a hardware profile -> the seconds its kernels take on the device, with an interval.
+"""Work of one op + a hardware profile -> the seconds its kernels take on the device, with an interval and a tier.
 
 *Kernel time* is from the start of an op's first kernel to the start of the next op's, with the launch queue full.
-This is a roofline: the floor of each launch, and on top of it the slowest of matrix arithmetic, other arithmetic
-and memory traffic, each at the share of its peak that kernels are measured to reach. The interval comes from the
-low and high shares, between which about eight kernels in ten lie.
+The *tier* is what the time rests on, the surest first:
 
-Not covered: shapes, layouts and alignment; data that is still in L2; the host, which in eager mode needs more time
-to issue a small op than the device to run it; copies between host and device.
+- *measured*: this op was timed with these sizes and types on this device (`measured.py`);
+- *tiles*: a matrix product, convolution or fused attention, from tiles and waves (`tiles.py`);
+- *rate*: matrix arithmetic of unknown sizes, at the usual share of the peak;
+- *bandwidth*: memory traffic at the bandwidth that its kind reaches (`traffic.py`), or other arithmetic;
+- *floor*: too small for any of these to matter: the cost of a kernel.
+
+Each is a floor per kernel, and on top of it the slowest of matrix arithmetic, other arithmetic and memory traffic. No
+rate passes its peak. The interval comes from the low and high efficiencies of the profile, between which about
+eight kernels in ten lie.
+
+Not covered: data that is still in L2; copies between host and device. The host's own time is in `dispatch.py`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil
 from typing import NamedTuple
 
 from ..costmodels.work import Work
 from ..graph.dtype import is_floating
-from ..graph.op import Op, Tensor
+from ..graph.op import Op
+from .constants import constants
+from .problems import Problem, problems
 from .profile import Profile
+from .tiles import share_of_peak
+from .traffic import kind, launches
 
-BOUNDS = ("tensor", "vector", "memory", "floor", "free")
+BOUNDS = ("tensor", "vector", "memory", "floor", "host", "free")
 """What an op's time is spent on: matrix arithmetic (on whichever cores), other arithmetic, memory traffic,
-launching, or nothing."""
+launching, waiting for the host, or nothing."""
 
-TIER = "roofline"
+TIERS = ("measured", "tiles", "rate", "bandwidth", "floor", "free")
+"""What an op's time rests on."""
 
 LOW, TYPICAL, HIGH = range(3)
 """Places in a `Range`."""
@@ -34,12 +45,6 @@ LOW, TYPICAL, HIGH = range(3)
 # torch.backends.cuda.matmul.allow_tf32 is off unless turned on:
 # https://docs.pytorch.org/docs/stable/notes/cuda.html, "TensorFloat-32 (TF32) on Ampere (and later) devices"
 CUDNN_WORDS = ("convolution", "conv_", "cudnn_rnn")
-
-# A multi-tensor kernel takes at most so many tensors by the number of lists, 2,240 blocks, 65,536 elements a block
-# (CUDA 13 and later): https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cuda/MultiTensorApply.cuh
-CHUNK_ELEMENTS = 65_536
-MOST_BLOCKS = 2_240
-MOST_TENSORS = (770, 448, 336, 252, 210)
 
 
 class Unit(NamedTuple):
@@ -69,36 +74,67 @@ class OpTime:
     """One of `BOUNDS`."""
     unit: Unit | None = None
     """Which cores run its matrix arithmetic; None where it has none."""
-    tier: str = TIER
+    tier: str = "floor"
+    """One of `TIERS`."""
 
 
-FREE = OpTime(0.0, 0.0, 0.0, "free")
+FREE = OpTime(0.0, 0.0, 0.0, "free", tier="free")
+
+
+class Job(NamedTuple):
+    """All that a kernel time depends on beside the device: two ops with equal jobs take equally long."""
+
+    work: Work
+    unit: Unit | None
+    vector: str
+    launches: int
+    traffic: str
+    problems: tuple[Problem, ...]
 
 
 def kernel_time(work: Work, op: Op, profile: Profile, *, tf32: bool = False, cudnn_tf32: bool = True) -> OpTime:
     """Time of `op` on that device. `tf32` and `cudnn_tf32` are PyTorch's two ``allow_tf32`` settings."""
     if not (work.flops or work.bytes):
         return FREE
-    unit = matmul_unit(op, profile, tf32=tf32, cudnn_tf32=cudnn_tf32) if work.tensor_flops else None
-    return time_on(profile, work, unit, vector_dtype(op), launches(op))
+    return time_of(job(work, op, profile, tf32=tf32, cudnn_tf32=cudnn_tf32), profile)
 
 
-def time_on(profile: Profile, work: Work, unit: Unit | None, vector: str, launches: int) -> OpTime:
-    """Time of work whose cores are known."""
-    low, typical, high = (_parts(profile, work, unit, vector, launches, at) for at in (HIGH, TYPICAL, LOW))
+def job(work: Work, op: Op, profile: Profile, *, tf32: bool = False, cudnn_tf32: bool = True) -> Job:
+    """What `op` asks of a device."""
+    if not work.tensor_flops:
+        return Job(work, None, vector_dtype(op), launches(op), kind(op), ())
+    unit = matmul_unit(op, profile, tf32=tf32, cudnn_tf32=cudnn_tf32)
+    return Job(work, unit, vector_dtype(op), launches(op), "stream", problems(op))
+
+
+def time_of(job: Job, profile: Profile) -> OpTime:
+    """Time of that job on that device."""
+    low, typical, high = (_parts(job, profile, at) for at in (HIGH, TYPICAL, LOW))
     bound = max(typical, key=typical.__getitem__)
-    return OpTime(_seconds(typical, unit), _seconds(low, unit), _seconds(high, unit), bound, unit)
+    seconds = _seconds(typical, job.unit)
+    return OpTime(seconds, _seconds(low, job.unit), _seconds(high, job.unit), bound, job.unit, _tier(job, bound))
 
 
-def _parts(profile: Profile, work: Work, unit: Unit | None, vector: str, launches: int, at: int) -> dict[str, float]:
+def _tier(job: Job, bound: str) -> str:
+    if bound == "floor":
+        return "floor"
+    if bound == "tensor":
+        return "tiles" if job.problems else "rate"
+    return "bandwidth"
+
+
+def _parts(job: Job, profile: Profile, at: int) -> dict[str, float]:
     """Seconds by bound with every efficiency at its low, typical or high value, and the floor the other way round."""
-    vector_rate = profile.vector_flops_per_second[vector] * profile.vector_efficiency[at]
-    bandwidth = profile.memory_bandwidth_bytes_per_second * profile.memory_bandwidth_efficiency[at]
+    vector_rate = profile.vector_flops_per_second[job.vector] * profile.vector_efficiency[at]
+    share = constants()[f"traffic_share.{job.traffic}"]
+    # The fast end of the interval allows for traffic that streams.
+    share = max(share, 0.9) if at == HIGH else share
+    bandwidth = profile.memory_bandwidth_bytes_per_second * profile.memory_bandwidth_efficiency[at] * share
     return {
-        "tensor": _matmul_seconds(profile, work, unit, at) if unit else 0.0,
-        "vector": work.vector_flops / vector_rate,
-        "memory": work.bytes / bandwidth,
-        "floor": launches * profile.kernel_floor_seconds[HIGH - at],
+        "tensor": _matmul_seconds(job, profile, at),
+        "vector": job.work.vector_flops / vector_rate,
+        "memory": job.work.bytes / bandwidth,
+        "floor": job.launches * profile.kernel_floor_seconds[HIGH - at],
     }
 
 
@@ -109,12 +145,27 @@ def _seconds(parts: dict[str, float], unit: Unit | None) -> float:
     return parts["floor"] + max(arithmetic, parts["memory"])
 
 
-def _matmul_seconds(profile: Profile, work: Work, unit: Unit, at: int) -> float:
-    """Time of the multiply-adds that run, and of the last wave of tiles, which is at most one wave more."""
-    peak = unit.peak(profile)
-    flops = work.tensor_flops - work.skippable_flops
-    body = flops / (peak * profile.matmul_efficiency[unit.dtype][at])
-    return body + min(profile.tensor_tail_flops / peak, body)
+def _matmul_seconds(job: Job, profile: Profile, at: int) -> float:
+    """Time of the multiply-adds that run, at the share of the peak that their sizes allow."""
+    if job.unit is None:
+        return 0.0
+    peak = job.unit.peak(profile)
+    flops = job.work.tensor_flops - job.work.skippable_flops
+    return flops / (peak * _share(job, job.unit, profile, at))
+
+
+def _share(job: Job, unit: Unit, profile: Profile, at: int) -> float:
+    """The share of the peak of all problems together: their FLOPs over the FLOPs that their time would allow."""
+    best = profile.matmul_efficiency[unit.dtype][at]
+    bandwidth = profile.memory_bandwidth_bytes_per_second * profile.memory_bandwidth_efficiency[TYPICAL]
+    per_byte = unit.peak(profile) / bandwidth
+    done = spent = 0.0
+    for problem in job.problems:
+        if problem.flops:
+            share = share_of_peak(problem, unit.cores, best, profile.sm_count, per_byte, constants())
+            done += problem.flops
+            spent += problem.flops / share
+    return done / spent if spent else best
 
 
 def matmul_unit(op: Op, profile: Profile, *, tf32: bool = False, cudnn_tf32: bool = True) -> Unit:
@@ -136,24 +187,6 @@ def vector_dtype(op: Op) -> str:
     """
     wide = ("float64", "complex128")
     return "float64" if any(t.dtype in wide and t.shape for t in (*op.inputs, *op.outputs)) else "float32"
-
-
-def launches(op: Op) -> int:
-    """How many kernels `op` is at the least: one, or for a list of tensors as many as their chunks need."""
-    if "._foreach_" not in op.name and "._fused_" not in op.name:
-        return 1
-    lists = [value for value in op.args.values() if isinstance(value, tuple) and value and _all_tensors(value)]
-    if not lists:
-        return 1
-    first = lists[0]
-    chunks = sum(ceil(t.numel / CHUNK_ELEMENTS) for t in first if isinstance(t, Tensor))
-    most_tensors = MOST_TENSORS[min(len(lists), len(MOST_TENSORS)) - 1]
-    return max(1, ceil(len(first) / most_tensors), ceil(chunks / MOST_BLOCKS))
-
-
-def _all_tensors(value: tuple[object, ...]) -> bool:
-    # A Tensor is itself a tuple; only a plain tuple is a list of tensors.
-    return type(value) is tuple and all(isinstance(item, Tensor) for item in value)
 
 
 def _operand_dtype(op: Op) -> str:

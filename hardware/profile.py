@@ -21,6 +21,7 @@ from types import MappingProxyType
 from typing import NamedTuple, cast
 
 from ..graph.errors import ForetraceError
+from .constants import FILE as CONSTANTS
 
 FOLDER = Path(__file__).parent
 
@@ -78,7 +79,6 @@ KEYS: Mapping[str, Key] = MappingProxyType(
         "tensor_flops_per_second": Key("FLOP/s", 1e11, 1e17, by_type=True),
         "vector_flops_per_second": Key("FLOP/s", 1e10, 1e16, by_type=True),
         "kernel_floor_seconds": Key("s", 1e-8, 1e-3, "range"),
-        "tensor_tail_flops": Key("FLOP", 0, 1e12, "integer"),
         "memory_bandwidth_efficiency": Key("share of peak", 0.001, 1, "range"),
         "vector_efficiency": Key("share of peak", 0.001, 1, "range"),
         "matmul_efficiency": Key("share of peak", 0.001, 1, "range", by_type=True),
@@ -121,8 +121,6 @@ class Profile:
     """Peak of the CUDA cores by element type, a fused multiply-add counted as two."""
     kernel_floor_seconds: Range
     """From the start of one kernel to that of the next when they do next to nothing."""
-    tensor_tail_flops: int
-    """Work a matrix kernel could have done in the time that its last, partly filled wave of tiles takes."""
     memory_bandwidth_efficiency: Range
     vector_efficiency: Range
     matmul_efficiency: Mapping[str, Range]
@@ -147,7 +145,7 @@ def names() -> tuple[str, ...]:
     >>> "a100-sxm4-80gb" in names()
     True
     """
-    return tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.toml") if path != CONSTANTS))
 
 
 def load(name_or_path: str | Path) -> Profile:

@@ -1,0 +1,293 @@
+"""Published step times beside predicted ones: every row of `data/step_times.csv` whose model can be built here.
+
+    python benchmarks/validate_time.py [--only REGEX] [--family NAME ...] [--each] [--page docs/accuracy.md]
+
+Each row's step is traced without a GPU (or loaded from the cache), priced for the GPU that was timed, and compared:
+predicted seconds beside measured ones, the same under a plain roofline (peak FLOP/s of the type, peak bandwidth, no
+host), what the prediction rests on, and which rows are far off, by name. Rows whose library is not installed, or whose
+GPU has no profile, are skipped by name. ``--page`` writes the summary between the two markers of that page.
+
+Which rows had a part in fitting the host's constants is in `FITTED`: whole models, on all GPUs. Kernel constants are
+fitted to tables of single ops (`fit_kernels.py`), not to any row here. All other rows are held out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+from statistics import mean, median
+
+from tabulate import tabulate
+
+from foretrace.costmodels import Priced, price_ops
+from foretrace.graph import ForetraceError, Phase, StepGraph
+from foretrace.hardware import Profile, StepTime, Unit, estimate, host_storages, load
+from foretrace.hardware.kernel_time import matmul_unit, vector_dtype
+from published_rows import Row, rows, step_key, traced
+
+FITTED = {("hf_sdpa", "bert-base-uncased"), ("hand_gpt", "small"), ("torchvision", "resnet18")}
+"""Family and model of the rows whose step times had a part in choosing the host's constants."""
+
+PARTS = {
+    "forward": {Phase.FORWARD},
+    "inference": {Phase.FORWARD},
+    "backward": {Phase.BACKWARD},
+    "forward+backward": {Phase.FORWARD, Phase.BACKWARD, Phase.ZERO_GRAD},
+    "optimizer": {Phase.OPTIMIZER},
+    "step": set(Phase),
+    "kernels": set(Phase),
+}
+"""The phases that were timed. Of ``kernels`` only the time that the GPU is busy counts."""
+
+BEGIN, END = "<!-- validate_time begins -->", "<!-- validate_time ends -->"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One row, predicted three ways."""
+
+    row: Row
+    measured: float
+    predicted: float
+    low: float
+    high: float
+    roofline: float
+    time: StepTime
+
+    @property
+    def error(self) -> float:
+        """Predicted over measured, less one."""
+        return self.predicted / self.measured - 1
+
+    @property
+    def roofline_error(self) -> float:
+        return self.roofline / self.measured - 1
+
+    @property
+    def inside(self) -> bool:
+        """Does the measured time lie in the predicted interval?"""
+        return self.low <= self.measured <= self.high
+
+    @property
+    def fitted(self) -> bool:
+        return (self.row["family"], self.row["model"]) in FITTED
+
+    @property
+    def name(self) -> str:
+        row = self.row
+        words = (row["model"], f"b{row['batch']}", f"s{row['sequence']}", row["precision"], row["attention"], row["part"])
+        return " ".join(filter(None, words))
+
+
+# -- predicting -----------------------------------------------------------------------------------
+
+
+@cache
+def profile_named(name: str) -> Profile | None:
+    try:
+        return load(name)
+    except ForetraceError:
+        return None
+
+
+_PRICED: dict[tuple[str, ...], tuple[StepGraph, tuple[Priced, ...]]] = {}
+
+
+def priced(row: Row) -> tuple[StepGraph, tuple[Priced, ...]]:
+    """The trace of a row, priced; the last one is kept, since rows of one step follow each other."""
+    key = step_key(row)
+    if key not in _PRICED:
+        _PRICED.clear()
+        graph = traced(row)
+        _PRICED[key] = graph, price_ops(graph)
+    return _PRICED[key]
+
+
+def predict(row: Row, profile: Profile) -> Result:
+    """The predicted time of the part of the step that was timed."""
+    graph, ops = priced(row)
+    timed = [p for p in ops if p.op.phase in PARTS[row["part"]]]
+    tf32 = row["precision"] == "tfloat32"
+    time = estimate(timed, profile, tf32=tf32, cudnn_tf32=tf32, host_storages=host_storages(graph))
+    kernels = row["part"] == "kernels"
+    return Result(
+        row,
+        float(row["seconds"]),
+        time.kernel_seconds if kernels else time.step_seconds,
+        sum(t.low_seconds for t in time.ops) if kernels else time.low_seconds,
+        sum(t.high_seconds for t in time.ops) if kernels else time.high_seconds,
+        roofline(timed, profile, tf32),
+        time,
+    )
+
+
+def roofline(ops: Iterable[Priced], profile: Profile, tf32: bool) -> float:
+    """Seconds at peak FLOP/s or peak bandwidth, whichever is longer for each op: no efficiency, no floor, no host."""
+    seconds = 0.0
+    for p in ops:
+        flops = p.work.vector_flops / profile.vector_flops_per_second[vector_dtype(p.op)]
+        if p.work.tensor_flops:
+            unit: Unit = matmul_unit(p.op, profile, tf32=tf32, cudnn_tf32=tf32)
+            flops = max(flops, (p.work.tensor_flops - p.work.skippable_flops) / unit.peak(profile))
+        if p.kind != "free":
+            seconds += max(flops, p.work.bytes / profile.memory_bandwidth_bytes_per_second)
+    return seconds
+
+
+def results(chosen: Sequence[Row]) -> tuple[list[Result], Counter[str]]:
+    """Every row predicted, and how many were skipped for what reason."""
+    found: list[Result] = []
+    skipped: Counter[str] = Counter()
+    for row in sorted(chosen, key=step_key):
+        from published_models import missing
+
+        profile, library = profile_named(row["profile"]), missing(row["family"])
+        if profile is None:
+            skipped[f"no profile for {row['gpu']}"] += 1
+        elif library:
+            skipped[f"{library} is not installed: {row['family']} {row['model']}"] += 1
+        else:
+            try:
+                found.append(predict(row, profile))
+            except ForetraceError as error:
+                skipped[f"not traced: {row['family']} {row['model']}: {error}"] += 1
+    return found, skipped
+
+
+# -- what it says ---------------------------------------------------------------------------------
+
+Test = Callable[[Row], bool]
+
+
+def is_a100(row: Row) -> bool:
+    return row["profile"].startswith(("a100", "a800"))
+
+
+def is_training(row: Row) -> bool:
+    return row["part"] != "inference"
+
+
+def is_image(row: Row) -> bool:
+    return row["family"] in ("torchvision", "timm")
+
+
+GROUPS: dict[str, Test] = {
+    "A100, transformer training, fp32": lambda r: (
+        is_a100(r) and is_training(r) and r["precision"] == "float32" and not is_image(r)
+    ),
+    "A100, training, fp16, bf16 and TF32": lambda r: is_a100(r) and is_training(r) and r["precision"] != "float32",
+    "A100, of these transformers": lambda r: (
+        is_a100(r) and is_training(r) and r["precision"] != "float32" and not is_image(r)
+    ),
+    "A100, of these convnets": lambda r: is_a100(r) and is_training(r) and r["precision"] != "float32" and is_image(r),
+    "A100, inference": lambda r: is_a100(r) and not is_training(r),
+    "H100": lambda r: r["profile"].startswith("h100"),
+    "other GPUs": lambda r: not is_a100(r) and not r["profile"].startswith("h100"),
+    "V100": lambda r: r["profile"].startswith("v100"),
+    "T4": lambda r: r["profile"] == "t4",
+    "L4, L20, L40S": lambda r: r["profile"] in ("l4", "l20", "l40s"),
+    "RTX 3090, 3090 Ti, 4090": lambda r: r["profile"].startswith("rtx"),
+    "B200": lambda r: r["profile"] == "b200",
+    "MI250": lambda r: r["profile"] == "mi250",
+    "H20": lambda r: r["profile"] == "h20",
+    "all": lambda r: True,
+}
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value that this share of `values` does not pass."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def summary(found: Sequence[Result]) -> str:
+    """One line a group: errors here and under a plain roofline, and how many lie in the interval."""
+    lines = []
+    for name, test in GROUPS.items():
+        here = [r for r in found if test(r.row)]
+        for held in (False, True):
+            chosen = [r for r in here if not (held and r.fitted)]
+            if chosen and (not held or len(chosen) != len(here)):
+                lines.append(_line(f"{name}, held out" if held else name, chosen))
+    header = ("rows", "number", "mean", "median", "90th", "bias", "in interval", "roofline mean", "roofline median")
+    return tabulate(lines, header, tablefmt="github", disable_numparse=True)
+
+
+def _line(name: str, chosen: Sequence[Result]) -> tuple[str, ...]:
+    errors, plain = ([abs(v) for v in vs] for vs in zip(*((r.error, r.roofline_error) for r in chosen), strict=True))
+    share = mean(r.inside for r in chosen)
+    figures = (mean(errors), median(errors), quantile(errors, 0.9))
+    bias = f"{100 * median(r.error for r in chosen):+.1f} %"
+    return (
+        name, str(len(chosen)), *(f"{100 * v:.1f} %" for v in figures), bias, f"{100 * share:.0f} %",
+        *(f"{100 * v:.1f} %" for v in (mean(plain), median(plain))),
+    )  # fmt: skip
+
+
+def ranking(found: Sequence[Result]) -> tuple[int, int]:
+    """Of the pairs on one GPU whose measured times differ by more than 15 %: how many, and how many in order."""
+    by_gpu: dict[str, list[Result]] = defaultdict(list)
+    for result in found:
+        by_gpu[result.row["gpu"]].append(result)
+    pairs = right = 0
+    for here in by_gpu.values():
+        for one, other in combinations(here, 2):
+            if max(one.measured, other.measured) > 1.15 * min(one.measured, other.measured):
+                pairs += 1
+                right += (one.measured < other.measured) == (one.predicted < other.predicted)
+    return pairs, right
+
+
+def each(found: Sequence[Result]) -> str:
+    """Every row."""
+    lines = [
+        (
+            r.row["profile"], r.row["source"].split("/")[0][:14], r.name, f"{1e3 * r.measured:.1f}", f"{1e3 * r.predicted:.1f}",
+            f"{100 * r.error:+.0f} %", f"{100 * r.roofline_error:+.0f} %",
+            f"{1e3 * r.time.kernel_seconds:.1f}", f"{1e3 * r.time.host_seconds:.1f}", _tiers(r.time),
+            "fit" if r.fitted else "",
+        )
+        for r in found
+    ]  # fmt: skip
+    head = ("GPU", "source", "row", "measured ms", "predicted", "error", "roofline", "kernels", "host", "rests on", "")
+    return tabulate(lines, head, tablefmt="github", disable_numparse=True)
+
+
+def _tiers(time: StepTime) -> str:
+    total = sum(time.tier_seconds.values()) or 1.0
+    shares = [(seconds / total, tier) for tier, seconds in time.tier_seconds.items() if seconds > 0.01 * total]
+    return ", ".join(f"{tier} {100 * share:.0f} %" for share, tier in sorted(shares, reverse=True))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", metavar="REGEX", help="rows whose GPU, model and part match")
+    parser.add_argument("--family", action="append", help="rows of that family; may be given several times")
+    parser.add_argument("--each", action="store_true", help="print every row")
+    parser.add_argument("--page", type=Path, help="write the summary into that page, between its markers")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    chosen = [r for r in rows() if not options.family or r["family"] in options.family]
+    chosen = [r for r in chosen if re.search(options.only, " ".join(r.values()))]
+    found, skipped = results(chosen)
+    if options.each:
+        print(each(found))
+    print(summary(found))
+    pairs, right = ranking(found)
+    if pairs:
+        print(f"order right in {right:,} of {pairs:,} pairs ({100 * right / pairs:.1f} %)")
+    for reason, count in sorted(skipped.items()):
+        print(f"skipped {count}: {reason}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
