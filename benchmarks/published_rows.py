@@ -25,8 +25,8 @@ DATA = HERE / "data"
 
 Row = dict[str, str]
 
-KEY = ("family", "model", "batch", "sequence", "precision", "attention", "optimizer", "note")
-"""The columns that decide what is traced."""
+KEY = ("family", "model", "batch", "sequence", "attention", "optimizer")
+"""Columns that decide what is traced, beside precision and memory format."""
 
 
 def rows() -> list[Row]:
@@ -57,7 +57,9 @@ def cache_folder() -> Path:
 
 def step_key(row: Row) -> tuple[str, ...]:
     """Equal for rows that one trace serves: inference is a step of its own, all other parts are parts of one."""
-    return (*(row[name] for name in KEY), str(row["part"] == "inference"))
+    precision = "float32" if row["precision"] == "tfloat32" else row["precision"]
+    memory_format = row["note"] if row["family"] == "timm" else ""
+    return (*(row[name] for name in KEY), precision, memory_format, str(row["part"] == "inference"))
 
 
 def _digest(row: Row) -> str:

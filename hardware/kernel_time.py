@@ -29,7 +29,7 @@ from .constants import constants
 from .problems import Problem, problems
 from .profile import Profile
 from .tiles import share_of_peak
-from .traffic import kind, launches
+from .traffic import Traffic, launches, traffic
 
 BOUNDS = ("tensor", "vector", "memory", "floor", "host", "free")
 """What an op's time is spent on: matrix arithmetic (on whichever cores), other arithmetic, memory traffic,
@@ -81,6 +81,9 @@ class OpTime:
 FREE = OpTime(0.0, 0.0, 0.0, "free", tier="free")
 
 
+STREAM = Traffic("stream")
+
+
 class Job(NamedTuple):
     """All that a kernel time depends on beside the device: two ops with equal jobs take equally long."""
 
@@ -88,7 +91,7 @@ class Job(NamedTuple):
     unit: Unit | None
     vector: str
     launches: int
-    traffic: str
+    traffic: Traffic
     problems: tuple[Problem, ...]
 
 
@@ -102,9 +105,9 @@ def kernel_time(work: Work, op: Op, profile: Profile, *, tf32: bool = False, cud
 def job(work: Work, op: Op, profile: Profile, *, tf32: bool = False, cudnn_tf32: bool = True) -> Job:
     """What `op` asks of a device."""
     if not work.tensor_flops:
-        return Job(work, None, vector_dtype(op), launches(op), kind(op), ())
+        return Job(work, None, vector_dtype(op), launches(op), traffic(op), ())
     unit = matmul_unit(op, profile, tf32=tf32, cudnn_tf32=cudnn_tf32)
-    return Job(work, unit, vector_dtype(op), launches(op), "stream", problems(op))
+    return Job(work, unit, vector_dtype(op), launches(op), STREAM, problems(op))
 
 
 def time_of(job: Job, profile: Profile) -> OpTime:
@@ -126,16 +129,22 @@ def _tier(job: Job, bound: str) -> str:
 def _parts(job: Job, profile: Profile, at: int) -> dict[str, float]:
     """Seconds by bound with every efficiency at its low, typical or high value, and the floor the other way round."""
     vector_rate = profile.vector_flops_per_second[job.vector] * profile.vector_efficiency[at]
-    share = constants()[f"traffic_share.{job.traffic}"]
-    # The fast end of the interval allows for traffic that streams.
-    share = max(share, 0.9) if at == HIGH else share
-    bandwidth = profile.memory_bandwidth_bytes_per_second * profile.memory_bandwidth_efficiency[at] * share
+    bandwidth = profile.memory_bandwidth_bytes_per_second * profile.memory_bandwidth_efficiency[at]
     return {
         "tensor": _matmul_seconds(job, profile, at),
         "vector": job.work.vector_flops / vector_rate,
-        "memory": job.work.bytes / bandwidth,
+        "memory": job.work.bytes / bandwidth if at == HIGH else _memory_seconds(job, profile, bandwidth),
         "floor": job.launches * profile.kernel_floor_seconds[HIGH - at],
     }
+
+
+def _memory_seconds(job: Job, profile: Profile, bandwidth: float) -> float:
+    """Moving the bytes as its kind of traffic does, or stepping through the elements, and what each row costs."""
+    known, (kind, elements, rows) = constants(), job.traffic
+    clocks = profile.sm_count * profile.clock_hertz
+    moving = job.work.bytes / (bandwidth * known[f"traffic_share.{kind}"])
+    stepping = elements / (clocks * known[f"elements_per_clock.{kind}"])
+    return max(moving, stepping) + rows * known[f"row_clocks.{kind}"] / clocks
 
 
 def _seconds(parts: dict[str, float], unit: Unit | None) -> float:

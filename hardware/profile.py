@@ -5,7 +5,7 @@ a URL or a document and table, or the measurement and the fit that it came from.
 `KEYS` says between which bounds a value is believable, so that a factor of 1,000 cannot hide. A profile of one's
 own may start from another one with ``base = "a100-sxm4-80gb"`` and state only what differs.
 
-Not covered: links between devices, and energy.
+Not covered: networks between machines, and energy.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ KEYS: Mapping[str, Key] = MappingProxyType(
         "cublas_workspace_bytes": Key("bytes", 0, 1e9, "integer"),
         "l2_bytes": Key("bytes", 1e5, 1e10, "integer"),
         "memory_bandwidth_bytes_per_second": Key("bytes/s", 1e10, 1e14),
+        "link_bytes_per_second": Key("bytes/s", 0, 1e14),
         "sm_count": Key("multiprocessors", 1, 1e4, "integer"),
         "clock_hertz": Key("Hz", 1e8, 1e10),
         "tensor_flops_per_second": Key("FLOP/s", 1e11, 1e17, by_type=True),
@@ -113,6 +114,8 @@ class Profile:
     """What PyTorch allocates once for a cuBLAS handle and stream; in PyTorch's statistics."""
     l2_bytes: int
     memory_bandwidth_bytes_per_second: float
+    link_bytes_per_second: float
+    """To other devices of the same machine, both directions added up; 0 where there is only PCI Express."""
     sm_count: int
     clock_hertz: float
     tensor_flops_per_second: Mapping[str, float]

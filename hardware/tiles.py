@@ -46,8 +46,10 @@ def share_of_peak(
     quality = best * (constants["product_share.convolution"] if problem.kind == "convolution" else 1.0)
     if cores == "tensor" and not problem.aligned:
         quality *= constants["unaligned_share"]
-    loss, start = constants[f"tile_halving_loss.{cores}"], constants[f"tile_terms.{cores}"]
-    tiles = TENSOR_TILES if cores == "tensor" else VECTOR_BATCHED_TILES if _one_tile(problem) else VECTOR_TILES
+    one_tile = cores == "vector" and problem.kind == "batched"
+    loss = constants[f"tile_halving_loss.{cores}"]
+    start = constants["tile_terms.vector_batched" if one_tile else f"tile_terms.{cores}"]
+    tiles = TENSOR_TILES if cores == "tensor" else VECTOR_BATCHED_TILES if one_tile else VECTOR_TILES
     largest = log2(tiles[0][0] * tiles[0][1])
     fastest = float("inf")
     for rows, columns in tiles:
@@ -62,10 +64,6 @@ def share_of_peak(
                 flops += (split + 1) * problem.batch * problem.m * problem.n * 4 * flops_per_byte
             fastest = min(fastest, flops)
     return min(best, problem.flops / fastest) if problem.flops else best
-
-
-def _one_tile(problem: Problem) -> bool:
-    return problem.kind == "batched"
 
 
 def _attention_share(problem: Problem, best: float, multiprocessors: int, constants: Constants) -> float:
