@@ -193,7 +193,10 @@ def hf_llama(row: Row) -> Step:
 
 
 def torchvision(row: Row) -> Step:
-    """An image classifier, cross-entropy, SGD with momentum where the row has an optimizer."""
+    """An image classifier, cross-entropy, SGD with momentum where the row has an optimizer.
+
+    All these rows are of PyTorch before 2.0, whose `zero_grad` fills gradients with zeros.
+    """
     import torchvision.models
 
     extra = {"aux_logits": False} if row["model"] in ("inception_v3", "googlenet") else {}
@@ -220,7 +223,7 @@ def _image_step(model: nn.Module, row: Row) -> Step:
 
     def step(model: nn.Module, optimizer: Any, inputs: tuple[torch.Tensor, torch.Tensor]) -> None:
         images, labels = inputs
-        model.zero_grad()
+        model.zero_grad(set_to_none=row["family"] == "timm")
         with torch.autocast("cuda", autocast or torch.float16, enabled=autocast is not None):
             loss = F.cross_entropy(model(images), labels)
         loss.backward()

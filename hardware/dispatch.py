@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from ..graph.op import Op, Tensor
@@ -79,16 +80,50 @@ def run(issued: Iterable[Issued]) -> Run:
     return Run(phases, kernels, dispatch, waiting + max(0.0, host - device))
 
 
-def dispatch_seconds(op: Op, is_free: bool, constants: Constants) -> float:
-    """What the host spends on `op`; `is_free` ops make no kernel."""
-    if op.phase is Phase.BACKWARD:
-        return constants["host_seconds.backward_view" if is_free else "host_seconds.backward_kernel"]
+def dispatches(ops: Iterable[Op], free: Iterable[bool], constants: Constants) -> list[float]:
+    """What the host spends on each op, the calls of the modules that it stands in included. Free ops make no kernel."""
+    before: list[str] = []
+    found = []
+    for op, is_free in zip(ops, free, strict=True):
+        seconds = _op_seconds(op, is_free, constants)
+        if op.phase is Phase.FORWARD:
+            path = op.module.split(".")
+            seconds += constants["host_seconds.module"] * _entered(before, path)
+            seconds *= 1.0 if op.sequence is not None else constants["host_share_without_autograd"]
+            before = path
+        found.append(seconds)
+    return found
+
+
+def _entered(before: list[str], path: list[str]) -> int:
+    """How many modules are called on the way from one path to the next."""
+    common = 0
+    for one, other in zip(before, path, strict=False):
+        if one != other:
+            break
+        common += 1
+    return len(path) - common
+
+
+def _op_seconds(op: Op, is_free: bool, constants: Constants) -> float:
+    backward = op.phase is Phase.BACKWARD
     if is_free:
-        return constants["host_seconds.view"]
-    if op.phase is Phase.OPTIMIZER:
+        return constants["host_seconds.backward_view" if backward else "host_seconds.view"]
+    if _is_heavy(op.packet):
+        both = 2 if "convolution_backward" in op.packet else 1
+        return both * constants["host_seconds.backward_heavy_kernel" if backward else "host_seconds.heavy_kernel"]
+    if backward:
+        return constants["host_seconds.backward_kernel"]
+    if op.phase in (Phase.OPTIMIZER, Phase.ZERO_GRAD):
         tensors = len(op.inputs) * constants["host_seconds.list_tensor"] if _is_multi_tensor(op) else 0.0
         return constants["host_seconds.optimizer_kernel"] * launches(op) + tensors
     return constants["host_seconds.kernel"]
+
+
+@lru_cache(maxsize=4096)
+def _is_heavy(packet: str) -> bool:
+    """Ops that set up a call of cuDNN, or choose among its kernels."""
+    return any(word in packet for word in ("convolution", "batch_norm", "cudnn", "_rnn", "miopen"))
 
 
 def _is_multi_tensor(op: Op) -> bool:

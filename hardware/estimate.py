@@ -18,7 +18,7 @@ from ..graph.op import Op
 from ..graph.phase import Phase
 from ..graph.step_graph import StepGraph
 from .constants import constants
-from .dispatch import FASTEST, SLOWEST, WAITING, Issued, Run, dispatch_seconds, run
+from .dispatch import FASTEST, SLOWEST, WAITING, Issued, Run, dispatches, run
 from .kernel_time import BOUNDS, FREE, TIERS, Job, OpTime, Unit, job, time_of
 from .profile import Profile
 
@@ -127,8 +127,7 @@ def estimate(
         FREE if is_free or _on_host(p.op, host_storages) else timer(p.op, p.work)
         for p, is_free in zip(priced, free, strict=True)
     )
-    known = constants()
-    host = tuple(dispatch_seconds(p.op, is_free, known) for p, is_free in zip(priced, free, strict=True))
+    host = dispatches((p.op for p in priced), free, constants())
     usual = _run(priced, host, [t.seconds for t in times])
     low = _run(priced, [FASTEST * s for s in host], [t.low_seconds for t in times])
     high = _run(priced, [SLOWEST * s for s in host], [t.high_seconds for t in times])

@@ -93,6 +93,8 @@ class Job(NamedTuple):
     launches: int
     traffic: Traffic
     problems: tuple[Problem, ...]
+    turned_bytes: int = 0
+    """What a library reads and writes to turn operands into the order that its kernels want."""
 
 
 def kernel_time(work: Work, op: Op, profile: Profile, *, tf32: bool = False, cudnn_tf32: bool = True) -> OpTime:
@@ -107,7 +109,21 @@ def job(work: Work, op: Op, profile: Profile, *, tf32: bool = False, cudnn_tf32:
     if not work.tensor_flops:
         return Job(work, None, vector_dtype(op), launches(op), traffic(op), ())
     unit = matmul_unit(op, profile, tf32=tf32, cudnn_tf32=cudnn_tf32)
-    return Job(work, unit, vector_dtype(op), launches(op), STREAM, problems(op))
+    found = problems(op)
+    turned = _turned_bytes(op, found) if unit.cores == "tensor" and unit.dtype in ("float16", "bfloat16") else 0
+    return Job(work, unit, vector_dtype(op), launches(op), STREAM, found, turned)
+
+
+def _turned_bytes(op: Op, found: tuple[Problem, ...]) -> int:
+    """cuDNN's half-precision kernels want channels last; operands in another order are turned for each product.
+
+    https://docs.nvidia.com/deeplearning/performance/dl-performance-convolutional/index.html#tensor-layout
+    """
+    if not found or found[0].kind != "convolution":
+        return 0
+    images = [t for t in (*op.inputs, *op.outputs) if len(t.shape) >= 4 and t is not op.args.get("weight")]
+    turned = [t for t in images if t.strides[1] != 1 and t.shape[1] > 1]
+    return 2 * sum(sorted((t.bytes for t in turned), reverse=True)[:2]) * len(found)
 
 
 def time_of(job: Job, profile: Profile) -> OpTime:
@@ -131,7 +147,7 @@ def _parts(job: Job, profile: Profile, at: int) -> dict[str, float]:
     vector_rate = profile.vector_flops_per_second[job.vector] * profile.vector_efficiency[at]
     bandwidth = profile.memory_bandwidth_bytes_per_second * profile.memory_bandwidth_efficiency[at]
     return {
-        "tensor": _matmul_seconds(job, profile, at),
+        "tensor": _matmul_seconds(job, profile, at) + job.turned_bytes / bandwidth,
         "vector": job.work.vector_flops / vector_rate,
         "memory": job.work.bytes / bandwidth if at == HIGH else _memory_seconds(job, profile, bandwidth),
         "floor": job.launches * profile.kernel_floor_seconds[HIGH - at],

@@ -76,6 +76,8 @@ def traffic(op: Op) -> Traffic:
         return _softmax(op, named, largest)
     if named == "reduction":
         return _reduction(op, largest)
+    if named.startswith("batch_norm") and _innermost(largest) == 1 - len(largest.shape):
+        named = named.replace("batch_norm", "channels_last_norm")
     row = max(largest.shape[-1], 1) if largest.shape else 1
     return Traffic(named, largest.numel, largest.numel // row if "normalization" in named else 0)
 
