@@ -26,6 +26,7 @@ from ..costmodels.work import Work
 from ..graph.dtype import is_floating
 from ..graph.op import Op
 from .constants import constants
+from .measured import Measurement, key_of
 from .problems import Problem, problems
 from .profile import Profile
 from .tiles import share_of_peak
@@ -95,6 +96,8 @@ class Job(NamedTuple):
     problems: tuple[Problem, ...]
     turned_bytes: int = 0
     """What a library reads and writes to turn operands into the order that its kernels want."""
+    measured: Measurement | None = None
+    """The measured time of this op, where the profile has one."""
 
 
 def kernel_time(work: Work, op: Op, profile: Profile, *, tf32: bool = False, cudnn_tf32: bool = True) -> OpTime:
@@ -106,12 +109,20 @@ def kernel_time(work: Work, op: Op, profile: Profile, *, tf32: bool = False, cud
 
 def job(work: Work, op: Op, profile: Profile, *, tf32: bool = False, cudnn_tf32: bool = True) -> Job:
     """What `op` asks of a device."""
+    measured = _measured(op, profile)
     if not work.tensor_flops:
-        return Job(work, None, vector_dtype(op), launches(op), traffic(op), ())
+        return Job(work, None, vector_dtype(op), launches(op), traffic(op), (), measured=measured)
     unit = matmul_unit(op, profile, tf32=tf32, cudnn_tf32=cudnn_tf32)
     found = problems(op)
     turned = _turned_bytes(op, found) if unit.cores == "tensor" and unit.dtype in ("float16", "bfloat16") else 0
-    return Job(work, unit, vector_dtype(op), launches(op), STREAM, found, turned)
+    return Job(work, unit, vector_dtype(op), launches(op), STREAM, found, turned, measured)
+
+
+def _measured(op: Op, profile: Profile) -> Measurement | None:
+    if not profile.measured:
+        return None
+    key = key_of(op)
+    return profile.measured.get(key) if key else None
 
 
 def _turned_bytes(op: Op, found: tuple[Problem, ...]) -> int:
@@ -130,8 +141,16 @@ def time_of(job: Job, profile: Profile) -> OpTime:
     """Time of that job on that device."""
     low, typical, high = (_parts(job, profile, at) for at in (HIGH, TYPICAL, LOW))
     bound = max(typical, key=typical.__getitem__)
+    if job.measured:
+        return _as_measured(job.measured, bound, job.unit)
     seconds = _seconds(typical, job.unit)
     return OpTime(seconds, _seconds(low, job.unit), _seconds(high, job.unit), bound, job.unit, _tier(job, bound))
+
+
+def _as_measured(one: Measurement, bound: str, unit: Unit | None) -> OpTime:
+    """The measured time; what it is spent on is still the model's word."""
+    low, middle, high = one.low * 1e-6, one.microseconds * 1e-6, one.high * 1e-6
+    return OpTime(middle, low, high, bound, unit, "measured")
 
 
 def _tier(job: Job, bound: str) -> str:

@@ -22,6 +22,8 @@ from typing import NamedTuple, cast
 
 from ..graph.errors import ForetraceError
 from .constants import FILE as CONSTANTS
+from .measured import Key as MeasuredKey
+from .measured import Measurement, measurements
 
 FOLDER = Path(__file__).parent
 
@@ -128,6 +130,8 @@ class Profile:
     vector_efficiency: Range
     matmul_efficiency: Mapping[str, Range]
     """By element type; ``float32`` is a matrix product on CUDA cores."""
+    measured: Mapping[MeasuredKey, Measurement]
+    """Times of single ops that were measured on the device; none in a profile that comes with foretrace."""
     sources: Mapping[str, str]
     """Where each number comes from, by its key; ``key.type`` where there is one for each element type."""
 
@@ -140,6 +144,8 @@ class Profile:
             values = {f"{key}.{name}": value for name, value in held.items()} if spec.by_type else {key: held}
             for name, value in values.items():
                 yield Fact(name, value, spec.unit, self.sources[name])
+        for one in self.measured.values():
+            yield Fact(f"measured {one.op} {' '.join(one.inputs)}", one.microseconds * 1e-6, "s", one.source)
 
 
 def names() -> tuple[str, ...]:
@@ -190,6 +196,7 @@ def _read(path: Path) -> Table:
 
 def _from_table(file: str, table: Table) -> Profile:
     table = _with_base(file, table)
+    measured = measurements(file, table.pop("measured", []))
     _refuse_unknown(file, "", table, (*TEXT_KEYS, *KEYS))
     sources: dict[str, str] = {}
     fields: dict[str, object] = {key: _text(file, table, key) for key in TEXT_KEYS}
@@ -201,7 +208,7 @@ def _from_table(file: str, table: Table) -> Profile:
             fields[key] = MappingProxyType(by_type)
         else:
             fields[key] = _entry(file, key, spec, entry, sources)
-    profile = Profile(**fields, sources=MappingProxyType(sources))  # type: ignore[arg-type]
+    profile = Profile(**fields, measured=measured, sources=MappingProxyType(sources))  # type: ignore[arg-type]
     _check_whole(file, profile)
     return profile
 
@@ -213,7 +220,8 @@ def _with_base(file: str, table: Table) -> Table:
         return table
     if not isinstance(base, str) or base not in names():
         raise ForetraceError(f"{file}: base is {base!r}", f"Name one of {', '.join(names())}")
-    return _overlay(_read(FOLDER / f"{base}.toml"), table)
+    below = _read(FOLDER / f"{base}.toml")
+    return _overlay(_with_base(f"{base}.toml", below), table)
 
 
 def _overlay(below: Table, above: Table) -> Table:
