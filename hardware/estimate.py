@@ -19,13 +19,20 @@ from ..graph.phase import Phase
 from ..graph.step_graph import StepGraph
 from .constants import constants
 from .dispatch import FASTEST, SLOWEST, WAITING, Issued, Run, dispatches, run
-from .kernel_time import BOUNDS, FREE, TIERS, Job, OpTime, Unit, job, time_of
-from .profile import Profile
+from .kernel_time import BOUNDS, FREE, TIERS, Job, OpTime, Unit, job, operand_dtype, time_of
+from .profile import TENSOR_TYPES, Profile
 
 MFU_DEFINITION = (
+    "matrix FLOPs of the recorded step (attention in full, recomputation by checkpointing left out) / "
+    "(step seconds x peak FLOP/s of the unit that runs most of them)"
+)
+HFU_DEFINITION = (
     "matrix FLOPs of the recorded step (attention in full, recomputation included) / "
     "(step seconds x peak FLOP/s of the unit that runs most of them)"
 )
+
+LAUNCH_BOUND = 0.05
+"""A step is called launch-bound where the device waits for the host for more than this share of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +65,11 @@ class StepTime:
     waiting_seconds: float
     """How long the device waits for the host; 0 where the host keeps ahead."""
     tensor_flops: int
-    """Matrix FLOPs, attention in full."""
+    """Matrix FLOPs, attention in full, recomputation included."""
+    recomputed_flops: int
+    """The part of them that checkpointing runs a second time: forward ops inside the backward pass."""
+    substitutes: Mapping[str, Unit]
+    """Element types that the device has no unit for, and what their products run on."""
     peak_unit: Unit | None
     """Which cores run most of them; None where there are none."""
     peak_flops_per_second: float
@@ -108,8 +119,27 @@ class StepTime:
     @property
     def mfu(self) -> float:
         """Model FLOPs utilisation, as `MFU_DEFINITION` says."""
+        return self._utilisation(self.tensor_flops - self.recomputed_flops)
+
+    @property
+    def hfu(self) -> float:
+        """Hardware FLOPs utilisation, as `HFU_DEFINITION` says."""
+        return self._utilisation(self.tensor_flops)
+
+    def _utilisation(self, flops: int) -> float:
         possible = self.step.seconds * self.peak_flops_per_second
-        return self.tensor_flops / possible if possible else 0.0
+        return flops / possible if possible else 0.0
+
+    @property
+    def is_launch_bound(self) -> bool:
+        """Does the device wait for the host for more than `LAUNCH_BOUND` of the step?"""
+        return self.waiting_seconds > LAUNCH_BOUND * self.step.seconds
+
+    @property
+    def tier_shares(self) -> dict[str, float]:
+        """The share of the kernels' time by what it rests on."""
+        total = sum(self.tier_seconds.values())
+        return {tier: seconds / total if total else 0.0 for tier, seconds in self.tier_seconds.items()}
 
 
 def estimate(
@@ -147,6 +177,8 @@ def estimate(
         host_seconds=usual.host_seconds,
         waiting_seconds=usual.waiting_seconds,
         tensor_flops=sum(by_unit.values()),
+        recomputed_flops=sum(p.work.tensor_flops for p, t in zip(priced, times, strict=True) if t.unit and _again(p.op)),
+        substitutes=_substitutes(priced, times),
         peak_unit=unit,
         peak_flops_per_second=unit.peak(profile) if unit else 0.0,
     )
@@ -154,6 +186,22 @@ def estimate(
 
 def _run(priced: Sequence[Priced], host: Sequence[float], kernels: Sequence[float]) -> Run:
     return run(Issued(p.op.phase, h, k, p.op.packet in WAITING) for p, h, k in zip(priced, host, kernels, strict=True))
+
+
+def _again(op: Op) -> bool:
+    """Is it a forward op that the backward pass runs again? Autograd's own ops know their forward op."""
+    return op.phase is Phase.BACKWARD and op.forward is None and op.sequence is not None
+
+
+def _substitutes(priced: Sequence[Priced], times: Sequence[OpTime]) -> dict[str, Unit]:
+    """Where a product's type is not the one that its unit computes in, though the type is one for tensor cores."""
+    found: dict[str, Unit] = {}
+    for p, t in zip(priced, times, strict=True):
+        if t.unit:
+            dtype = operand_dtype(p.op)
+            if dtype != t.unit.dtype and dtype in TENSOR_TYPES:
+                found[dtype] = t.unit
+    return found
 
 
 def _by(times: Sequence[OpTime], name: str, keys: Sequence[str]) -> dict[str, float]:

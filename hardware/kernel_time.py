@@ -214,7 +214,7 @@ def _share(job: Job, unit: Unit, profile: Profile, at: int) -> float:
 
 def matmul_unit(op: Op, profile: Profile, *, tf32: bool = False, cudnn_tf32: bool = True) -> Unit:
     """The cores that run `op`'s matrix arithmetic: what its first floating-point input allows on that device."""
-    dtype = _operand_dtype(op)
+    dtype = operand_dtype(op)
     if dtype == "float32" and (cudnn_tf32 if _is_cudnn(op.name) else tf32):
         dtype = "tfloat32"
     if dtype.startswith("float8") and dtype not in profile.tensor_flops_per_second:
@@ -233,7 +233,8 @@ def vector_dtype(op: Op) -> str:
     return "float64" if any(t.dtype in wide and t.shape for t in (*op.inputs, *op.outputs)) else "float32"
 
 
-def _operand_dtype(op: Op) -> str:
+def operand_dtype(op: Op) -> str:
+    """The type of `op`'s first floating-point or complex tensor; of its first tensor where there is none."""
     given = (*op.inputs, *op.outputs)
     floating = next((t.dtype for t in given if is_floating(t.dtype) or t.dtype.startswith("complex")), None)
     return floating or next((t.dtype for t in given), "float32")
