@@ -43,7 +43,13 @@ class Problem(NamedTuple):
 
 def problems(op: Op) -> tuple[Problem, ...]:
     """The products that `op` runs, one kernel each; none where their sizes are not known."""
-    packet = op.packet
+    try:
+        return _problems(op, op.packet)
+    except (TypeError, ValueError, IndexError):
+        return ()  # operands of another shape than the op's schema has
+
+
+def _problems(op: Op, packet: str) -> tuple[Problem, ...]:
     if packet in MATRIX or packet in ADDED:
         return _matrix(op, packet in ADDED)
     if packet in BATCHED:
@@ -125,10 +131,7 @@ def _is_attention(packet: str) -> bool:
 
 def _attention(op: Op) -> tuple[Problem, ...]:
     """Every head is a product of queries and keys; ``n`` is the keys and ``k`` the size of a head."""
-    try:
-        size: Heads = batch_head_sequence(op) if "scaled_dot" in op.packet else batch_sequence_head(op)
-    except (TypeError, ValueError):
-        return ()
+    size: Heads = batch_head_sequence(op) if "scaled_dot" in op.packet else batch_sequence_head(op)
     backward = "backward" in op.packet
     itemsize = op.tensor("query").itemsize
     return (
