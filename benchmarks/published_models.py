@@ -182,7 +182,11 @@ def hf_llama(row: Row) -> Step:
         },
     }[row["model"]]  # fmt: skip
     config = LlamaConfig(
-        vocab_size=128256, max_position_embeddings=131072, attn_implementation=row["attention"], use_cache=False, **sizes
+        vocab_size=128256,
+        max_position_embeddings=131072,
+        attn_implementation=row["attention"],
+        use_cache=False,
+        **sizes,
     )
     model = LlamaForCausalLM(config).to(torch.bfloat16)
     ids = torch.randint(0, 1000, (int(row["batch"]), int(row["sequence"])))

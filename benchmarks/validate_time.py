@@ -83,7 +83,14 @@ class Result:
     @property
     def name(self) -> str:
         row = self.row
-        words = (row["model"], f"b{row['batch']}", f"s{row['sequence']}", row["precision"], row["attention"], row["part"])
+        words = (
+            row["model"],
+            f"b{row['batch']}",
+            f"s{row['sequence']}",
+            row["precision"],
+            row["attention"],
+            row["part"],
+        )
         return " ".join(filter(None, words))
 
 
@@ -260,17 +267,22 @@ def ranking(found: Sequence[Result]) -> tuple[int, int]:
 
 def each(found: Sequence[Result]) -> str:
     """Every row."""
-    lines = [
-        (
-            r.row["profile"], r.row["source"].split("/")[0][:14], r.name, f"{1e3 * r.measured:.1f}", f"{1e3 * r.predicted:.1f}",
-            f"{100 * r.error:+.0f} %", f"{100 * r.roofline_error:+.0f} %",
-            f"{1e3 * r.time.kernel_seconds:.1f}", f"{1e3 * r.time.host_seconds:.1f}", _tiers(r.time),
-            "fit" if r.fitted else "",
-        )
-        for r in found
-    ]  # fmt: skip
     head = ("GPU", "source", "row", "measured ms", "predicted", "error", "roofline", "kernels", "host", "rests on", "")
-    return tabulate(lines, head, tablefmt="github", disable_numparse=True)
+    return tabulate(map(_cells, found), head, tablefmt="github", disable_numparse=True)
+
+
+def _cells(r: Result) -> tuple[str, ...]:
+    milliseconds = (r.measured, r.predicted, r.time.kernel_seconds, r.time.host_seconds)
+    measured, predicted, kernels, host = (f"{1e3 * seconds:.1f}" for seconds in milliseconds)
+    error, plain = f"{100 * r.error:+.0f} %", f"{100 * r.roofline_error:+.0f} %"
+    fitted = "fit" if r.fitted else ""
+    about = (r.row["profile"], author(r.row), r.name)
+    return (*about, measured, predicted, error, plain, kernels, host, _tiers(r.time), fitted)
+
+
+def author(row: Row) -> str:
+    """Who published it, as far as the table has room."""
+    return row["source"].split("/")[0][:14]
 
 
 def _tiers(time: StepTime) -> str:

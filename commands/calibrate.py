@@ -46,17 +46,20 @@ def _run(options: argparse.Namespace) -> int:
     if options.on not in names():
         raise ForetraceError(f"--on {options.on} is no shipped profile", "Measured times are laid over one of those")
     name = options.name or f"{profile.name}-measured"
-    _write(options.output, _script(profile, name) if options.measure else _measured(options, profile, name))
+    if options.measure:
+        _write(options.output, _script(profile, name))
+    else:
+        _measured(options, profile, name)
     return 0
 
 
-def _measured(options: argparse.Namespace, profile: Profile, name: str) -> str:
+def _measured(options: argparse.Namespace, profile: Profile, name: str) -> None:
     from ..hardware.chrome_trace import measured_in
     from ..hardware.measured import to_toml
 
     found = measured_in(options.from_trace, profile, any_device=options.any_device)
+    _write(options.output, to_toml(name, profile.name, found))
     print(f"{len(found):,} ops and shapes, {sum(one.calls for one in found):,} calls", file=sys.stderr)
-    return to_toml(name, profile.name, found)
 
 
 def _script(profile: Profile, name: str) -> str:
@@ -78,4 +81,6 @@ def _write(path: Path | None, text: str) -> None:
             part.write(text)
         os.replace(part.name, path)
     except OSError as error:
-        raise ForetraceError(f"cannot write {str(path)!r}: {error.strerror or error}", "Name a file in a folder") from None
+        raise ForetraceError(
+            f"cannot write {str(path)!r}: {error.strerror or error}", "Name a file in a folder"
+        ) from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING
 
 from . import options as shared
@@ -12,12 +11,6 @@ if TYPE_CHECKING:
     from ..graph import StepGraph
     from ..hardware.plan import Run, Way
     from ..report import Report
-
-NAMES = {
-    "modelled": "modelled",
-    "assumed": "traced FLOPs at that MFU",
-    "textbook": "6 FLOPs a parameter and token",
-}
 
 
 def add(commands: shared.Commands[argparse.ArgumentParser]) -> None:
@@ -32,7 +25,9 @@ def add(commands: shared.Commands[argparse.ArgumentParser]) -> None:
     plan.add_argument("target", metavar="TARGET", help="path.py:callable, package.module:callable, or a saved trace")
     plan.add_argument("--steps", metavar="N", type=int, required=True, help="optimizer steps of the run")
     plan.add_argument("--global-batch", metavar="B", type=int, required=True, help="samples of one optimizer step")
-    plan.add_argument("--micro-batch", metavar="B", type=int, help="samples of the traced step (its inputs' first size)")
+    plan.add_argument(
+        "--micro-batch", metavar="B", type=int, help="samples of the traced step (its inputs' first size)"
+    )
     plan.add_argument("--mfu", metavar="SHARE", type=float, default=0.5, help="assumed share of the peak (%(default)s)")
     plan.add_argument("--gpus", metavar="N", type=int, default=1, help="GPUs that share a batch (%(default)s)")
     plan.add_argument("--price-per-hour", metavar="X", type=float, help="of one GPU; the answer is in the same money")
@@ -46,6 +41,7 @@ def _run(options: argparse.Namespace) -> int:
     from ..hardware.plan import run_of
     from ..hardware.profile import load as load_profile
     from ..report import price
+    from ..report.plan import plan_json, plan_table
 
     _check(options)
     profile = load_profile(options.on)
@@ -58,8 +54,8 @@ def _run(options: argparse.Namespace) -> int:
         gpus=options.gpus,
     )
     ways = _ways(run, report, options.mfu)
-    text = _json(run, report, ways, options) if options.format == "json" else _table(run, report, ways, options)
-    print(text, end="")
+    show = plan_json if options.format == "json" else plan_table
+    print(show(run, report, ways, options.price_per_hour), end="")
     return 0
 
 
@@ -82,7 +78,8 @@ def _batch(graph: StepGraph) -> int:
     found = batch_of(graph)
     if found is None:
         raise ForetraceError(
-            "the inputs of the traced step do not share their first size", "Say how many samples it has: --micro-batch B"
+            "the inputs of the traced step do not share their first size",
+            "Say how many samples it has: --micro-batch B",
         )
     return found
 
@@ -96,62 +93,3 @@ def _ways(run: Run, report: Report, mfu: float) -> list[Way]:
     if tokens is not None:
         ways.append(textbook(run, report.parameters.total, tokens // run.micro_batch, peak, mfu))
     return ways
-
-
-def _table(run: Run, report: Report, ways: list[Way], options: argparse.Namespace) -> str:
-    from tabulate import tabulate
-
-    from ..report.format import count_text, share_text
-
-    gpus = f"{run.gpus:,} x " if run.gpus > 1 else ""
-    unit = report.time.peak_unit
-    lines = [
-        report.trace.facts.target or "a training step",
-        f"  {run.steps:,} steps of {run.global_batch:,} samples on {gpus}{report.profile.full_name}",
-        f"  {run.accumulated:,} micro-batch{'es' if run.accumulated > 1 else ''} of {run.micro_batch:,} a step"
-        + (" on each GPU" if run.gpus > 1 else ""),
-        f"  peak {count_text(report.time.peak_flops_per_second, 'FLOP/s')} ({unit}); assumed MFU {share_text(options.mfu, 1)}",
-        "",
-    ]
-    head = ["", "MFU", "FLOP", "days", "GPU-hours"] + (["cost"] if options.price_per_hour is not None else [])
-    rows = []
-    for way in ways:
-        cells = [NAMES[way.name], share_text(way.mfu, 1), f"{way.flops:.3g}", f"{way.days:,.4g}", f"{way.gpu_hours:,.0f}"]
-        rows.append(cells + ([f"{way.cost(options.price_per_hour):,.0f}"] if options.price_per_hour is not None else []))
-    align = ("left",) + ("right",) * (len(head) - 1)
-    lines += tabulate(rows, head, tablefmt="plain", colalign=align, disable_numparse=True).splitlines()
-    low, high = ways[0].low_seconds, ways[0].high_seconds
-    if low is not None and high is not None:
-        lines += ["", f"modelled interval: {low / 86400:,.4g} to {high / 86400:,.4g} days"]
-    lines.append("not modelled: the exchange of gradients, data loading, evaluation, checkpoints, restarts")
-    if report.fits is False:
-        lines.append("this step does not fit in the device's memory: see foretrace run")
-    return "\n".join(lines) + "\n"
-
-
-def _json(run: Run, report: Report, ways: list[Way], options: argparse.Namespace) -> str:
-    price = options.price_per_hour
-    document = {
-        "target": report.trace.facts.target,
-        "hardware": report.profile.name,
-        "steps": run.steps,
-        "global_batch": run.global_batch,
-        "micro_batch": run.micro_batch,
-        "gpus": run.gpus,
-        "peak_flops_per_second": report.time.peak_flops_per_second,
-        "ways": [
-            {
-                "name": way.name,
-                "mfu": way.mfu,
-                "flops": way.flops,
-                "seconds": way.seconds,
-                "days": way.days,
-                "gpu_hours": way.gpu_hours,
-                "low_seconds": way.low_seconds,
-                "high_seconds": way.high_seconds,
-                "cost": None if price is None else way.cost(price),
-            }
-            for way in ways
-        ],
-    }
-    return json.dumps(document, indent=2, sort_keys=True) + "\n"

@@ -44,7 +44,6 @@ class Span:
     high_seconds: float = 0.0
 
 
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepTime:
     """Time of one step on the profile of that name."""
@@ -177,7 +176,9 @@ def estimate(
         host_seconds=usual.host_seconds,
         waiting_seconds=usual.waiting_seconds,
         tensor_flops=sum(by_unit.values()),
-        recomputed_flops=sum(p.work.tensor_flops for p, t in zip(priced, times, strict=True) if t.unit and _again(p.op)),
+        recomputed_flops=sum(
+            p.work.tensor_flops for p, t in zip(priced, times, strict=True) if t.unit and _again(p.op)
+        ),
         substitutes=_substitutes(priced, times),
         peak_unit=unit,
         peak_flops_per_second=unit.peak(profile) if unit else 0.0,

@@ -105,9 +105,7 @@ def modelled(run: Run, time: StepTime, work: Work) -> Way:
     mfu = flops / run.steps / possible if possible else 0.0
     times = (value * run.steps for value in (seconds, low, high))
     total, fast, slow = times
-    return Way(
-        name="modelled", flops=flops, mfu=mfu, seconds=total, low_seconds=fast, high_seconds=slow, gpus=run.gpus
-    )
+    return Way(name="modelled", flops=flops, mfu=mfu, seconds=total, low_seconds=fast, high_seconds=slow, gpus=run.gpus)
 
 
 def _step_seconds(run: Run, time: StepTime, which: str) -> float:

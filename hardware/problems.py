@@ -72,7 +72,17 @@ def _batched(op: Op) -> tuple[Problem, ...]:
     left, right = op.tensor(first), op.tensor("mat2" if first == "self" else "batch2")
     batch, m, k = left.shape
     # A batch of one is handed to the plain product: at::native::bmm_out_cuda_impl, ATen/native/cuda/Blas.cpp.
-    return (Problem("batched" if batch > 1 else "matrix", batch, m, right.shape[2], k, left.itemsize, _aligned(left) and _aligned(right)),)
+    return (
+        Problem(
+            "batched" if batch > 1 else "matrix",
+            batch,
+            m,
+            right.shape[2],
+            k,
+            left.itemsize,
+            _aligned(left) and _aligned(right),
+        ),
+    )
 
 
 def _aligned(tensor: Tensor) -> bool:

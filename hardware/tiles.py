@@ -1,7 +1,7 @@
 """A `Problem` + a device -> the seconds of its kernel, from tiles, waves and the terms of the contraction.
 
-A matrix kernel cuts its result into *tiles*; each runs on one multiprocessor, all of them in *waves* of as many tiles as
-there are multiprocessors, and the last wave takes as long as a full one however few tiles it has. A tile costs its
+A matrix kernel cuts its result into *tiles*; each runs on one multiprocessor, all of them in *waves* of as many tiles
+as there are multiprocessors, and the last wave takes as long as a full one however few tiles it has. A tile costs its
 FLOPs and a start as long as a few terms of the contraction; a smaller tile reuses less, so its multiprocessor does
 less of its peak. Where tiles are few, the contraction may be split over several, whose sums are then added up in
 memory. A library's heuristic mostly finds the fastest kernel; here it is the fastest of a short list.
@@ -56,7 +56,9 @@ def share_of_peak(
         share = quality * (1 - loss * (largest - log2(rows * columns)))
         count = problem.batch * -(-problem.m // rows) * -(-problem.n // columns)
         for split in SPLITS:
-            if split > 1 and (problem.kind == "batched" or count * split > 4 * multiprocessors or problem.k < 64 * split):
+            if split > 1 and (
+                problem.kind == "batched" or count * split > 4 * multiprocessors or problem.k < 64 * split
+            ):
                 break
             waves = -(-count * split // multiprocessors)
             flops = waves * multiprocessors * 2 * rows * columns * (-(-problem.k // split) + start) / share

@@ -110,7 +110,9 @@ def _innermost(tensor: Tensor) -> int | None:
     """The dimension, counted from the last, whose neighbours are closest in memory; None where one is repeated."""
     if 0 in tensor.strides:
         return None
-    steps = [(stride, place - len(tensor.shape)) for place, stride in enumerate(tensor.strides) if tensor.shape[place] > 1]
+    steps = [
+        (stride, place - len(tensor.shape)) for place, stride in enumerate(tensor.strides) if tensor.shape[place] > 1
+    ]
     return min(steps)[1] if steps else None
 
 

@@ -70,7 +70,9 @@ EVENTS = [
 
 
 def test_kernels_count_for_the_op_that_launched_them_and_all_around_it(tmp_path: Path) -> None:
-    found = {one.key: (one.microseconds, one.low, one.high, one.calls) for one in measured_in(trace(tmp_path, EVENTS), A100)}
+    found = {
+        one.key: (one.microseconds, one.low, one.high, one.calls) for one in measured_in(trace(tmp_path, EVENTS), A100)
+    }
     image, weight = "float32[2, 3, 8, 8]", "float32[4, 3, 3, 3]"
     assert found == {
         ("aten.mm", ("float32[8, 16]", "float32[16, 4]")): (6.0, 5.0, 7.0, 3),
