@@ -1,14 +1,16 @@
 """Published step times beside predicted ones: every row of `data/step_times.csv` whose model can be built here.
 
-    python benchmarks/validate_time.py [--only REGEX] [--family NAME ...] [--each] [--page docs/accuracy.md]
+    python benchmarks/validate_time.py [--only REGEX] [--family NAME ...] [--each]
+    python benchmarks/validate_time.py --page docs/accuracy.md --board docs/times.md
 
 Each row's step is traced without a GPU (or loaded from the cache), priced for the GPU that was timed, and compared:
 predicted seconds beside measured ones, the same under a plain roofline (peak FLOP/s of the type, peak bandwidth, no
 host), what the prediction rests on, and which rows are far off, by name. Rows whose library is not installed, or whose
-GPU has no profile, are skipped by name. ``--page`` writes the summary between the two markers of that page.
+GPU has no profile, are skipped by name. ``--page`` writes the summary between the two markers of that page, ``--board``
+a page with every row.
 
-Which rows had a part in fitting the host's constants is in `FITTED`: whole models, on all GPUs. Kernel constants are
-fitted to tables of single ops (`fit_kernels.py`), not to any row here. All other rows are held out.
+Which rows had a part in choosing constants is in `FITTED`: whole models, on all GPUs. Other constants of kernels come
+from tables of single ops (`fit_kernels.py`). All other rows are held out.
 """
 
 from __future__ import annotations
@@ -33,8 +35,17 @@ from foretrace.hardware import Profile, StepTime, Unit, estimate, host_storages,
 from foretrace.hardware.kernel_time import matmul_unit, vector_dtype
 from published_rows import Row, rows, step_key, traced
 
-FITTED = {("hf_sdpa", "bert-base-uncased"), ("hand_gpt", "small"), ("torchvision", "resnet18")}
-"""Family and model of the rows whose step times had a part in choosing the host's constants."""
+FITTED = {
+    ("hf_sdpa", "bert-base-uncased"),
+    ("hand_gpt", "small"),
+    ("torchvision", "resnet18"),
+    ("torchvision", "resnet50"),
+}
+"""Family and model of the rows that had a part in choosing constants: the first three of the host's, and resnet50's
+trace, the same that one of its rows is of, of batch norm's and pooling's."""
+
+FAR_OFF = 0.3
+"""An outlier is further off than this."""
 
 PARTS = {
     "forward": {Phase.FORWARD},
@@ -236,7 +247,7 @@ def summary(found: Sequence[Result]) -> str:
             chosen = [r for r in here if not (held and r.fitted)]
             if chosen and (not held or len(chosen) != len(here)):
                 lines.append(_line(f"{name}, held out" if held else name, chosen))
-    header = ("rows", "number", "mean", "median", "90th", "bias", "in interval", "roofline mean", "roofline median")
+    header = ("rows", "number", "mean", "median", "90th", "bias", "in interval", "roofline mean", "roofline median", "rests on")
     return tabulate(lines, header, tablefmt="github", disable_numparse=True)
 
 
@@ -247,8 +258,14 @@ def _line(name: str, chosen: Sequence[Result]) -> tuple[str, ...]:
     bias = f"{100 * median(r.error for r in chosen):+.1f} %"
     return (
         name, str(len(chosen)), *(f"{100 * v:.1f} %" for v in figures), bias, f"{100 * share:.0f} %",
-        *(f"{100 * v:.1f} %" for v in (mean(plain), median(plain))),
+        *(f"{100 * v:.1f} %" for v in (mean(plain), median(plain))), _mean_tiers(chosen),
     )  # fmt: skip
+
+
+def _mean_tiers(chosen: Sequence[Result]) -> str:
+    """What the time of the kernels rests on, each row counting as much as any other."""
+    shares = {tier: mean(r.time.tier_shares[tier] for r in chosen) for tier in chosen[0].time.tier_shares}
+    return ", ".join(f"{tier} {100 * s:.0f} %" for tier, s in sorted(shares.items(), key=lambda i: -i[1]) if s > 0.01)
 
 
 def ranking(found: Sequence[Result]) -> tuple[int, int]:
@@ -263,6 +280,43 @@ def ranking(found: Sequence[Result]) -> tuple[int, int]:
                 pairs += 1
                 right += (one.measured < other.measured) == (one.predicted < other.predicted)
     return pairs, right
+
+
+def order(found: Sequence[Result]) -> str:
+    """The ranking as a sentence."""
+    pairs, right = ranking(found)
+    share = f" ({100 * right / pairs:.1f} %)" if pairs else ""
+    return (
+        f"Of {pairs:,} pairs of rows on the same GPU whose measured times differ by more than 15 %, "
+        f"the predicted ones are in the same order for {right:,}{share}."
+    )
+
+
+def outliers(found: Sequence[Result]) -> str:
+    """The rows that are furthest off, by GPU, author and model."""
+    groups: dict[tuple[str, str, str], list[Result]] = defaultdict(list)
+    for r in found:
+        if abs(r.error) > FAR_OFF:
+            groups[r.row["gpu"], author(r.row), f"{r.row['model']} {r.row['precision']}"].append(r)
+    lines = [
+        (gpu, who, what, str(len(here)), " ".join(f"{100 * r.error:+.0f}" for r in here[:6]))
+        for (gpu, who, what), here in sorted(groups.items())
+    ]
+    many = sum(len(here) for here in groups.values())
+    table = tabulate(lines, ("GPU", "author", "model", "rows", "error %"), tablefmt="github", disable_numparse=True)
+    return f"Outliers, further off than {100 * FAR_OFF:.0f} %: {many} of {len(found)} rows.\n\n{table}"
+
+
+def left_out(skipped: Counter[str]) -> str:
+    """What was skipped and why."""
+    return "\n".join(f"- {count}: {reason}" for reason, count in sorted(skipped.items())) or "- nothing"
+
+
+BOARD = """# Published step times beside predicted ones
+
+Written by `benchmarks/validate_time.py --board docs/times.md`; the sources are in `benchmarks/data/step_times.csv`.
+Milliseconds; `roofline` is the error of peak FLOP/s or peak bandwidth, whichever is longer, without a host; `fit` marks
+models that had a part in choosing constants."""
 
 
 def each(found: Sequence[Result]) -> str:
@@ -297,6 +351,7 @@ def main() -> int:
     parser.add_argument("--family", action="append", help="rows of that family; may be given several times")
     parser.add_argument("--each", action="store_true", help="print every row")
     parser.add_argument("--page", type=Path, help="write the summary into that page, between its markers")
+    parser.add_argument("--board", type=Path, help="write a page with every row")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     chosen = [r for r in rows() if not options.family or r["family"] in options.family]
@@ -304,12 +359,15 @@ def main() -> int:
     found, skipped = results(chosen)
     if options.each:
         print(each(found))
-    print(summary(found))
-    pairs, right = ranking(found)
-    if pairs:
-        print(f"order right in {right:,} of {pairs:,} pairs ({100 * right / pairs:.1f} %)")
-    for reason, count in sorted(skipped.items()):
-        print(f"skipped {count}: {reason}")
+    text = "\n\n".join([summary(found), order(found), "Skipped:\n\n" + left_out(skipped)])
+    print(text)
+    if options.page:
+        page = options.page.read_text(encoding="utf-8")
+        begin, end = page.index(BEGIN) + len(BEGIN), page.index(END)
+        body = "\n\n".join([text, outliers(found)])
+        options.page.write_text(f"{page[:begin]}\n\n{body}\n\n{page[end:]}", encoding="utf-8")
+    if options.board:
+        options.board.write_text(f"{BOARD}\n\n{each(found)}\n", encoding="utf-8")
     return 0
 
 
