@@ -7,6 +7,7 @@ kept under ``$XDG_CACHE_HOME/foretrace-benchmarks``, named by a hash of the row'
 
 from __future__ import annotations
 
+import ast
 import csv
 import hashlib
 import json
@@ -68,10 +69,10 @@ def _digest(row: Row) -> str:
 
 @cache
 def _makers() -> str:
-    """One hash over the code that makes a trace."""
+    """One hash over the code that makes a trace, however it is laid out and commented."""
     digest = hashlib.sha256(torch.__version__.encode())
     for path in _sources():
-        digest.update(path.read_bytes())
+        digest.update(ast.dump(ast.parse(path.read_bytes())).encode())
     return digest.hexdigest()
 
 
