@@ -7,8 +7,8 @@ from pathlib import Path
 from statistics import median
 
 import pytest
-
 from fit_kernels import Timed, errors, products
+
 from foretrace.hardware import load, names
 from foretrace.hardware.constants import constants
 
