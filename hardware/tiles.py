@@ -23,7 +23,7 @@ VECTOR_TILES = ((128, 128), (128, 64), (64, 128), (64, 64), (128, 32), (32, 128)
 VECTOR_BATCHED_TILES = ((128, 128),)
 """The only one that batched float32 products were seen to use, there."""
 
-TENSOR_TILES = ((256, 128), (128, 256), (128, 128), (128, 64), (64, 128), (64, 64))
+TENSOR_TILES = ((256, 128), (128, 256), (128, 128), (128, 64), (64, 128), (64, 64), (64, 32), (32, 64), (32, 32))
 """cuBLAS and CUTLASS tensor-core kernels: https://github.com/NVIDIA/cutlass/blob/main/media/docs/efficient_gemm.md."""
 
 SPLITS = (1, 2, 4, 8, 16)
