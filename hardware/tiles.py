@@ -23,8 +23,9 @@ VECTOR_TILES = ((128, 128), (128, 64), (64, 128), (64, 64), (128, 32), (32, 128)
 VECTOR_BATCHED_TILES = ((128, 128),)
 """The only one that batched float32 products were seen to use, there."""
 
-TENSOR_TILES = ((256, 128), (128, 256), (128, 128), (128, 64), (64, 128), (64, 64), (64, 32), (32, 64), (32, 32))
-"""cuBLAS and CUTLASS tensor-core kernels: https://github.com/NVIDIA/cutlass/blob/main/media/docs/efficient_gemm.md."""
+CONVOLUTION_TILES = ((256, 128), (128, 256), (128, 128), (128, 64), (64, 128), (64, 64))
+TENSOR_TILES = (*CONVOLUTION_TILES, (64, 32), (32, 64), (32, 32))
+"""Of tensor cores, for cuDNN and for cuBLAS: https://github.com/NVIDIA/cutlass/blob/main/media/docs/efficient_gemm.md."""
 
 SPLITS = (1, 2, 4, 8, 16)
 ATTENTION_ROWS = 128
@@ -49,7 +50,7 @@ def share_of_peak(
     one_tile = cores == "vector" and problem.kind == "batched"
     loss = constants[f"tile_halving_loss.{cores}"]
     start = constants["tile_terms.vector_batched" if one_tile else f"tile_terms.{cores}"]
-    tiles = TENSOR_TILES if cores == "tensor" else VECTOR_BATCHED_TILES if one_tile else VECTOR_TILES
+    tiles = _tiles(problem.kind, cores, one_tile)
     largest = log2(tiles[0][0] * tiles[0][1])
     fastest = float("inf")
     for rows, columns in tiles:
@@ -66,6 +67,12 @@ def share_of_peak(
                 flops += (split + 1) * problem.batch * problem.m * problem.n * 4 * flops_per_byte
             fastest = min(fastest, flops)
     return min(best, problem.flops / fastest) if problem.flops else best
+
+
+def _tiles(kind: str, cores: str, one_tile: bool) -> tuple[tuple[int, int], ...]:
+    if cores == "tensor":
+        return CONVOLUTION_TILES if kind == "convolution" else TENSOR_TILES
+    return VECTOR_BATCHED_TILES if one_tile else VECTOR_TILES
 
 
 def _attention_share(problem: Problem, best: float, multiprocessors: int, constants: Constants) -> float:
