@@ -5,17 +5,19 @@ from .alloc_conf import parse as parse_alloc_conf
 from .allocator import CachingAllocator
 from .blocks import BlockState, Counters, SegmentState, State
 from .device_memory import DeviceMemory, device_memory
-from .estimate import MFU_DEFINITION, Span, StepTime, estimate, host_storages
+from .estimate import HFU_DEFINITION, MFU_DEFINITION, Span, StepTime, estimate, host_storages
 from .first_step import first_step
 from .host import available_bytes, check_room
-from .kernel_time import BOUNDS, OpTime, Unit, kernel_time
+from .kernel_time import BOUNDS, TIERS, OpTime, Unit, kernel_time
 from .out_of_memory import OutOfMemory, format_size
 from .profile import Fact, Profile, Range, load, names
 from .replay import Extra, Extras, Failure, Lasting, RunMemory, Scratch, StepMemory, replay_steps
 
 __all__ = [
     "BOUNDS",
+    "HFU_DEFINITION",
     "MFU_DEFINITION",
+    "TIERS",
     "AllocConf",
     "BlockState",
     "CachingAllocator",
