@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -76,6 +77,19 @@ def given(options: argparse.Namespace) -> dict[str, object]:
 def parameters(options: argparse.Namespace) -> dict[str, object]:
     """What ``-p`` gave."""
     return dict(parameter(text) for text in options.parameters or ())
+
+
+def command_line(command: str, options: argparse.Namespace) -> str:
+    """The command that does the same again, as a shell reads it; what it writes is left out."""
+    words = ["foretrace", command, options.target, "--on", options.on]
+    for name in TRACING:
+        flag = {"parameters": "-p", "inputs": "--input"}.get(name, f"--{name}")
+        value = getattr(options, name)
+        if value is True:
+            words.append(flag)
+        elif value is not None:
+            words += [word for item in (value if isinstance(value, list) else [value]) for word in (flag, str(item))]
+    return shlex.join(words)
 
 
 def graph_of(options: argparse.Namespace) -> StepGraph:

@@ -19,14 +19,20 @@ def add(commands: shared.Commands[argparse.ArgumentParser]) -> None:
     shared.add_profile(run)
     run.add_argument("--format", choices=("table", "json"), default="table", help="what to print (%(default)s)")
     run.add_argument("--save", metavar="FILE", help="also write the trace, to be given as TARGET later")
+    run.add_argument("--html", metavar="FILE", help="also write the report as one page for a browser")
+    run.add_argument("--against", metavar="TRACE", help="with --html: a saved trace to show the differences from")
     shared.add_tracing(run)
     run.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
+    from ..graph import ForetraceError, load
     from ..hardware.profile import load as load_profile
     from ..report import price, to_json, to_table
+    from ..report.html import save_html
 
+    if options.against and not options.html:
+        raise ForetraceError("--against means nothing without --html", "Add --html FILE.")
     profile = load_profile(options.on)
     graph = shared.graph_of(options)
     if options.save:
@@ -34,5 +40,8 @@ def _run(options: argparse.Namespace) -> int:
 
         save(graph, options.save)
     report = price(graph, on=profile)
+    if options.html:
+        before = price(load(options.against), on=profile) if options.against else None
+        save_html(options.html, report, before, command=shared.command_line("run", options))
     print(to_json(report) if options.format == "json" else to_table(report), end="")
     return 0
