@@ -1,4 +1,4 @@
-"""``foretrace explain [PROFILE]``: every number of a hardware profile with its source."""
+"""``foretrace explain``: every number of a hardware profile with its source, or the story of a step's memory."""
 
 from __future__ import annotations
 
@@ -6,15 +6,27 @@ import argparse
 
 from . import options as shared
 
+MOST_GROUPS = 10
+
 
 def add(commands: shared.Commands[argparse.ArgumentParser]) -> None:
     """The parser of the command."""
     explain = commands.add_parser(
         "explain",
-        help="print every number of a hardware profile with its source",
-        description="Print every number of a hardware profile with its source; without a name, list the profiles.",
+        help="tell who holds the memory of a step and why, or where a hardware profile's numbers come from",
+        description="Tell what is alive at an instant of a step: which op made it, what keeps it, and what the next "
+        "peak would be without it. Of a hardware profile, print every number with its source. Without a name, list the "
+        "profiles.",
+        epilog="example: foretrace explain train.py:make_step -p batch=8 --at peak",
     )
-    explain.add_argument("profile", metavar="PROFILE", nargs="?", help="a name or a .toml file")
+    explain.add_argument(
+        "target", metavar="WHAT", nargs="?", help="a target or a saved trace, or a profile: its name or .toml file"
+    )
+    explain.add_argument(
+        "--at", metavar="INSTANT", help="peak, start, the end of a phase by its name, or an op by its id (peak)"
+    )
+    explain.add_argument("--most", metavar="N", type=int, default=MOST_GROUPS, help="groups to tell of (%(default)s)")
+    shared.add_tracing(explain)
     explain.set_defaults(run=_run)
 
 
@@ -23,8 +35,25 @@ def _run(options: argparse.Namespace) -> int:
     from ..hardware.profile import names
     from ..report import facts_table
 
-    if options.profile is None:
+    if options.target is None:
         print("hardware profiles:", *names(), sep="\n  ")
+    elif options.at is not None or ":" in options.target or not _is_profile(options.target):
+        print(_story(options), end="")
     else:
-        print(facts_table(load_profile(options.profile)), end="")
+        print(facts_table(load_profile(options.target)), end="")
     return 0
+
+
+def _is_profile(name: str) -> bool:
+    """Whether the name is of a profile rather than of a saved trace: a trace is a file with no such ending."""
+    import os
+
+    return name.endswith(".toml") or not os.path.isfile(name)
+
+
+def _story(options: argparse.Namespace) -> str:
+    from ..costmodels import timeline
+    from ..costmodels.story import story
+    from ..report.story import story_text
+
+    return story_text(story(timeline(shared.graph_of(options)), options.at or "peak", options.most))
