@@ -1,8 +1,8 @@
 """`Report` -> one HTML page that works alone: no network, no other file, and nothing in it that a name could start.
 
-The figures that answer, the doubts and the settings are written here as plain HTML, so that they are there without a
-script; charts, live sets and the table of ops are drawn in the browser from `page_data`. Two reports make a *diff page*:
-the same page with a switch between them, and the differences first.
+The figures that answer, the doubts and the settings are plain HTML, so that they are there without a script; charts,
+live sets and the table of ops are drawn in the browser from `page_data`. Two reports make a *diff page*: the same page
+with a switch between them, and the differences first.
 
 Names in a trace are untrusted. Here they pass through ``html.escape``; in the data every ``<`` is ``\\u003c``; in the
 browser they become text nodes. The page's content security policy admits its own scripts by their hashes and nothing
@@ -261,15 +261,10 @@ def _compute(report: Report) -> str:
 
 def _trust(report: Report) -> str:
     coverage = report.coverage
-    assumed = sum(row.count for row in coverage.assumed)
-    answer = (
-        "none assumed"
-        if not assumed and not coverage.assumptions
-        else f"{assumed + len(coverage.assumptions):,} assumed"
-    )
+    assumed = sum(row.count for row in coverage.assumed) + len(coverage.assumptions)
     share = share_text(coverage.assumed_seconds, report.time.step_seconds)
-    about = f"{share} of the time; <a href='#doubts'>{len(coverage.not_modelled)} things not modelled</a>"
-    return _card("Doubts", answer, about, (), "warn" if assumed or coverage.assumptions else "")
+    about = f"assumed, {share} of the time; <a href='#doubts'>{len(coverage.not_modelled)} things not modelled</a>"
+    return _card("Doubts", f"{assumed:,}" if assumed else "None", about, (), "warn" if assumed else "")
 
 
 # --- two reports ---
@@ -314,7 +309,7 @@ def _percent(was: float, now: float) -> str:
 
 def _signed_bytes(change: int) -> str:
     """A difference: what rounding would hide is written out, as in ``+12 B``."""
-    sign = "+" if change > 0 else "−" if change < 0 else ""
+    sign = "+" if change > 0 else "-" if change < 0 else ""
     return (
         f"<data value='{change}' title='{exact_bytes_text(change, signed=True)}'>{sign}{bytes_text(abs(change))}</data>"
     )
@@ -325,12 +320,12 @@ def _delta(was: int, now: int) -> tuple[str, str, str, int]:
 
 
 def _time_delta(was: float, now: float) -> tuple[str, str, str, float]:
-    sign = "+" if now > was else "−" if now < was else ""
+    sign = "+" if now > was else "-" if now < was else ""
     return _seconds(was), _seconds(now), f"{sign}{seconds_text(abs(now - was))}{_percent(was, now)}", now - was
 
 
 def _flop_delta(was: int, now: int) -> tuple[str, str, str, int]:
-    sign = "+" if now > was else "−" if now < was else ""
+    sign = "+" if now > was else "-" if now < was else ""
     texts = [f"<data value='{count}'>{count_text(count, 'FLOP')}</data>" for count in (was, now)]
     return texts[0], texts[1], f"{sign}{count_text(abs(now - was), 'FLOP')}{_percent(was, now)}", now - was
 
@@ -338,11 +333,12 @@ def _flop_delta(was: int, now: int) -> tuple[str, str, str, int]:
 def _changes(before: Report, after: Report) -> str:
     memory = _change_table("At the peak", holder_changes(before, after), _bytes, _signed_bytes)
     time = _change_table("In the time", taker_changes(before, after), _seconds, _signed_seconds)
-    return f"<section id=changes aria-labelledby=h-changes><h2 id=h-changes>What changed</h2><div class=two>{memory}{time}</div></section>"
+    opening = "<section id=changes aria-labelledby=h-changes>"
+    return f"{opening}<h2 id=h-changes>What changed</h2><div class=two>{memory}{time}</div></section>"
 
 
 def _signed_seconds(change: float) -> str:
-    return f"{'+' if change > 0 else '−'}{seconds_text(abs(change))}"
+    return f"{'+' if change > 0 else '-'}{seconds_text(abs(change))}"
 
 
 def _change_table(
@@ -366,7 +362,8 @@ def _change_table(
 def _doubts(report: Report, name: str) -> str:
     coverage = report.coverage
     items = [
-        f"{row.count:,} × {row.name}, no rule knows it: {count_text(row.flops, 'FLOP')} and {bytes_text(row.bytes)} assumed"
+        f"{row.count:,} x {row.name}, which no rule knows: "
+        f"{count_text(row.flops, 'FLOP')} and {bytes_text(row.bytes)} assumed"
         for row in coverage.assumed
     ]
     items += [_assumption(item) for item in coverage.assumptions]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ..costmodels import roll
 from ..costmodels.timeline import counts
-from ..graph import Category, Op, Source, Storage
+from ..graph import Category, Op, Source
 from .json import document
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class Indexed:
     places: dict[object, int] = field(default_factory=dict)
 
     def __call__(self, item: object) -> int:
+        """The place of `item`, which is new at the end where it was not there."""
         place = self.places.setdefault(item, len(self.items))
         if place == len(self.items):
             self.items.append(item)
@@ -219,13 +220,6 @@ def _storages(report: Report, tables: _Tables) -> dict[str, object]:
     }
 
 
-def owner(storage: Storage, ops: Sequence[Op]) -> str:
-    """The module that a storage belongs to: that of its name, or that of the op which allocated it."""
-    if storage.name:
-        return storage.name.split("/")[0].rpartition(".")[0]
-    return ops[storage.born].module if storage.born is not None and storage.born >= 0 else ""
-
-
 # --- ops ---
 
 
@@ -269,15 +263,15 @@ def _groups(report: Report, tables: _Tables) -> list[list[object]]:
     for place, op in enumerate(report.trace.ops):
         kind, bound = str(report.priced[place].kind), report.time.ops[place].bound
         found.setdefault((op.packet, roll(op.module), str(op.phase), op.source, bound, kind), []).append(place)
-    rows = []
-    for (packet, module, phase, source, bound, kind), places in found.items():
+    rows: list[list[object]] = []
+    for (packet, module, phase, site, bound, kind), places in found.items():
         works = [report.priced[place].work for place in places]
         rows.append(
             [
                 tables.text(str(packet)),
                 tables.text(str(module)),
                 tables.text(str(phase)),
-                tables.site(source if isinstance(source, Source) else None),
+                tables.site(site if isinstance(site, Source) else None),
                 tables.text(str(bound)),
                 tables.text(str(kind)),
                 len(places),

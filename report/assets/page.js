@@ -138,7 +138,7 @@
     const top = Math.max(...run.total, ...(runs.length > 1 ? runs[1 - state.run].total : [])) || 1;
     plot = new uPlot({
       width: box.clientWidth || 600, height: box.clientWidth < 500 ? 260 : 340, series, legend: { show: false }, padding: [26, 10, 0, 0],
-      scales: { x: { time: false }, y: { range: () => [0, top * 1.04] } },
+      scales: { x: { time: false }, y: { range: () => [0, top * 1.09] } },
       cursor: { y: false, points: { show: false }, drag: { x: true, y: false } },
       axes: [
         { ...axis, values: (u, ticks) => ticks.map((v) => (state.axis === "time" ? secondsText(v) : Number.isInteger(v) && v >= 0 && v < run.op.length ? Math.max(run.op[v], 0).toLocaleString("en-US") : "")), space: 70 },
