@@ -280,6 +280,7 @@ def _groups(report: Report, tables: _Tables) -> list[list[object]]:
                 sum(work.read_bytes for work in works),
                 sum(work.written_bytes for work in works),
                 sum(report.time.ops[place].seconds for place in places),
+                sum(work.skippable_flops for work in works),
             ]
         )
     return rows
