@@ -121,3 +121,4 @@ if (runs.length > 1) {
   );
 }
 drawAll();
+window.foretrace = { runs, state, choose, csvText, bytesText, countText, secondsText, shareText };

@@ -11,7 +11,7 @@ const NEAR = 14;
 let roof = null;
 
 const kindOfOp = (run) => (row) => {
-  const [packet, module, phase, site, bound, , count, tensor, vector, read, written, seconds] = row;
+  const [packet, module, phase, site, bound, , count, tensor, vector, read, written, seconds, skipped] = row;
   return {
     op: short(run.text(packet)),
     module: run.text(module),
@@ -20,6 +20,7 @@ const kindOfOp = (run) => (row) => {
     bound: run.text(bound),
     count,
     flops: tensor + vector,
+    done: tensor + vector - skipped, // without what a causal mask lets a kernel leave out
     bytes: read + written,
     seconds,
   };
@@ -27,14 +28,14 @@ const kindOfOp = (run) => (row) => {
 
 // What can be drawn on logarithmic axes: x is FLOPs per byte, y FLOPs per second.
 function dotsOf(kinds, total) {
-  const drawn = kinds.filter((kind) => kind.flops > NEXT_TO_NO_FLOPS_PER_BYTE * kind.bytes && kind.bytes);
+  const drawn = kinds.filter((kind) => kind.done > NEXT_TO_NO_FLOPS_PER_BYTE * kind.bytes && kind.bytes);
   const used = new Set();
   return drawn.map((kind) => {
-    let x = kind.flops / kind.bytes;
+    let x = kind.done / kind.bytes;
     while (used.has(x)) x *= 1 + 1e-9; // the chart wants each x once
     used.add(x);
     const size = DOTS.find(({ least }) => kind.seconds / total >= least).size;
-    return { ...kind, x, y: kind.flops / kind.seconds, size };
+    return { ...kind, x, y: kind.done / kind.seconds, size };
   });
 }
 
@@ -100,7 +101,8 @@ function dotSeries(dots) {
 }
 
 function roofAxes() {
-  const decades = (u, axis, ticks) => ticks.map((v) => (Math.abs(Math.log10(v) % 1) < 1e-6 ? v : null));
+const isDecade = (v) => Math.abs(Math.log10(v) - Math.round(Math.log10(v))) < 1e-6;
+  const decades = (u, ticks) => ticks.map((v) => (isDecade(v) ? v : null));
   const plain = (v) => (v >= 1 ? v.toLocaleString("en-US") : String(Number(v.toPrecision(2))));
   const rate = (v) => countText(v, "FLOP/s").replace(".00", "");
   const labels = (text) => (u, ticks) => ticks.map((v) => (v === null ? null : text(v)));

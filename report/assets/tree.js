@@ -1,7 +1,8 @@
 // What is alive -> a flame or a treemap, by module or by line, and the code beside it.
 "use strict";
 
-const ROW_HEIGHT = 46;
+const ROW_HEIGHT = 40;
+const TREEMAP_HEIGHT = 380;
 const LEAST_LABEL = { width: 34, height: 13 };
 const MOST_SITES = 2;
 const LINES_AROUND = 4;
@@ -87,7 +88,7 @@ function drawTree() {
   state.path = node.path;
   drawPath(root, node);
   const box = $("tree");
-  const boxes = layOut(node, box.clientWidth, box.clientHeight);
+  const boxes = layOut(node, box);
   box.className = state.as;
   box.replaceChildren(...boxes.map((d, i) => treeBox(d, i === 0, root.bytes)));
   if (!boxes.length) box.textContent = "nothing is alive";
@@ -111,7 +112,7 @@ function drawPath(root, node) {
   $("path").replaceChildren(...above.flatMap((to, i) => [i ? "›" : "", crumb(to)]));
 }
 
-function layOut(node, width, height) {
+function layOut(node, box) {
   const nest = (n) => ({
     node: n,
     value: n.children.size ? 0 : n.bytes,
@@ -121,16 +122,13 @@ function layOut(node, width, height) {
     .hierarchy(nest(node))
     .sum((d) => d.value)
     .sort((a, b) => b.value - a.value);
-  if (state.as === "flame") flame(layout, width, height);
-  else treemap(layout, width, height);
+  const height = state.as === "flame" ? ROW_HEIGHT * (layout.height + 1) : TREEMAP_HEIGHT;
+  box.style.height = `${height}px`;
+  (state.as === "flame" ? flame : treemap)(layout, box.clientWidth, height);
   return layout.descendants().filter((d) => d.x1 - d.x0 >= 2 && d.y1 - d.y0 >= 2);
 }
 
-function flame(layout, width, height) {
-  const levels = Math.max(layout.height + 1, 2);
-  const row = Math.min(ROW_HEIGHT, height / levels);
-  d3.partition().size([width, row * levels])(layout);
-}
+const flame = (layout, width, height) => d3.partition().size([width, height])(layout);
 
 function treemap(layout, width, height) {
   const tiles = d3.treemap().size([width, height]).paddingOuter(2).paddingInner(1).round(true);
