@@ -22,6 +22,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..costmodels.story import Kept, story
 from ..graph import Category, Phase
 from ..graph.serde import write_whole
 from ..hardware import MFU_DEFINITION
@@ -30,6 +31,7 @@ from .format import bytes_text, count_text, doubt_text, exact_bytes_text, second
 from .json import portable
 from .page_data import STACK, page_data, shortened
 from .table import BOUND_WORDS
+from .words import line_text, short
 
 if TYPE_CHECKING:
     from .result import Report
@@ -42,6 +44,7 @@ SCRIPTS = (*LIBRARIES, *(f"{name}.js" for name in OURS))
 STYLES = ("uPlot.min.css", "page.css")
 LICENCES = ("uPlot.LICENSE.txt", "d3-hierarchy.LICENSE.txt")
 MOST_CHANGES = 14
+MOST_REASONS = 8
 MOST_COMMAND = 5_000
 
 
@@ -63,6 +66,7 @@ def to_html(report: Report, before: Report | None = None, *, command: str = "") 
         "heading": _heading(reports),
         "verdict": _verdict(report) if before is None else _verdicts(before, report),
         "changes": "" if before is None else _changes(before, report),
+        "why": _why(report),
         "doubts": "".join(_doubts(item, name) for item, name in zip(reports, names, strict=True)),
         "settings": "".join(_settings(item, name, command) for item, name in zip(reports, names, strict=True)),
         "data": script_safe(json.dumps(data, separators=(",", ":"), allow_nan=False)),
@@ -200,20 +204,33 @@ def _fits(report: Report) -> str:
     if report.fits is None:
         return _card("Does it fit?", "not asked", "traced for the CPU, whose memory this is")
     share = min(report.needed_bytes / report.available_bytes, 1.0)
-    over = report.needed_bytes - report.available_bytes
+    over = max(report.needed_bytes - report.available_bytes, 0)
     words = share_text(report.needed_bytes, report.available_bytes) if report.fits else f"{bytes_text(over)} too much"
     about = (
         f"{_bytes(report.needed_bytes)} of {_bytes(report.available_bytes)}: {words}"
         f"<meter min=0 max=1 high=0.92 optimum=0 value='{share:.4f}' aria-label='share of the memory'></meter>"
     )
-    rows = [
-        ("peak of the tensors", _exact(report.memory.peak_bytes)),
-        ("cuBLAS workspace", _exact(report.profile.cublas_workspace_bytes)),
-        ("needed", _exact(report.needed_bytes)),
-        ("there, beside the CUDA context", _exact(report.available_bytes)),
-        ("CUDA context", _exact(report.profile.cuda_context_bytes)),
-    ]
+    rows = _allocator(report)
     return _card("Does it fit?", "Yes" if report.fits else "No", about, rows, "good" if report.fits else "bad")
+
+
+def _allocator(report: Report) -> list[tuple[str, str]]:
+    """What ``torch.cuda`` would say, and where a step fails that does not fit."""
+    found = report.device_memory
+    if found is None:
+        return []
+    rows = [
+        ("allocated at most", _exact(found.allocated_peak_bytes)),
+        ("reserved at most", _exact(found.reserved_peak_bytes)),
+        ("there, beside the CUDA context", _exact(report.available_bytes)),
+        ("CUDA context", _exact(found.context_bytes)),
+        ("device total", _exact(found.device_peak_bytes)),
+    ]
+    if found.failure:
+        op = found.failure.op
+        where = " ".join(filter(None, (op.module, short(op.packet), line_text(op.source)))) if op else "the start"
+        rows.append(("fails at", _text(where)))
+    return rows
 
 
 def _where(report: Report) -> str:
@@ -268,6 +285,33 @@ def _trust(report: Report) -> str:
     share = share_text(coverage.assumed_seconds, report.time.step_seconds)
     about = f"assumed, {share} of the time; <a href='#doubts'>{len(coverage.not_modelled)} things not modelled</a>"
     return _card("Doubts", f"{assumed:,}" if assumed else "None", about, (), "warn" if assumed else "")
+
+
+# --- why the peak is there ---
+
+
+def _why(report: Report) -> str:
+    """The largest groups alive at the peak: what keeps each, and the peak of a step without it."""
+    told = story(report.memory, "peak", MOST_REASONS)
+    rows = "".join(_reason(row, report.memory.peak_bytes) for row in told.kept)
+    heads = ("what", "together", "made by", "kept by", "peak without it")
+    kinds = ("text", "number", "text", "text", "number")
+    head = "".join(f"<th scope=col class={kind}>{name}</th>" for kind, name in zip(kinds, heads, strict=True))
+    return f"<div class=scroll><table class=wordy><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+
+
+def _reason(row: Kept, peak_bytes: int) -> str:
+    held, without = row.holder, row.without.peak_bytes
+    kind = str(held.category).replace("_", " ") if held.category else ""
+    count = f"{held.count:,} x " if held.count > 1 else ""
+    what = f"{held.module or '(no module)'}: {count}{kind} {row.shapes[0] if row.shapes else ''}"
+    made = f"{short(held.packet)} {line_text(held.source)}" if held.packet else "before the step"
+    saved = f"{_bytes(without)} ({bytes_text(peak_bytes - without)} less)"
+    cells = (_text(what), _text(made), _text(row.kept_by))
+    return (
+        f"<tr><th scope=row>{cells[0]}</th><td>{_bytes(held.bytes)}</td><td class=text>{cells[1]}</td>"
+        f"<td class=text>{cells[2]}</td><td>{saved}</td></tr>"
+    )
 
 
 # --- two reports ---

@@ -54,9 +54,10 @@ function rangeOf(dots, roofs) {
   const ridge = most / roofs.bytes_per_second;
   return {
     most,
-    left: Math.min(...dots.map((dot) => dot.x), ridge) / 2,
+    left: 10 ** Math.floor(Math.log10(Math.min(...dots.map((dot) => dot.x), ridge))),
     right: Math.max(...dots.map((dot) => dot.x), ridge) * 3,
-    bottom: Math.min(...dots.map((dot) => dot.y)) / 3,
+    // a power of ten, from which the chart counts its ticks
+    bottom: 10 ** Math.floor(Math.log10(Math.min(...dots.map((dot) => dot.y)) / 3)),
   };
 }
 
@@ -101,17 +102,17 @@ function dotSeries(dots) {
 }
 
 function roofAxes() {
-const isDecade = (v) => Math.abs(Math.log10(v) - Math.round(Math.log10(v))) < 1e-6;
+  const isDecade = (v) => Math.abs(Math.log10(v) - Math.round(Math.log10(v))) < 1e-6;
   const decades = (u, ticks) => ticks.map((v) => (isDecade(v) ? v : null));
   const plain = (v) => (v >= 1 ? v.toLocaleString("en-US") : String(Number(v.toPrecision(2))));
-  const rate = (v) => countText(v, "FLOP/s").replace(".00", "");
+  const rate = (v) => countText(v, "FLOP/s").replace(/\.0+ /, " ");
   const labels = (text) => (u, ticks) => ticks.map((v) => (v === null ? null : text(v)));
   const axis = { ...themedAxis(), filter: decades };
   axis.grid = { ...axis.grid, filter: decades };
   axis.ticks = { ...axis.ticks, filter: decades };
   return [
     { ...axis, label: "FLOP per byte moved", labelSize: 22, labelFont: FONT, values: labels(plain) },
-    { ...axis, size: 92, values: labels(rate) },
+    { ...axis, size: 100, values: labels(rate) },
   ];
 }
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from foretrace import ForetraceError, price
+from foretrace.costmodels.story import story
 from foretrace.graph import Source, StepGraph
 from foretrace.report import Report, save_html, to_html
 from foretrace.report import html as page
@@ -65,6 +67,14 @@ def test_the_totals_are_those_of_the_json_to_the_byte() -> None:
     (run,) = json.loads(elements.data["#data"])["runs"]
     for part in ("memory", "flops", "time"):
         assert run["totals"][part].items() <= whole[part].items()
+
+
+def test_why_the_peak_is_there_is_the_story_of_the_peak() -> None:
+    report = report_of(perceptron())
+    text, told = to_html(report), story(report.memory, "peak", page.MOST_REASONS)
+    assert all(escape(row.kept_by) in text for row in told.kept)
+    values = parsed(text).values()
+    assert {str(row.holder.bytes) for row in told.kept} | {str(row.without.peak_bytes) for row in told.kept} <= values
 
 
 def live_from(run: dict, point: int) -> list[int]:
