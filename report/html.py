@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
@@ -436,14 +437,10 @@ def _listed(title: str, items: Iterable[str]) -> str:
 
 
 def _settings(report: Report, name: str, command: str) -> str:
-    from .. import __version__
-
     facts = report.trace.facts
+    versions = {"foretrace": _version(), **facts.versions}
     rows: list[tuple[str, object]] = [
-        (
-            "made with",
-            ", ".join(f"{key} {value}" for key, value in {"foretrace": __version__, **facts.versions}.items()),
-        ),
+        ("made with", ", ".join(f"{key} {value}" for key, value in versions.items())),
         ("device", facts.device),
         ("autocast", facts.autocast or "none"),
         ("steps before the recorded one", facts.warmup),
@@ -457,6 +454,11 @@ def _settings(report: Report, name: str, command: str) -> str:
         f"{f'<h3>{_text(name)}</h3>' if name else ''}<dl>{body}</dl>"
         f"<p>To make it again:</p><pre class=command><code>{again}</code></pre>"
     )
+
+
+def _version() -> str:
+    """Of the package, which is loaded wherever this is; no arrow of imports leads back up to it."""
+    return str(sys.modules[__name__.partition(".")[0]].__dict__["__version__"])
 
 
 def reproduction(report: Report) -> str:

@@ -259,21 +259,22 @@ def _ops(report: Report, tables: _Tables) -> dict[str, object]:
 
 def _groups(report: Report, tables: _Tables) -> list[list[object]]:
     """Ops of one kind, phase, line and kind of module, over all ops: where they are, and their sums."""
-    found: dict[tuple[object, ...], list[int]] = {}
+    found: dict[tuple[str, str, str, Source | None, str, str], list[int]] = {}
     for place, op in enumerate(report.trace.ops):
-        kind, bound = str(report.priced[place].kind), report.time.ops[place].bound
-        found.setdefault((op.packet, roll(op.module), str(op.phase), op.source, bound, kind), []).append(place)
+        priced, time = report.priced[place], report.time.ops[place]
+        key = (op.packet, roll(op.module), str(op.phase), op.source, time.bound, str(priced.kind))
+        found.setdefault(key, []).append(place)
     rows: list[list[object]] = []
     for (packet, module, phase, site, bound, kind), places in found.items():
         works = [report.priced[place].work for place in places]
         rows.append(
             [
-                tables.text(str(packet)),
-                tables.text(str(module)),
-                tables.text(str(phase)),
-                tables.site(site if isinstance(site, Source) else None),
-                tables.text(str(bound)),
-                tables.text(str(kind)),
+                tables.text(packet),
+                tables.text(module),
+                tables.text(phase),
+                tables.site(site),
+                tables.text(bound),
+                tables.text(kind),
                 len(places),
                 sum(work.tensor_flops for work in works),
                 sum(work.vector_flops for work in works),

@@ -142,7 +142,8 @@ def test_the_theme_goes_round(page: Any) -> None:
 def test_everything_that_can_be_used_has_a_name(page: Any) -> None:
     names = page.evaluate(
         "[...document.querySelectorAll('button, input, select')].filter(e => !e.closest('[hidden]')).map(e => "
-        "[e.getAttribute('aria-label'), e.textContent, ...[...(e.labels || [])].map(l => l.textContent)].join('').trim())"
+        "[e.getAttribute('aria-label'), e.textContent, ...[...(e.labels || [])].map(l => l.textContent)]"
+        ".join('').trim())"
     )
     assert names and all(names)
 
