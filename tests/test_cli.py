@@ -59,6 +59,10 @@ CASES = {
     "parameter-for-saved-trace": "run step.foretrace --on toy.toml -p batch=8",
     "device-for-saved-trace": "run step.foretrace --on toy.toml --device cpu",
     "save-into-no-folder": "run step.foretrace --on toy.toml --save no/folder/step.foretrace",
+    "against-without-html": "run step.foretrace --on toy.toml --against step.foretrace",
+    "against-no-trace": "run step.foretrace --on toy.toml --html page.html --against nothing.foretrace",
+    "html-into-no-folder": "run step.foretrace --on toy.toml --html no/folder/page.html",
+    "html-over-a-folder": "run step.foretrace --on toy.toml --html folder",
     "save-over-a-folder": "run step.foretrace --on toy.toml --save folder",
 }
 TRACING = {
