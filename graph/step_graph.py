@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from html import escape
 
 import networkx as nx
 
@@ -128,3 +129,15 @@ class StepGraph:
 
     def __repr__(self) -> str:
         return f"<StepGraph {self.facts.target or 'step'}: {len(self.ops):,} ops, {len(self.storages):,} storages>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: ops and births of each phase."""
+        born = [sum(event.bytes > 0 for event in self.events[s.first_event : s.end_event]) for s in self.spans]
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{span.phase.replace('_', ' ')}</th>"
+            f"<td>{span.end_op - span.first_op:,}</td><td>{count:,}</td></tr>"
+            for span, count in zip(self.spans, born, strict=True)
+        )
+        head = "<tr><th></th><th>ops</th><th>storages born</th></tr>"
+        title = escape(f"{self.facts.target[:200] or 'step'} on {self.facts.device}")
+        return f"<table><caption>{title}</caption><thead>{head}</thead><tbody>{rows}</tbody></table>"

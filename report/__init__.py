@@ -1,5 +1,6 @@
 """What a person reads or another program loads: a `Report`, and one file for each format."""
 
+from .html import save_html, to_html
 from .json import to_json
 from .measured import measured_json, measured_table
 from .profile import facts_table
@@ -16,6 +17,8 @@ __all__ = [
     "measured_json",
     "measured_table",
     "price",
+    "save_html",
+    "to_html",
     "to_json",
     "to_table",
 ]

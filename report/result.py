@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from ..costmodels import Assumed, Holder, Kind, Priced, Timeline, Totals, Work, price_ops, roll, timeline, totals
 from ..costmodels import holders as peak_holders
@@ -21,7 +22,9 @@ from ..hardware import load as load_profile
 from ..hardware.alloc_conf import AllocConf, parse
 from ..hardware.fit import largest
 from ..hardware.plan import batch_of, tokens_of
+from .html import to_html
 from .json import to_json
+from .notebook import plot, report_html, to_pandas
 from .table import to_table
 
 NOT_MODELLED = (
@@ -228,6 +231,25 @@ class Report:
             "priced": str(priced.kind),
             "by": priced.by,
         }
+
+    def to_pandas(self) -> Any:
+        """`rows` as a ``pandas.DataFrame``, by the op's id. Raises `ForetraceError` where pandas is not installed."""
+        return to_pandas(self)
+
+    def plot(self, axes: Any = None) -> Any:
+        """Draw the timeline with matplotlib, on `axes` or new ones, and return them.
+
+        Raises `ForetraceError` where matplotlib is not installed.
+        """
+        return plot(self, axes)
+
+    def to_html(self, before: Report | None = None) -> str:
+        """The report as one HTML page that needs nothing else; with `before`, what changed since that report."""
+        return to_html(self, before)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return report_html(self)
 
     def to_json(self) -> str:
         """The report as the JSON that ``report.schema.json`` describes."""

@@ -1,0 +1,214 @@
+// The kinds of ops -> a scatter of their predicted rates under the roofs of the device.
+"use strict";
+
+const NEXT_TO_NO_FLOPS_PER_BYTE = 0.005;
+const DOTS = [
+  { least: 0.1, size: 17 },
+  { least: 0.01, size: 12 },
+  { least: 0, size: 8 },
+];
+const NEAR = 14;
+let roof = null;
+
+const kindOfOp = (run) => (row) => {
+  const [packet, module, phase, site, bound, , count, tensor, vector, read, written, seconds, skipped] = row;
+  return {
+    op: short(run.text(packet)),
+    module: run.text(module),
+    phase: run.text(phase),
+    site: run.site(site),
+    bound: run.text(bound),
+    count,
+    flops: tensor + vector,
+    done: tensor + vector - skipped, // without what a causal mask lets a kernel leave out
+    bytes: read + written,
+    seconds,
+  };
+};
+
+// What can be drawn on logarithmic axes: x is FLOPs per byte, y FLOPs per second.
+function dotsOf(kinds, total) {
+  const drawn = kinds.filter((kind) => kind.done > NEXT_TO_NO_FLOPS_PER_BYTE * kind.bytes && kind.bytes);
+  const used = new Set();
+  return drawn.map((kind) => {
+    let x = kind.done / kind.bytes;
+    while (used.has(x)) x *= 1 + 1e-9; // the chart wants each x once
+    used.add(x);
+    const size = DOTS.find(({ least }) => kind.seconds / total >= least).size;
+    return { ...kind, x, y: kind.done / kind.seconds, size };
+  });
+}
+
+function roofNote(run, kinds, dots) {
+  const left = kinds.filter((kind) => !dots.some((dot) => dot.flops === kind.flops && dot.op === kind.op));
+  const count = left.reduce((sum, kind) => sum + kind.count, 0);
+  const seconds = left.reduce((sum, kind) => sum + kind.seconds, 0);
+  const rest = count
+    ? ` ${count.toLocaleString("en-US")} ops do next to no arithmetic and take ${secondsText(seconds)}: they are in the table.`
+    : "";
+  return `Predicted rate of each kind of op over its arithmetic per byte, under the limits of ${run.totals.hardware}; a larger dot takes more of the step.${rest}`;
+}
+
+function rangeOf(dots, roofs) {
+  const most = Math.max(...roofs.flops_per_second.map(([, rate]) => rate));
+  const ridge = most / roofs.bytes_per_second;
+  return {
+    most,
+    left: 10 ** Math.floor(Math.log10(Math.min(...dots.map((dot) => dot.x), ridge))),
+    right: Math.max(...dots.map((dot) => dot.x), ridge) * 3,
+    // a power of ten, from which the chart counts its ticks
+    bottom: 10 ** Math.floor(Math.log10(Math.min(...dots.map((dot) => dot.y)) / 3)),
+  };
+}
+
+// Tables and series of the lines: the memory's slope, and a flat roof for each unit.
+function roofLines(roofs, range) {
+  const ink = colour("soft");
+  const plain = { stroke: ink, spanGaps: true, points: { show: false } };
+  const bandwidth = roofs.bytes_per_second;
+  const slope = {
+    table: [
+      [range.left, range.most / bandwidth],
+      [range.left * bandwidth, range.most],
+    ],
+    series: { ...plain, width: 1.5 },
+  };
+  const flat = roofs.flops_per_second.map(([, rate]) => ({
+    table: [
+      [rate / bandwidth, range.right],
+      [rate, rate],
+    ],
+    series: { ...plain, width: 1, dash: [4, 3] },
+  }));
+  return [slope, ...flat];
+}
+
+// One series for each colour and size of dot.
+function dotSeries(dots) {
+  const groups = new Map();
+  for (const dot of [...dots].sort((a, b) => a.x - b.x)) {
+    const key = `${dot.bound} ${dot.size}`;
+    if (!groups.has(key)) groups.set(key, []);
+    groups.get(key).push(dot);
+  }
+  return [...groups.values()].map((group) => {
+    const fill = colour(group[0].bound) || colour("soft");
+    const points = { show: true, size: group[0].size, width: 1, stroke: colour("card"), fill };
+    return {
+      table: [group.map((dot) => dot.x), group.map((dot) => dot.y)],
+      series: { stroke: fill, paths: () => null, points },
+    };
+  });
+}
+
+function roofAxes() {
+  const isDecade = (v) => Math.abs(Math.log10(v) - Math.round(Math.log10(v))) < 1e-6;
+  const decades = (u, ticks) => ticks.map((v) => (isDecade(v) ? v : null));
+  const plain = (v) => (v >= 1 ? v.toLocaleString("en-US") : String(Number(v.toPrecision(2))));
+  const rate = (v) => countText(v, "FLOP/s").replace(/\.0+ /, " ");
+  const labels = (text) => (u, ticks) => ticks.map((v) => (v === null ? null : text(v)));
+  const axis = { ...themedAxis(), filter: decades };
+  axis.grid = { ...axis.grid, filter: decades };
+  axis.ticks = { ...axis.ticks, filter: decades };
+  return [
+    { ...axis, label: "FLOP per byte moved", labelSize: 22, labelFont: FONT, values: labels(plain) },
+    { ...axis, size: 100, values: labels(rate) },
+  ];
+}
+
+function nameRoofs(u, roofs, range) {
+  const ratio = devicePixelRatio;
+  const context = pen(u, colour("soft"));
+  context.save();
+  context.textAlign = "right";
+  const right = u.bbox.left + u.bbox.width - 4 * ratio;
+  for (const [name, rate] of roofs.flops_per_second)
+    context.fillText(
+      `${name}: ${countText(rate, "FLOP/s")}`,
+      right,
+      u.valToPos(rate, "y", true) - (DOTS[0].size / 2 + 2) * ratio,
+    );
+  context.textAlign = "left";
+  const x = range.left * (range.right / range.left) ** 0.02;
+  const y = Math.min(u.valToPos(x * roofs.bytes_per_second, "y", true), u.bbox.top + u.bbox.height);
+  context.fillText(`memory: ${countText(roofs.bytes_per_second, "B/s")}`, u.valToPos(x, "x", true), y - 34 * ratio);
+  context.restore();
+}
+
+function nearest(u, dots) {
+  const distance = (dot) =>
+    Math.hypot(u.valToPos(dot.x, "x") - u.cursor.left, u.valToPos(dot.y, "y") - u.cursor.top) - dot.size / 2;
+  const [found] = dots.map((dot) => ({ dot, far: distance(dot) })).sort((a, b) => a.far - b.far);
+  return found && found.far <= NEAR ? found.dot : null;
+}
+
+function tipOfDot(u, dot, total) {
+  const place = u.over.getBoundingClientRect();
+  const lines = [
+    `${dot.module} ${dot.op}${dot.count > 1 ? ` × ${dot.count}` : ""}`,
+    [words(dot.phase), lineOf(dot)].filter(Boolean).join(", "),
+    `${secondsText(dot.seconds)}, ${shareText(dot.seconds, total)} of the step`,
+    `${countText(dot.y, "FLOP/s")}, ${threeDigits(dot.x)} FLOP/byte: ${boundWords(dot.bound)}`,
+  ];
+  tip(lines.join("\n"), place.left + u.cursor.left, place.top + u.cursor.top);
+}
+
+function filterBy(dot) {
+  $("filter").value = `${dot.op} ${dot.module}`;
+  state.shown = MOST_ROWS;
+  drawOps();
+  $("ops").scrollIntoView();
+}
+
+function drawRoof() {
+  const run = current();
+  const roofs = run.raw.roofs;
+  const total = run.totals.time.step_seconds;
+  const kinds = run.raw.groups.map(kindOfOp(run)).filter((kind) => kind.seconds);
+  const dots = dotsOf(kinds, total);
+  const box = $("roof");
+  if (roof) roof.destroy();
+  roof = null;
+  box.replaceChildren();
+  $("roofline-note").textContent = roofNote(run, kinds, dots);
+  if (!dots.length) {
+    box.textContent = "No op of this step does arithmetic on the device.";
+    return;
+  }
+  const range = rangeOf(dots, roofs);
+  const parts = [...roofLines(roofs, range), ...dotSeries(dots)];
+  const show = (u) => {
+    const dot = u.cursor.left < 0 ? null : nearest(u, dots);
+    return dot ? tipOfDot(u, dot, total) : hideTip();
+  };
+  roof = new uPlot(
+    {
+      width: box.clientWidth || 600,
+      height: box.clientWidth < 500 ? 300 : 380,
+      legend: { show: false },
+      series: [{}, ...parts.map((part) => part.series)],
+      padding: [14, 14, 0, 0],
+      scales: {
+        x: { time: false, distr: 3, range: () => [range.left, range.right] },
+        y: { distr: 3, range: () => [range.bottom, range.most * 2.5] },
+      },
+      cursor: { x: false, y: false, points: { show: false }, drag: { x: false, y: false } },
+      axes: roofAxes(),
+      hooks: { draw: [(u) => nameRoofs(u, roofs, range)], setCursor: [show] },
+    },
+    uPlot.join(parts.map((part) => part.table)),
+    box,
+  );
+  roof.over.addEventListener("mouseleave", hideTip);
+  roof.over.addEventListener("click", () => {
+    const dot = nearest(roof, dots);
+    if (dot) filterBy(dot);
+  });
+  box.append(roofKeys(dots));
+}
+
+function roofKeys(dots) {
+  const key = (bound) =>
+    make("span", {}, make("i", { style: { background: `var(--${bound}, var(--soft))` } }), boundWords(bound));
+  return make("div", { class: "keys" }, ...[...new Set(dots.map((dot) => dot.bound))].sort().map(key));
+}
