@@ -37,7 +37,7 @@ schema = {SCHEMA_VERSION}
 """
 
 _UPDATE = "Write it with: foretrace check --update"
-_TEXTS = ("made-with", "how")
+_TABLES = ("made-with", "how")
 _LISTS = ("recomputes", "assumed", "assumptions")
 
 Snapshots = Mapping[str, Snapshot]
@@ -172,7 +172,7 @@ def _row_name(row: Row) -> str:
 
 
 def _row_comment(fact: str, row: Row) -> str:
-    times = f"  {row.count:,} x {text(fact, row.each)}" if row.each and row.count > 1 else ""
+    times = f"  {row.times:,} x {text(fact, row.each)}" if row.each and row.times > 1 else ""
     return f"{text(fact, row.value)}{times}"
 
 
@@ -181,7 +181,7 @@ def _row_comment(fact: str, row: Row) -> str:
 
 def _parsed(table: Mapping[str, Any]) -> Snapshot:
     facts = {key: _integer(value) for key, value in table.items() if key in FACTS}
-    known = {*FACTS, *_TEXTS, *_LISTS, "rows"}
+    known = {*FACTS, *_TABLES, *_LISTS, "rows"}
     if strangers := set(table) - known:
         raise ValueError(f"{min(strangers)} is no fact")
     rows = {
@@ -193,8 +193,14 @@ def _parsed(table: Mapping[str, Any]) -> Snapshot:
         rows={fact: tuple(sorted(found, key=lambda row: (-row.value, row.key))) for fact, found in rows.items()},
         made_with={key: str(value) for key, value in table["made-with"].items()},
         how=dict(table["how"]),
-        **{name: tuple(str(item) for item in table.get(name, ())) for name in _LISTS},
+        recomputes=_texts(table, "recomputes"),
+        assumed=_texts(table, "assumed"),
+        assumptions=_texts(table, "assumptions"),
     )
+
+
+def _texts(table: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    return tuple(str(item) for item in table.get(name, ()))
 
 
 def _integer(value: object) -> int:

@@ -31,7 +31,7 @@ _OWN_ROOMS = ("tracer", "graph")
 
 
 def key(step: str, args: Mapping[str, object], tracing: Mapping[str, object], revision: str = "") -> str:
-    """The digest of everything about a trace that is no file of the project; `revision` is a commit, where it is one."""
+    """The digest of everything about a trace that is no file of the project; `revision` is its commit, if any."""
     said = [SCHEMA_VERSION, step, args, tracing, revision, installed(), own_code()]
     return _digest(json.dumps(said, sort_keys=True, default=repr).encode())[:32]
 

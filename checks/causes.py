@@ -214,9 +214,9 @@ def _new_parameters(case: Case) -> Iterator[Cause]:
         row = change.row
         if row.kind != PARAMETER or change.shapes or change.dtypes:
             continue
-        was = f", it was {change.before.count}" if change.before else f", which {_absent(case)}"
+        was = f", it was {change.before.times}" if change.before else f", which {_absent(case)}"
         yield Cause(
-            f"{_where(change)} is there {row.count} {'time' if row.count == 1 else 'times'}{was}",
+            f"{_where(change)} is there {row.times} {'time' if row.times == 1 else 'times'}{was}",
             "If the larger model is meant, accept it.",
             (*MEMORY, *WORK),
             lines.definition(case.root, case.files, row.module) or row.source,
@@ -265,7 +265,7 @@ def _absent(case: Case) -> str:
 def _was(change: Change) -> str:
     assert change.before is not None
     before = change.before
-    return f"{before.count:,} x {before.form}" if before.form else f"{before.value:,}"
+    return f"{before.times:,} x {before.form}" if before.form else f"{before.value:,}"
 
 
 def _grown(case: Case, *facts: str) -> list[Change]:
@@ -317,4 +317,3 @@ def _differing(old: Mapping[str, object], new: Mapping[str, object]) -> list[str
 
 def _said(values: Mapping[str, object], key: str) -> str:
     return str(values.get(key, "not set"))
-

@@ -85,10 +85,10 @@ def find(start: Path) -> Path | None:
 
 
 def load(path: Path | None, start: Path) -> Config:
-    """The configuration in `path`, or the one that counts in `start`. Raises `ForetraceError` with the line at fault."""
+    """The configuration in `path`, or the one that counts in `start`. Raises `ForetraceError` with the line."""
     found = path or find(start)
     if found is None:
-        raise ForetraceError("nothing is configured: no [tool.foretrace] in a pyproject.toml, no foretrace.toml", SAMPLE)
+        raise ForetraceError("nothing is configured: no foretrace.toml, no [tool.foretrace] in pyproject.toml", SAMPLE)
     section = _section(found)
     if section is None:
         raise ForetraceError(f"{found.name} has no [tool.foretrace]", SAMPLE)
@@ -293,6 +293,4 @@ def _allowances(said: Mapping[str, Allowance]) -> dict[str, Allowance]:
 
 def plain(step: str, assume: Settings) -> Target:
     """A target that is not configured, with what a project assumes."""
-    return Target(
-        name=step, step=step, tracing=_as_keywords({"assume": dict(assume)}), on="", allow=_allowances({})
-    )
+    return Target(name=step, step=step, tracing=_as_keywords({"assume": dict(assume)}), on="", allow=_allowances({}))

@@ -142,9 +142,7 @@ def judge(target: Target, now: Snapshot, before: Snapshot | None, root: Path, *,
         if expected and not found:
             found = [_unknown(target)]
         notes = () if expected else ("it has no baseline, so only its budget was checked",)
-        return Outcome(
-            target=target.name, step=target.step, now=now, findings=_wanted(found, target), notes=notes
-        )
+        return Outcome(target=target.name, step=target.step, now=now, findings=_wanted(found, target), notes=notes)
     looked = case(before, now, root, target.step)
     known = causes(looked)
     drift = _drift(before, now)

@@ -43,7 +43,9 @@ def _finding(finding: Finding) -> list[str]:
 
 
 def _facts(outcome: Outcome) -> list[str]:
-    rows = [(line.fact, line.before, "->" if line.before else "", line.now, line.change) for line in fact_lines(outcome)]
+    rows = [
+        (line.fact, line.before, "->" if line.before else "", line.now, line.change) for line in fact_lines(outcome)
+    ]
     return _columns(rows, "lrlrl")
 
 
@@ -72,7 +74,9 @@ def _rows(outcome: Outcome) -> list[str]:
 
 def _columns(rows: Sequence[tuple[str, ...]], alignment: str) -> list[str]:
     align = ["left" if letter == "l" else "right" for letter in alignment]
-    return [f"  {line}" for line in tabulate(rows, tablefmt="plain", colalign=align, disable_numparse=True).splitlines()]
+    return [
+        f"  {line}" for line in tabulate(rows, tablefmt="plain", colalign=align, disable_numparse=True).splitlines()
+    ]
 
 
 def _wrapped(label: str, said: str) -> list[str]:

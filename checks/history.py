@@ -125,7 +125,7 @@ COLOURS = ("#1f6fb2", "#c2571a", "#2e8540", "#7a4fb5", "#a8323e", "#5d6b75")
 
 
 def to_svg(histories: Sequence[History]) -> str:
-    """A panel for each of peak, time and FLOPs, each from zero, with a line for each target and a step for each commit."""
+    """A panel for each of peak, time and FLOPs, each from zero, with a line for each target over the commits."""
     height = TOP + len(DRAWN) * (PANEL + GAP) + 20 * len(histories)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" '

@@ -92,6 +92,6 @@ def _row(row: Row | None) -> dict[str, object] | None:
         "kind": row.kind,
         "form": row.form,
         "value": row.value,
-        "count": row.count,
+        "count": row.times,
         "source": place(row.source) or None,
     }

@@ -74,5 +74,10 @@ def _counts(suites: list[ElementTree.Element]) -> dict[str, str]:
 
 
 def _xml(text: str) -> str:
-    """The text without the characters that XML 1.0 has no way to write."""
-    return "".join(c if c in "\t\n" or " " <= c and not "\ud800" <= c <= "\udfff" and c not in "\ufffe\uffff" else "?" for c in text)
+    """The text with a question mark for each character that XML 1.0 has no way to write."""
+    return "".join(letter if _can_be_written(letter) else "?" for letter in text)
+
+
+def _can_be_written(letter: str) -> bool:
+    surrogate = "\ud800" <= letter <= "\udfff"
+    return letter in "\t\n" or (letter >= " " and not surrogate and letter not in "\ufffe\uffff")

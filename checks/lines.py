@@ -40,7 +40,9 @@ def definition(root: Path, files: Iterable[str], module: str) -> Source | None:
 
 def cast(root: Path, files: Iterable[str], dtype: str) -> Source | None:
     """The one line that sets the default dtype, or else the one that casts to `dtype`."""
-    calls = [(file, node) for file, tree in _trees(root, files) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    calls = [
+        (file, node) for file, tree in _trees(root, files) for node in ast.walk(tree) if isinstance(node, ast.Call)
+    ]
     for wanted in (("set_default_dtype",), CASTS.get(dtype, ())):
         found = [Source(file, node.lineno, "") for file, node in calls if _called(node) in wanted]
         if len(found) == 1:

@@ -89,15 +89,19 @@ def _details(outcome: Outcome) -> str:
         return ""
     table = ["| | change | what | of | where |", "|---|--:|---|---|---|"]
     table += [
-        f"| {row.sign} | {row.amount} | {_escaped(row.what)} {row.kind} | {_escaped(row.form)} | {_escaped(row.place)} |"
+        f"| {' | '.join((row.sign, row.amount, _escaped(f'{row.what} {row.kind}'), row.form, _escaped(row.place)))} |"
         for row in rows
     ]
-    title = f"<details><summary>{_escaped(outcome.target)}: {fact} by module and op (+ came, - went, ~ changed)</summary>"
+    title = (
+        f"<details><summary>{_escaped(outcome.target)}: {fact} by module and op (+ came, - went, ~ changed)</summary>"
+    )
     return "\n".join([title, "", *table, "", "</details>", ""]) + "\n"
 
 
 def _notes(checked: Checked) -> list[str]:
-    notes = [f"- {_escaped(outcome.target)}: {_escaped(note)}" for outcome in checked.outcomes for note in outcome.notes]
+    notes = [
+        f"- {_escaped(outcome.target)}: {_escaped(note)}" for outcome in checked.outcomes for note in outcome.notes
+    ]
     notes += [f"- {_escaped(note)}" for note in checked.notes]
     return [*notes, ""] if notes else []
 
@@ -139,4 +143,3 @@ def _escaped(text: str) -> str:
     for sign in "\\`*_[]|":
         text = text.replace(sign, "\\" + sign)
     return text.replace("<", "&lt;").replace(">", "&gt;").replace("@", "@&#8203;").replace("\n", " ")
-

@@ -23,7 +23,7 @@ _TEXT = re.compile(r"([-+]?)\s*([0-9][0-9_,]*(?:\.[0-9]+)?)\s*([A-Za-z%]*)")
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """What is known of a fact beside its number. ``allow`` is the allowance where none is configured, if it is judged."""
+    """What is known of a fact beside its number. ``allow`` is what it may get worse by where nothing is configured."""
 
     words: str
     units: dict[str, int]
@@ -63,8 +63,8 @@ class Allowance:
 def quantity(fact: str, text: object) -> int:
     """A limit of `fact` in its unit: bytes, nanoseconds, FLOPs, a count.
 
-    >>> quantity("peak", "24 GiB"), quantity("time", "250 ms"), quantity("max-batch", 16), quantity("flops", "1.5 TFLOP")
-    (25769803776, 250000000, 16, 1500000000000)
+    >>> quantity("peak", "24 GiB"), quantity("time", "250 ms"), quantity("max-batch", 16), quantity("flops", "2 FLOP")
+    (25769803776, 250000000, 16, 2)
     """
     known = FACTS[fact]
     if isinstance(text, int) and not isinstance(text, bool) and text >= 0:

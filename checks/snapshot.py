@@ -55,7 +55,7 @@ class Row(NamedTuple):
         return form_bytes(self.form)
 
     @property
-    def count(self) -> int:
+    def times(self) -> int:
         """How many equal storages it is; 1 for work."""
         return self.value // self.each if self.each else 1
 
@@ -164,9 +164,9 @@ def _growth(report: Report) -> int:
 def _kept(graph: StepGraph) -> Iterator[Storage]:
     """What is born in the step, outlives it, and is no state of the model's or the optimizer's."""
     for storage in graph.storages:
-        if storage.died is None and storage.born is not None and storage.category not in LASTING:
-            if counts(graph, storage):
-                yield storage
+        outlives = storage.born is not None and storage.died is None
+        if outlives and storage.category not in LASTING and counts(graph, storage):
+            yield storage
 
 
 class _Names:

@@ -95,8 +95,12 @@ def row_lines(outcome: Outcome, fact: str, most: int = MOST_ROWS) -> list[RowLin
 def _row_line(fact: str, change: Change) -> RowLine:
     sign = "+" if change.before is None else "-" if change.after is None else "~"
     row = change.row
-    what = "all smaller rows" if row.module == REST else f"{'' if row.module == UNKNOWN else row.module + ' '}{row.what}"
-    return RowLine(sign, _amount(fact, change.delta), what, _form(change), KINDS.get(row.kind, row.kind), place(row.source))
+    what = (
+        "all smaller rows" if row.module == REST else f"{'' if row.module == UNKNOWN else row.module + ' '}{row.what}"
+    )
+    return RowLine(
+        sign, _amount(fact, change.delta), what, _form(change), KINDS.get(row.kind, row.kind), place(row.source)
+    )
 
 
 def _amount(fact: str, delta: int) -> str:
@@ -108,14 +112,14 @@ def _form(change: Change) -> str:
     row, before = change.row, change.before
     if not row.form:
         return ""
-    now = f"{row.count:,} x {row.form}" if row.count > 1 else row.form
+    now = f"{row.times:,} x {row.form}" if row.times > 1 else row.form
     if before is None or change.after is None:
         return now
     if change.dtypes and not change.shapes:
         return f"{now} (was {dtype_of(before)})"
     if before.form != row.form:
         return f"{now} (was {before.form})"
-    return f"{now} (was {before.count:,} x)" if before.count != row.count else now
+    return f"{now} (was {before.times:,} x)" if before.times != row.times else now
 
 
 def main_fact(outcome: Outcome) -> str:
@@ -154,4 +158,3 @@ def headline(checked: Checked) -> str:
         return summary(checked)
     worst = checked.findings[0]
     return f"{worst.target}: {worst.headline}"
-

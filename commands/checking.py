@@ -1,4 +1,4 @@
-"""What ``check``, ``diff`` and ``history`` share: configured targets become snapshots, and what was found is written."""
+"""What ``check``, ``diff`` and ``history`` share: targets become snapshots, and what was found is written."""
 
 from __future__ import annotations
 
@@ -148,4 +148,3 @@ def writings(given: Sequence[str]) -> list[tuple[str, str]]:
                 f"Write for example --write markdown=comment.md; formats are {', '.join(FORMATS)}.",
             )
     return [(name, path) for name, _, path in pairs]
-

@@ -50,8 +50,8 @@ class Side:
 def side(text: str) -> Side:
     """What A or B names.
 
-    >>> side("git:main:small"), side("git:HEAD~1")
-    (Side(said='git:main:small', target='small', revision='main'), Side(said='git:HEAD~1', target='', revision='HEAD~1'))
+    >>> side("git:main:small")
+    Side(said='git:main:small', target='small', revision='main')
     """
     if not text.startswith(GIT):
         return Side(text, text)
@@ -90,7 +90,9 @@ def _pairs(before: Side, after: Side, config: Config) -> list[tuple[Side, Side]]
     if name:
         return [(replace(before, target=before.target or name), replace(after, target=after.target or name))]
     if not config.targets:
-        raise ForetraceError("neither side says which target", "Write for example: foretrace diff git:main train.py:make")
+        raise ForetraceError(
+            "neither side says which target", "Write for example: foretrace diff git:main train.py:make"
+        )
     return [(replace(before, target=name), replace(after, target=name)) for name in config.targets]
 
 

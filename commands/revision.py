@@ -74,5 +74,7 @@ def _git(root: Path, *arguments: str, about: str = "", environment: dict[str, st
                 f"git knows no commit {about!r}",
                 "Give a branch, a tag or a commit id; in CI, fetch the history (fetch-depth: 0).",
             )
-        raise ForetraceError(f"git {arguments[0]} failed: {said[-1] if said else done.returncode}", "See git's message.")
+        raise ForetraceError(
+            f"git {arguments[0]} failed: {said[-1] if said else done.returncode}", "See git's message."
+        )
     return done.stdout

@@ -16,14 +16,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checks import cache
 
 if TYPE_CHECKING:
-    from multiprocessing.process import BaseProcess
-
     from ..graph import ForetraceError, StepGraph
 
 _NOT_READ = (".git", "__pycache__")
@@ -111,10 +110,10 @@ def _here(work: Work, answers: Any, store: Store, scratch: Path, processes: int)
 
 def _in_processes(work: Work, answers: Any, store: Store, scratch: Path, processes: int) -> None:
     """At most so many processes at a time, each for one request."""
-    context = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
+    context: Any = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
     if hasattr(context, "set_forkserver_preload"):
         context.set_forkserver_preload([__name__, f"{__package__.partition('.')[0]}.tracer"])
-    waiting, running = list(work), {}
+    waiting, running = list(work), dict[Connection, tuple[int, Request, BaseProcess]]()
     try:
         while waiting or running:
             while waiting and len(running) < processes:
@@ -254,6 +253,6 @@ def _audit(event: str, arguments: tuple[object, ...]) -> None:
         mode, flags = (*arguments[1:3], 0, 0)[:2]
         writes = set(mode) & set("wax") if isinstance(mode, str) else isinstance(flags, int) and flags & _WRITING
         if not writes:
-            path = os.fsdecode(arguments[0])  # type: ignore[arg-type]
+            path = os.fsdecode(arguments[0])
             for note in list(_watchers):
                 note(path)
