@@ -56,7 +56,7 @@ def read(path: str | Path) -> dict[str, Snapshot] | None:
         raise ForetraceError(f"{path} is no baseline: {error}", _conflict(path)) from error
     except OSError as error:
         raise ForetraceError(f"cannot read {path}: {error.strerror}", "Give a file that can be read.") from error
-    version = document.pop("schema", None)
+    version = document.get("schema")
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise ForetraceError(
             f"{path} has schema {version}, and this foretrace reads up to {SCHEMA_VERSION}",
@@ -65,7 +65,7 @@ def read(path: str | Path) -> dict[str, Snapshot] | None:
     try:
         if version != SCHEMA_VERSION:
             raise ValueError("no schema")
-        return {name: _parsed(table) for name, table in document.items()}
+        return parsed(document)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ForetraceError(f"{path} is no baseline: it was edited by hand or damaged", _UPDATE) from error
 
@@ -177,6 +177,11 @@ def _row_comment(fact: str, row: Row) -> str:
 
 
 # --- reading ---
+
+
+def parsed(document: Mapping[str, Any]) -> dict[str, Snapshot]:
+    """The snapshots of a baseline that has been read as TOML. Raises what damage raises, such as ``KeyError``."""
+    return {name: _parsed(table) for name, table in document.items() if name != "schema"}
 
 
 def _parsed(table: Mapping[str, Any]) -> Snapshot:

@@ -195,10 +195,12 @@ def _kept(case: Case) -> Iterator[Cause]:
 
 
 def _reshaped(case: Case) -> Iterator[Cause]:
-    """A parameter has another shape."""
+    """A parameter has another shape; of each module the largest one."""
+    said: set[str] = set()
     for change in _grown(case, "peak"):
-        if change.row.kind == PARAMETER and change.shapes and change.before:
-            row = change.row
+        row = change.row
+        if row.kind == PARAMETER and change.shapes and change.before and row.module not in said:
+            said.add(row.module)
             yield Cause(
                 f"{_where(change)} is {row.form}, it was {change.before.form}",
                 "If the larger layer is meant, accept it.",
@@ -209,11 +211,13 @@ def _reshaped(case: Case) -> Iterator[Cause]:
 
 
 def _new_parameters(case: Case) -> Iterator[Cause]:
-    """There are more layers."""
+    """There are more layers; of each module the largest parameter speaks."""
+    said: set[str] = set()
     for change in _grown(case, "peak"):
         row = change.row
-        if row.kind != PARAMETER or change.shapes or change.dtypes:
+        if row.kind != PARAMETER or change.shapes or change.dtypes or row.module in said:
             continue
+        said.add(row.module)
         was = f", it was {change.before.times}" if change.before else f", which {_absent(case)}"
         yield Cause(
             f"{_where(change)} is there {row.times} {'time' if row.times == 1 else 'times'}{was}",

@@ -54,7 +54,7 @@ def _run(options: argparse.Namespace) -> int:
         write_whole(options.picture, views.to_svg(histories).encode())
     writers = {"table": views.to_table, "json": views.to_json, "benchmark": views.to_benchmark_json}
     print(writers[options.format](histories), end="")
-    return 2 if any(point.snapshot is None for history in histories for point in history.points) else 0
+    return 0 if any(point.snapshot for history in histories for point in history.points) else 2
 
 
 def _histories(

@@ -15,7 +15,11 @@ def add(commands: shared.Commands[argparse.ArgumentParser]) -> None:
         description="Trace one training step, price it on a hardware profile, and print the report.",
         epilog="example: foretrace run train.py:make_step -p batch=8 --on a100-sxm4-80gb",
     )
-    run.add_argument("target", metavar="TARGET", help="path.py:callable, package.module:callable, or a saved trace")
+    run.add_argument(
+        "target",
+        metavar="TARGET",
+        help="path.py:callable, package.module:callable, a configured name, or a saved trace",
+    )
     shared.add_profile(run)
     run.add_argument("--format", choices=("table", "json"), default="table", help="what to print (%(default)s)")
     run.add_argument("--save", metavar="FILE", help="also write the trace, to be given as TARGET later")
