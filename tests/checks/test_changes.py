@@ -42,7 +42,7 @@ CHANGES: dict[str, tuple[str, Edits, set[str], str, str]] = {
         },
         {"M002", "M005"},
         "self.seen.append(x)",
-        "stay alive after every step: the result of blocks.* add, bfloat16[4, 64, 64], made at model.py:28",
+        "stay alive after every step: the result of blocks.* add, bfloat16[4, 64, 64], made at model.py:29",
     ),
     "disabled checkpoint": (
         "sparing",
