@@ -283,7 +283,7 @@ def _as_keywords(tracing: dict[str, Any]) -> dict[str, Any]:
     found = {"inputs" if key == "input" else key: value for key, value in tracing.items()}
     if found.get("autocast") == "none":
         del found["autocast"]
-    return {key: value for key, value in sorted(found.items()) if value not in ({}, False)}
+    return {key: value for key, value in sorted(found.items()) if value is not False and value != {}}
 
 
 def _allowances(said: Mapping[str, Allowance]) -> dict[str, Allowance]:

@@ -73,7 +73,7 @@ def _why(checked: Checked, outcome: Outcome) -> str:
     shown += [f"- {finding.code} {_escaped(finding.headline)}" for finding in outcome.findings]
     for cause in outcome.causes[:2]:
         code = lines.text(checked.root, cause.source)
-        at = f"{_code(place(cause.source))} {_code(code) if code else ''}: " if cause.source else ""
+        at = f"{' '.join(filter(None, (_code(place(cause.source)), _code(code))))}: " if cause.source else ""
         shown.append(f"- **Why:** {at}{_escaped(cause.text)}. {_escaped(cause.mend)}")
     if not outcome.causes and (source := outcome.findings[0].source):
         shown.append(f"- **Where:** {_code(place(source))} {_code(lines.text(checked.root, source))}")
