@@ -108,6 +108,8 @@ class Checked:
     baseline: str = ""
     config: str = ""
     root: Path = Path()
+    version: str = ""
+    """Of foretrace."""
 
     @property
     def findings(self) -> tuple[Finding, ...]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from urllib.parse import quote
 
-from .. import __version__
 from .codes import CODES, Code
 from .findings import COULD_NOT, Checked, Finding, Outcome
 from .gitlab import fingerprint
@@ -20,14 +19,9 @@ SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sar
 def to_sarif(checked: Checked) -> str:
     """The log as text that ends in a newline."""
     codes = sorted({finding.code for finding in checked.findings})
+    version = {"semanticVersion": checked.version} if checked.version else {}
     run = {
-        "tool": {
-            "driver": {
-                "name": "foretrace",
-                "semanticVersion": __version__,
-                "rules": [_rule(CODES[code]) for code in codes],
-            }
-        },
+        "tool": {"driver": {"name": "foretrace", **version, "rules": [_rule(CODES[code]) for code in codes]}},
         "columnKind": "unicodeCodePoints",
         "invocations": [
             {

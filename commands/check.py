@@ -36,6 +36,7 @@ def add(commands: shared.Commands[argparse.ArgumentParser]) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from .. import __version__
     from ..checks import Checked
     from ..checks.baseline import read
 
@@ -56,6 +57,7 @@ def _run(options: argparse.Namespace) -> int:
         baseline=config.baseline,
         config=config.file,
         root=config.root,
+        version=__version__,
     )
     return checking.finish(checked, options)
 

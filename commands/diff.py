@@ -60,6 +60,7 @@ def side(text: str) -> Side:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from .. import __version__
     from ..checks import Checked
 
     checking.writings(options.write)
@@ -68,7 +69,7 @@ def _run(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         looker = _Looker(config, options, stack)
         outcomes = tuple(looker.outcome(a, b) for a, b in _pairs(before, after, config))
-    checked = Checked(outcomes=outcomes, accept="", config=config.file, root=config.root)
+    checked = Checked(outcomes=outcomes, accept="", config=config.file, root=config.root, version=__version__)
     return checking.finish(checked, options)
 
 

@@ -102,8 +102,8 @@ def test_limits(tmp_path: Path) -> None:
     done = pytest_in(tmp_path)
     assert done.returncode == 1
     assert "test_limits.py M.M.FF" in done.stdout
-    # The weight, its gradient, two averages of it and the root of one: five squares of 64 floats; as many rows of 64 for
-    # the bias; the input and the output, four rows each; the loss: 85,252 bytes.
+    # The weight, its gradient, two averages of it and the root of one: five squares of 64 floats; as many rows of 64
+    # for the bias; the input and the output, four rows each; the loss: 85,252 bytes.
     (line,) = re.findall(r"the step: peak memory is .* over the limit of 1\.00 KiB on a100-pcie-40gb\n", done.stdout)
     assert "who holds the peak of the step" in done.stdout
     assert "optimizer_state" in done.stdout and line.startswith("the step: peak memory is 83.3 KiB")

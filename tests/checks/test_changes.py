@@ -107,6 +107,9 @@ def test_the_words_of_a_finding(project: Path, run) -> None:
     saved = 2 * 2 * 256 * 256 * 4
     assert f"  M003  memory saved for backward grew by {saved / 2**20:.2f} MiB" in printed
     assert "sparing: 2 findings" in lines
+    page = (Path(__file__).parents[2] / "docs" / "ci.md").read_text()
+    shown = page[page.index("```\nsparing") + 4 : page.index("```\n\n`foretrace explain`")].split("...\n")
+    assert len(shown) == 2 and all(part in printed for part in shown)
     assert "  mend  Put torch.utils.checkpoint.checkpoint back around it, or accept the" in lines
     assert lines[-1] == "to accept it:  foretrace check --update, and commit foretrace-baseline.toml"
 

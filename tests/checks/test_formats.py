@@ -48,6 +48,7 @@ def checked() -> Checked:
         baseline="foretrace-baseline.toml",
         config="foretrace.toml",
         root=HERE,
+        version="0.1.0",
     )
 
 
