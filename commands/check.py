@@ -39,10 +39,14 @@ def _run(options: argparse.Namespace) -> int:
     from .. import __version__
     from ..checks import Checked
     from ..checks.baseline import read
+    from ..checks.config import SAMPLE
+    from ..graph import ForetraceError
 
     checking.writings(options.write)
     config = checking.config(options)
     targets = config.chosen(options.names)
+    if not targets:
+        raise ForetraceError(f"{config.file} names no targets", SAMPLE)
     path = config.root / config.baseline
     before = None if options.update and not options.names else read(path)
     if not options.update:
@@ -72,10 +76,6 @@ def _want_baseline(config: Config, targets: Sequence[Target], before: dict[str, 
             f"there is no {config.baseline}, and {bare[0]} has no budget, so there is nothing to hold it against",
             "Make the baseline with foretrace check --update, look at it, and commit it.",
         )
-    if not targets:
-        from ..checks.config import SAMPLE
-
-        raise ForetraceError(f"{config.file} names no targets", SAMPLE)
 
 
 def _snapshots(

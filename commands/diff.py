@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..checks import Config, Outcome, Snapshot, Target
     from .tracing import Store
 
-GIT = "git:"
+GIT, HERE = "git:", "."
 
 
 def add(commands: shared.Commands[argparse.ArgumentParser]) -> None:
@@ -25,8 +25,9 @@ def add(commands: shared.Commands[argparse.ArgumentParser]) -> None:
         "diff",
         help="say what became larger from one step to another, and why",
         description="Compare two steps. Each of A and B is a configured target, path.py:callable, "
-        "package.module:callable, a saved trace, or git:REV[:TARGET], the target as it was at a commit; without TARGET "
-        "it is that of the other side, or every configured one. The exit code is 1 where B is worse than A.",
+        "package.module:callable, a saved trace, git:REV[:TARGET] for the target as it was at a commit, or . for the "
+        "working tree. Where no target is named it is that of the other side, or every configured one. The exit code "
+        "is 1 where B is worse than A.",
         epilog="example: foretrace diff git:main small",
     )
     diff.add_argument("before", metavar="A", help="the step to compare with")
@@ -54,7 +55,7 @@ def side(text: str) -> Side:
     Side(said='git:main:small', target='small', revision='main')
     """
     if not text.startswith(GIT):
-        return Side(text, text)
+        return Side(text, "" if text == HERE else text)
     revision, _, target = text.removeprefix(GIT).partition(":")
     return Side(text, target, revision)
 

@@ -74,13 +74,18 @@ def jobs_for(count: int, asked: int | None) -> int:
 def trace_all(
     requests: Sequence[Request], store: Store, jobs: int | None = None
 ) -> tuple[list[StepGraph | ForetraceError], int]:
-    """The answer to each request, in their order, and how many of them came from the cache."""
+    """The answer to each request, in their order, and how many of them came from the cache.
+
+    With `jobs` of 1 they are traced in this process, which a target that dies takes with it.
+    """
     answers: list[StepGraph | ForetraceError | None] = [store.find(request) for request in requests]
     missing = [place for place, answer in enumerate(answers) if answer is None]
-    processes = jobs_for(len(missing), jobs)
-    with _scratch() as scratch:
-        run = _here if processes == 1 else _in_processes
-        run([(place, requests[place]) for place in missing], answers, store, Path(scratch), processes)
+    work = [(place, requests[place]) for place in missing]
+    if jobs == 1:
+        _here(work, answers, store)
+    elif work:
+        with _scratch() as scratch:
+            _in_processes(work, answers, store, Path(scratch), jobs_for(len(work), jobs))
     return [answer for answer in answers if answer is not None], len(requests) - len(missing)
 
 
@@ -96,7 +101,7 @@ def _scratch() -> Iterator[str]:
 Work = list[tuple[int, Request]]
 
 
-def _here(work: Work, answers: Any, store: Store, scratch: Path, processes: int) -> None:
+def _here(work: Work, answers: Any, store: Store) -> None:
     from ..graph import ForetraceError
 
     for place, request in work:

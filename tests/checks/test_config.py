@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tomllib
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from foretrace.checks.baseline import read, write
 from foretrace.checks.codes import CODES
 from foretrace.checks.config import SHARED, TARGET, TOP, Target, find, load
 from foretrace.checks.quantity import FACTS, Allowance, allowance, quantity
@@ -219,3 +221,86 @@ def test_allowances(fact: str, text: object, expected: Allowance) -> None:
 def test_what_is_no_allowance(fact: str, text: object) -> None:
     with pytest.raises(ForetraceError, match=f"is no allowance for {fact}"):
         allowance(fact, text)
+
+
+# --- what other commands make of it ---
+
+DATA = """\
+import torch
+
+class Picky(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(512, 512)
+
+    def forward(self, x):
+        y = self.layer(x)
+        return y[(y > 0).nonzero()[:, 0]].sum()
+
+def make(rows=16):
+    return Picky(), (torch.randn(rows, 512),), lambda loss: loss
+"""
+
+
+@pytest.fixture
+def picky(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project that says how many of its rows count."""
+    (tmp_path / "data.py").write_text(DATA)
+    (tmp_path / "foretrace.toml").write_text(
+        '[assume]\nnonzero = 0.25\n[targets.picky]\nstep = "data.py:make"\nargs = { rows = 32 }\ndevice = "cpu"\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def assumed(printed: str) -> list[str]:
+    return [str(one["assumed"]) for one in json.loads(printed)["coverage"]["assumptions"]]
+
+
+def test_run_knows_what_the_project_assumes(picky: Path, run) -> None:
+    told = "how many of the elements are not zero: {}"
+    assert assumed(run("run", "data.py:make", "--format", "json")[1]) == [told.format(0.25)]
+    given = run("run", "data.py:make", "--format", "json", "--assume", "nonzero=0.5")[1]
+    assert assumed(given) == [told.format(0.5)]
+
+
+def test_run_knows_the_targets_by_name(picky: Path, run, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside = picky / "inside"
+    inside.mkdir()
+    monkeypatch.chdir(inside)
+    report = json.loads(run("run", "picky", "--format", "json")[1])
+    assert (report["target"], report["device"], report["memory"]["peak_bytes"]) == (
+        "data.py:make",
+        "cpu",
+        json.loads(run("run", "picky", "-p", "rows=32", "--format", "json")[1])["memory"]["peak_bytes"],
+    )
+    fewer = json.loads(run("run", "picky", "-p", "rows=8", "--format", "json")[1])
+    assert fewer["memory"]["peak_bytes"] < report["memory"]["peak_bytes"]
+    assert run("run", "pickles")[0] == 2
+
+
+def test_the_largest_batch_is_a_fact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run) -> None:
+    """Rows of 32 MiB, of which a step holds a known number: how many fit is a matter of division."""
+    (tmp_path / "toy.toml").write_text((Path(__file__).parents[1] / "support" / "toy.toml").read_text())
+    (tmp_path / "data.py").write_text(
+        "import torch\n\ndef make(rows=1):\n"
+        "    return torch.nn.Linear(1, 1), (torch.randn(rows, 2**23, 1),), lambda y: y.sum()\n"
+    )
+    config = 'on = "toy.toml"\n[targets.rows]\nstep = "data.py:make"\nvary = "rows"\nbudget = {{ max-batch = {} }}\n'
+    (tmp_path / "foretrace.toml").write_text(config.format(3))
+    monkeypatch.chdir(tmp_path)
+    assert run("check", "--update", "--jobs", "1")[0] == 0
+    known = read(tmp_path / "foretrace-baseline.toml")
+    assert known is not None
+    largest = known["rows"].facts["max-batch"]
+    # 1,050,000,000 bytes less the context and the workspace of cuBLAS. Live at once are the input, the output, and the
+    # output of the step before, which its name keeps; some bytes are the layer's.
+    room = 1_050_000_000 - 50_000_000 - 8_519_680
+    assert largest == room // (3 * 2**25) == 9
+    (tmp_path / "foretrace.toml").write_text(config.format(10))
+    more = known["rows"].facts | {"max-batch": 10}
+    write(tmp_path / "foretrace-baseline.toml", {"rows": dataclasses.replace(known["rows"], facts=more)})
+    code, printed = run("check", "--jobs", "1", "--format", "concise")
+    assert code == 1
+    assert "M004 rows: the largest batch fell from 10 to 9" in printed
+    assert "M009 rows: the largest batch is 9, the budget asks for 10" in printed

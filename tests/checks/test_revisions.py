@@ -63,7 +63,7 @@ def test_both_ways(grown: Path, run) -> None:
 
 
 def test_every_target_where_none_is_named(grown: Path, run) -> None:
-    code, printed = run("diff", "git:main~4", "git:HEAD", "--format", "json")
+    code, printed = run("diff", "git:main~4", ".", "--format", "json")
     assert [found["status"] for found in json.loads(printed)["targets"]] == ["found", "same", "same"]
     assert code == 1
 
