@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ..graph import ForetraceError, StepGraph
 
 _NOT_READ = (".git", "__pycache__")
+_FIRST_USE = ("torch._dynamo",)
+"""What torch loads when the first optimizer is made: loaded once, before the processes are forked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +119,7 @@ def _in_processes(work: Work, answers: Any, store: Store, scratch: Path, process
     """At most so many processes at a time, each for one request."""
     context: Any = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
     if hasattr(context, "set_forkserver_preload"):
-        context.set_forkserver_preload([__name__, f"{__package__.partition('.')[0]}.tracer"])
+        context.set_forkserver_preload([*_FIRST_USE, __name__, f"{__package__.partition('.')[0]}.tracer.isolated"])
     waiting, running = list(work), dict[Connection, tuple[int, Request, BaseProcess]]()
     try:
         while waiting or running:
