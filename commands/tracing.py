@@ -183,7 +183,7 @@ def _child(request: Request, path: Path, pipe: Connection) -> None:
 def _trace(request: Request) -> tuple[StepGraph, list[str]]:
     from ..graph import ForetraceError
     from ..tracer import trace_target
-    from ..tracer.isolated import file_in, isolated
+    from ..tracer.isolated import files_in, isolated
 
     root = str(request.root)
     projects = () if request.project is None else (str(request.project),)
@@ -191,14 +191,14 @@ def _trace(request: Request) -> tuple[StepGraph, list[str]]:
         if request.project is not None:
             _move_search_path(str(request.project), root)
         graph = trace_target(request.step, dict(request.args), **request.tracing)
-        imported = [file_in(module, (root,)) for module in sys.modules.values()]
-        strangers = sorted(filter(None, (file_in(module, projects) for module in sys.modules.values())))
+        imported = files_in((root,)).values()
+        strangers = sorted(files_in(projects).values())
         if strangers:
             raise ForetraceError(
                 f"{request.step} at {request.revision[:9]} imports {strangers[0]}, which is not of that commit",
                 "Install the project so that it is imported from the working directory, or trace it there by hand.",
             )
-    return graph, _from_root({*filter(None, imported), *opened}, root)
+    return graph, _from_root({*imported, *opened}, root)
 
 
 def _from_root(files: set[str], root: str) -> list[str]:

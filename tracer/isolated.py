@@ -42,17 +42,28 @@ def isolated(folder: str, *projects: str) -> Iterator[None]:
 
 
 def _forget(folders: tuple[str, ...]) -> None:
-    for name in [name for name, module in sys.modules.items() if name != "__main__" and file_in(module, folders)]:
-        del sys.modules[name]
+    for name in files_in(folders):
+        if name != "__main__":
+            del sys.modules[name]
 
 
-def file_in(module: ModuleType | None, folders: tuple[str, ...]) -> str:
-    """The Python file of a module of a project; empty for one that is installed, compiled, ours, or somebody else's."""
+def files_in(folders: tuple[str, ...]) -> dict[str, str]:
+    """The imported modules of projects with their Python files: not those that are installed, compiled or ours."""
+    inside = tuple(os.path.join(os.path.abspath(folder), "") for folder in folders)
+    files = {name: _file(module) for name, module in sys.modules.items()}
+    return {
+        name: file
+        for name, file in files.items()
+        if file.startswith(inside) and name.partition(".")[0] != _OWN_NAME and not _is_installed(file)
+    }
+
+
+def _file(module: ModuleType | None) -> str:
     file = getattr(module, "__file__", None)
     if not isinstance(file, str) or not file.endswith(".py"):
         return ""
-    if getattr(module, "__name__", "").partition(".")[0] == _OWN_NAME:
-        return ""
-    path = os.path.abspath(file)
-    inside = any(path.startswith(os.path.join(os.path.abspath(folder), "")) for folder in folders)
-    return path if inside and not any(part in path.split(os.sep) for part in _INSTALLED) else ""
+    return file if file.startswith(os.sep) else os.path.abspath(file)
+
+
+def _is_installed(file: str) -> bool:
+    return any(part in _INSTALLED for part in file.split(os.sep))
