@@ -110,6 +110,18 @@ class Checked:
     root: Path = Path()
     version: str = ""
     """Of foretrace."""
+    prefix: str = ""
+    """The way from the top of the repository to the root, for services that show files by that: ``"training/"``."""
+
+    def place(self, finding: Finding) -> Source:
+        """The line of a finding from the top of the repository; the configuration where it has none."""
+        source = finding.source or Source(self.config or "foretrace.toml", 1, "")
+        return source._replace(file=f"{self.prefix}{source.file}")
+
+    @property
+    def config_place(self) -> str:
+        """The configuration from the top of the repository."""
+        return f"{self.prefix}{self.config or 'foretrace.toml'}"
 
     @property
     def findings(self) -> tuple[Finding, ...]:

@@ -23,14 +23,13 @@ def to_github(checked: Checked) -> str:
 
 
 def _annotation(checked: Checked, finding: Finding) -> str:
-    where = {"file": checked.config} if checked.config else {}
-    if finding.source:
-        where = {"file": finding.source.file, "line": str(finding.source.line)}
+    source = checked.place(finding)
+    where = {"file": source.file, "line": str(source.line)}
     return _command(f"foretrace {finding.code}: {finding.title}", finding.sentence, where)
 
 
 def _error(checked: Checked, outcome: Outcome) -> str:
-    where = {"file": checked.config} if checked.config else {}
+    where = {"file": checked.config_place}
     return _command("foretrace", f"{outcome.target} could not be checked: {outcome.error}", where)
 
 

@@ -24,20 +24,14 @@ def to_gitlab(checked: Checked) -> str:
 
 
 def _finding(checked: Checked, finding: Finding) -> dict[str, object]:
-    source = finding.source
-    return _issue(
-        finding.sentence,
-        finding.code,
-        fingerprint(finding.code, finding.target, source.file if source else ""),
-        _SEVERITY[finding.code[0]],
-        source.file if source else checked.config,
-        source.line if source else 1,
-    )
+    source = checked.place(finding)
+    mark = fingerprint(finding.code, finding.target, source.file)
+    return _issue(finding.sentence, finding.code, mark, _SEVERITY[finding.code[0]], source.file, source.line)
 
 
 def _error(checked: Checked, outcome: Outcome) -> dict[str, object]:
     text = f"{outcome.target} could not be checked: {outcome.error}"
-    return _issue(text, "error", fingerprint("error", outcome.target, ""), "blocker", checked.config, 1)
+    return _issue(text, "error", fingerprint("error", outcome.target, ""), "blocker", checked.config_place, 1)
 
 
 def _issue(text: str, check: str, mark: str, severity: str, file: str, line: int) -> dict[str, object]:
@@ -46,7 +40,7 @@ def _issue(text: str, check: str, mark: str, severity: str, file: str, line: int
         "check_name": f"foretrace-{check}",
         "fingerprint": mark,
         "severity": severity,
-        "location": {"path": posixpath.normpath(file or "foretrace.toml"), "lines": {"begin": line}},
+        "location": {"path": posixpath.normpath(file), "lines": {"begin": line}},
     }
 
 

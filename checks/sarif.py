@@ -52,7 +52,7 @@ def _level(code: str) -> str:
 
 
 def _result(checked: Checked, finding: Finding, rule: int) -> dict[str, object]:
-    file = finding.source.file if finding.source else checked.config or "foretrace.toml"
+    source = checked.place(finding)
     return {
         "ruleId": finding.code,
         "ruleIndex": rule,
@@ -61,12 +61,12 @@ def _result(checked: Checked, finding: Finding, rule: int) -> dict[str, object]:
         "locations": [
             {
                 "physicalLocation": {
-                    "artifactLocation": {"uri": quote(file), "uriBaseId": "%SRCROOT%"},
-                    "region": {"startLine": finding.source.line if finding.source else 1},
+                    "artifactLocation": {"uri": quote(source.file), "uriBaseId": "%SRCROOT%"},
+                    "region": {"startLine": source.line},
                 }
             }
         ],
-        "partialFingerprints": {"foretrace/v1": fingerprint(finding.code, finding.target, file)},
+        "partialFingerprints": {"foretrace/v1": fingerprint(finding.code, finding.target, source.file)},
     }
 
 

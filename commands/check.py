@@ -62,6 +62,7 @@ def _run(options: argparse.Namespace) -> int:
         config=config.file,
         root=config.root,
         version=__version__,
+        prefix=checking.prefix(config.root),
     )
     return checking.finish(checked, options)
 

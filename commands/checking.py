@@ -124,6 +124,13 @@ def largest_batch(target: Target, root: Path, kept: Store, near: int | None) -> 
         ) from error
 
 
+def prefix(root: Path) -> str:
+    """The way from the top of the repository that `root` is in; nothing where it is in none, or is the top."""
+    top = next((folder for folder in (root, *root.parents) if (folder / ".git").exists()), root)
+    way = root.relative_to(top).as_posix()
+    return "" if way == "." else f"{way}/"
+
+
 def finish(checked: Checked, options: argparse.Namespace) -> int:
     """Print and write what was found; the exit code."""
     from ..checks import FORMATS as WRITERS

@@ -70,7 +70,14 @@ def _run(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         looker = _Looker(config, options, stack)
         outcomes = tuple(looker.outcome(a, b) for a, b in _pairs(before, after, config))
-    checked = Checked(outcomes=outcomes, accept="", config=config.file, root=config.root, version=__version__)
+    checked = Checked(
+        outcomes=outcomes,
+        accept="",
+        config=config.file,
+        root=config.root,
+        version=__version__,
+        prefix=checking.prefix(config.root),
+    )
     return checking.finish(checked, options)
 
 

@@ -125,6 +125,16 @@ def test_a_project_in_a_folder_of_a_repository(project: Path, tmp_path: Path) ->
         pass
 
 
+def test_services_are_told_files_from_the_top_of_the_repository(project: Path, run) -> None:
+    """The project lies in a folder; a person in it reads paths from there, a service needs them from the top."""
+    (project / ".git").rename(project.parent / ".git")
+    edit(project, {"model.py": [("nn.Linear(width, classes)", "nn.Linear(width, 2 * classes)")]})
+    code, printed = run("check", "small", "--jobs", "1", "--format", "github", "--write", "concise=c.txt")
+    assert code == 1
+    assert {line.split(",title")[0] for line in printed.splitlines()[:-1]} == {"::error file=project/model.py,line=36"}
+    assert (project / "c.txt").read_text().startswith("model.py:36: ")
+
+
 def test_an_installed_package_of_another_commit_is_no_answer(
     project: Path, run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
