@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -17,6 +18,7 @@ import torch
 
 _OWN_NAME = __name__.partition(".")[0]
 _INSTALLED = ("site-packages", "dist-packages")
+_STANDARD = os.path.join(sysconfig.get_path("stdlib"), "")
 
 
 @contextmanager
@@ -42,9 +44,19 @@ def isolated(folder: str, *projects: str) -> Iterator[None]:
 
 
 def _forget(folders: tuple[str, ...]) -> None:
-    for name in files_in(folders):
+    """Forget the modules of the projects, and those of other folders that stand in the way of theirs."""
+    for name in {**files_in(folders), **_namesakes(folders)}:
         if name != "__main__":
             del sys.modules[name]
+
+
+def _namesakes(folders: tuple[str, ...]) -> dict[str, str]:
+    """The imported modules from elsewhere that are called as something in the projects is."""
+    tops = {os.path.splitext(entry)[0] for folder in folders if os.path.isdir(folder) for entry in os.listdir(folder)}
+    named = {
+        name: _file(module) for name, module in sys.modules.items() if name.partition(".")[0] in tops - {_OWN_NAME}
+    }
+    return {name: file for name, file in named.items() if file and not _is_installed(file)}
 
 
 def files_in(folders: tuple[str, ...]) -> dict[str, str]:
@@ -66,4 +78,4 @@ def _file(module: ModuleType | None) -> str:
 
 
 def _is_installed(file: str) -> bool:
-    return any(part in _INSTALLED for part in file.split(os.sep))
+    return file.startswith(_STANDARD) or any(part in _INSTALLED for part in file.split(os.sep))

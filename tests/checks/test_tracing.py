@@ -48,6 +48,18 @@ def test_one_target_does_not_disturb_another(jobs: int, tmp_path: Path) -> None:
     assert (os.getcwd(), sys.path, "sizes" in sys.modules) == (before, search, False)
 
 
+def test_a_module_of_the_same_name_that_is_there_already_is_not_taken_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = write(tmp_path / "elsewhere", sizes="WIDTH = 1")
+    monkeypatch.syspath_prepend(elsewhere)
+    import sizes
+
+    root = write(tmp_path / "root", sizes="WIDTH = 2", step=f"from sizes import WIDTH\n{STEP}")
+    assert widths(trace_all([Request(step="step.py:make", root=root)], NOWHERE, 1)[0]) == [2]
+    assert sys.modules.pop("sizes") is sizes and sizes.WIDTH == 1
+
+
 def test_a_process_that_dies_is_one_error(tmp_path: Path) -> None:
     dies = write(tmp_path / "dies", step=f"import os\nWIDTH = 1\nos.kill(os.getpid(), 9)\n{STEP}")
     lives = write(tmp_path / "lives", step=f"WIDTH = 2\n{STEP}")
