@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from foretrace.tracer import Step
 
@@ -580,3 +582,369 @@ def returned_hidden_states() -> Step:
 
     return applied(forward, torch.randn(32, 64), loss=lambda out: out[0].square().mean(),
                    layers=nn.ModuleList(mlp() for _ in range(3)))  # fmt: skip
+
+
+@oddity
+def checkpoint_nested() -> Step:
+    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
+        def inner(h: torch.Tensor) -> torch.Tensor:
+            return checkpoint(m.second, h, use_reentrant=False) + h
+
+        def outer(h: torch.Tensor) -> torch.Tensor:
+            return m.third(checkpoint(inner, m.first(h), use_reentrant=False))
+
+        return checkpoint(outer, x, use_reentrant=False)
+
+    return applied(forward, torch.randn(32, 64), first=mlp(), second=mlp(), third=mlp())
+
+
+def _saves_products(context: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    is_product = op in (torch.ops.aten.addmm.default, torch.ops.aten.mm.default)
+    return CheckpointPolicy.MUST_SAVE if is_product else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+@oddity
+def checkpoint_selective() -> Step:
+    context = functools.partial(create_selective_checkpoint_contexts, _saves_products)
+
+    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
+        for block in m.blocks:
+            x = checkpoint(block, x, use_reentrant=False, context_fn=context)
+        return x
+
+    return applied(forward, torch.randn(32, 64), blocks=nn.ModuleList(mlp() for _ in range(3)))
+
+
+@oddity
+def zero_grad_to_zeros() -> Step:
+    def step(model: Any, optimizer: Any, x: torch.Tensor) -> torch.Tensor:
+        optimizer.zero_grad(set_to_none=False)
+        loss = mean_square(model(x))
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return Step(mlp(), (torch.randn(32, 64),), step=step)
+
+
+@oddity
+def spectral_norm() -> Step:
+    return Step(nn.utils.parametrizations.spectral_norm(nn.Linear(64, 64)), (torch.randn(32, 64),), mean_square)
+
+
+@oddity
+def orthogonal_weights() -> Step:
+    return Step(nn.utils.parametrizations.orthogonal(nn.Linear(64, 64)), (torch.randn(32, 64),), mean_square)
+
+
+@oddity
+def saved_tensors_on_the_host() -> Step:
+    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
+        with torch.autograd.graph.save_on_cpu():
+            return m.body(x)
+
+    return applied(forward, torch.randn(32, 64), body=mlp())
+
+
+@oddity
+def averaged_model() -> Step:
+    model = mlp()
+    average = AveragedModel(model)
+
+    def step(model: Any, optimizer: Any, x: torch.Tensor) -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = mean_square(model(x))
+        loss.backward()
+        optimizer.step()
+        average.update_parameters(model)
+        return loss
+
+    return Step(model, (torch.randn(32, 64),), step=step)
+
+
+@oddity
+def sharpness_aware() -> Step:
+    def step(model: Any, optimizer: Any, x: torch.Tensor) -> torch.Tensor:
+        mean_square(model(x)).backward()
+        with torch.no_grad():
+            norm = torch.stack([p.grad.norm() for p in model.parameters()]).norm()
+            ascent = [p.grad * (0.05 / (norm + 1e-12)) for p in model.parameters()]
+            for p, e in zip(model.parameters(), ascent, strict=True):
+                p.add_(e)
+        optimizer.zero_grad()
+        loss = mean_square(model(x))
+        loss.backward()
+        with torch.no_grad():
+            for p, e in zip(model.parameters(), ascent, strict=True):
+                p.sub_(e)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss
+
+    return Step(mlp(), (torch.randn(32, 64),), step=step)
+
+
+@oddity
+def functional_call() -> Step:
+    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
+        halves = {name: value * 0.5 for name, value in m.body.named_parameters()}
+        return torch.func.functional_call(m.body, halves, (x,))
+
+    return applied(forward, torch.randn(32, 64), body=mlp())
+
+
+@oddity
+def jacobian_vector_product() -> Step:
+    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
+        output, tangent = torch.func.jvp(m.body, (x,), (torch.ones_like(x),))
+        return output + tangent
+
+    return applied(forward, torch.randn(32, 64), body=mlp())
+
+
+@oddity
+def hessian_vector_product() -> Step:
+    def step(model: Any, optimizer: Any, x: torch.Tensor) -> torch.Tensor:
+        weights = list(model.parameters())
+        loss = mean_square(model(x))
+        gradients = torch.autograd.grad(loss, weights, create_graph=True)
+        products = torch.autograd.grad(sum((g * g.detach()).sum() for g in gradients), weights)
+        for weight, product in zip(weights, products, strict=True):
+            weight.grad = product
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss
+
+    return Step(mlp(), (torch.randn(32, 64),), step=step)
+
+
+@oddity
+def ctc_loss() -> Step:
+    def loss(scores: torch.Tensor) -> torch.Tensor:
+        targets = torch.ones(4, 8, dtype=torch.int64)
+        return F.ctc_loss(scores, targets, torch.full((4,), 30), torch.full((4,), 8))
+
+    return applied(lambda m, x: m.body(x).log_softmax(-1), torch.randn(30, 4, 64), loss=loss, body=mlp(out=20))
+
+
+@oddity
+def gumbel_softmax() -> Step:
+    return applied(lambda m, x: F.gumbel_softmax(m.body(x), hard=True), torch.randn(32, 64), body=mlp())
+
+
+@oddity
+def sampled_actions() -> Step:
+    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
+        logits = m.body(x)
+        return logits.gather(1, torch.multinomial(logits.softmax(-1), 1))
+
+    return applied(forward, torch.randn(32, 64), body=mlp())
+
+
+@oddity
+def adaptive_softmax() -> Step:
+    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
+        return m.head(m.body(x), torch.arange(32) % 90).loss
+
+    head = nn.AdaptiveLogSoftmaxWithLoss(64, 100, [10, 50])
+    return applied(forward, torch.randn(32, 64), loss=lambda loss: loss, body=mlp(), head=head)
+
+
+@oddity
+def paddings_and_pixel_shuffle() -> Step:
+    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
+        modes = ("reflect", "circular", "replicate")
+        return sum(F.pixel_shuffle(m.conv(F.pad(x, (1, 1, 1, 1), mode=mode)), 2) for mode in modes)
+
+    return applied(forward, torch.randn(2, 4, 16, 16), conv=nn.Conv2d(4, 16, 3))
+
+
+@oddity
+def rolled_windows() -> Step:
+    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
+        windows = torch.roll(x, (2, 2), (1, 2)).unfold(1, 4, 4).unfold(2, 4, 4)
+        return m.body(windows.flatten(-2).transpose(-1, -2))
+
+    return applied(forward, torch.randn(2, 16, 16, 64), body=mlp())
+
+
+@oddity
+def gated_units() -> Step:
+    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
+        return F.glu(m.wide(x)) + F.logsigmoid(m.body(x))
+
+    return applied(forward, torch.randn(32, 64), wide=mlp(out=128), body=mlp())
+
+
+@oddity
+def spectrogram() -> Step:
+    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
+        spectrum = torch.stft(x, 64, 16, window=torch.hann_window(64), return_complex=True)
+        return m.head(spectrum.abs().transpose(1, 2))
+
+    return applied(forward, torch.randn(2, 512), head=nn.Linear(33, 8))
+
+
+@oddity
+def linear_algebra() -> Step:
+    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
+        y = m.body(x)
+        gram = y.T @ y + torch.eye(64)
+        solved = torch.linalg.solve(gram, y.T).sum() + torch.linalg.lstsq(y, x).solution.sum()
+        return solved + torch.linalg.cholesky(gram).sum() + torch.linalg.svdvals(gram).sum()
+
+    return applied(forward, torch.randn(80, 64), body=nn.Linear(64, 64))
+
+
+@oddity
+def sorting_and_cumulating() -> Step:
+    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
+        y = m.body(x)
+        ordered = y.sort(-1).values.sum() + y.topk(5, -1).values.sum() + y.kthvalue(3, -1).values.sum()
+        return ordered + y.cumsum(-1).sum() + y.logcumsumexp(-1).sum()
+
+    return applied(forward, torch.randn(32, 64), body=mlp())
+
+
+@oddity
+def scattering() -> Step:
+    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
+        y, places = m.body(x), torch.arange(32) % 7
+        means = torch.zeros(7, 64).scatter_reduce(0, places[:, None].expand(32, 64), y, "mean")
+        sums = torch.zeros(7, 64).index_add(0, places, y)
+        return means + sums + y.new_zeros(7, 64).index_put((places,), y, accumulate=True)
+
+    return applied(forward, torch.randn(32, 64), body=mlp())
+
+
+@oddity
+def unfold_and_fold() -> Step:
+    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
+        patches = m.body(F.unfold(x, 4, stride=2).transpose(1, 2))
+        return F.fold(patches.transpose(1, 2), (16, 16), 4, stride=2)
+
+    return applied(forward, torch.randn(2, 4, 16, 16), body=nn.Linear(64, 64))
+
+
+@oddity
+def pooling_and_unpooling() -> Step:
+    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
+        pooled, places = F.max_pool2d(m.conv(x), 2, return_indices=True)
+        return F.max_unpool2d(pooled, places, 2)
+
+    return applied(forward, torch.randn(2, 4, 16, 16), conv=nn.Conv2d(4, 8, 3, padding=1))
+
+
+@oddity
+def distances_and_margins() -> Step:
+    def loss(output: torch.Tensor) -> torch.Tensor:
+        near = F.triplet_margin_loss(output[:10], output[10:20], output[20:30])
+        return (
+            near
+            + F.cosine_embedding_loss(output[:10], output[10:20], torch.ones(10))
+            + torch.cdist(output, output).sum()
+        )
+
+    return applied(
+        lambda m, x: m.pair(x, m.body(x)), torch.randn(32, 64), loss=loss, body=mlp(), pair=nn.Bilinear(64, 64, 8)
+    )
+
+
+class SignOfMomentum(torch.optim.Optimizer):
+    """An optimizer of the user's own."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {"lr": 1e-3})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                state = self.state[p]
+                momentum = state.setdefault("momentum", torch.zeros_like(p))
+                p.add_((momentum * 0.9 + p.grad * 0.1).sign_(), alpha=-group["lr"])
+                momentum.mul_(0.99).add_(p.grad, alpha=0.01)
+
+
+@oddity
+def own_optimizer() -> Step:
+    return Step(mlp(), (torch.randn(32, 64),), mean_square, optimizer=SignOfMomentum)
+
+
+@oddity
+def adafactor() -> Step:
+    return Step(mlp(), (torch.randn(32, 64),), mean_square, optimizer=torch.optim.Adafactor)
+
+
+@oddity
+def muon() -> Step:
+    body = nn.Sequential(nn.Linear(64, 64, bias=False), nn.Linear(64, 32, bias=False))
+    return Step(body, (torch.randn(32, 64),), mean_square, optimizer=torch.optim.Muon)
+
+
+@oddity
+def quantisation_aware() -> Step:
+    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, torch.fake_quantize_per_tensor_affine(m.body.weight, 0.1, 0, -128, 127))
+
+    return applied(forward, torch.randn(32, 64), body=nn.Linear(64, 64))
+
+
+@oddity
+def data_parallel() -> Step:
+    return applied(lambda m, x: m.body(x), torch.randn(32, 64), body=nn.DataParallel(mlp()))
+
+
+@oddity
+def partly_on_meta() -> Step:
+    return applied(lambda m, x: m.there(m.here(x)), torch.randn(32, 64), here=mlp(), there=mlp().to("meta"))
+
+
+@oddity
+def full_backward_hooks() -> Step:
+    body = mlp()
+    body[0].register_full_backward_hook(lambda module, inputs, outputs: tuple(g and g * 2 for g in inputs))
+    body[2].register_full_backward_pre_hook(lambda module, outputs: (outputs[0] * 1.0,))
+    return applied(lambda m, x: m.body(x), torch.randn(32, 64), body=body)
+
+
+@oddity
+def jagged_nested_tensors() -> Step:
+    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
+        return m.body(torch.nested.nested_tensor([x[:3], x[:7]], layout=torch.jagged)).values()
+
+    return applied(forward, torch.randn(32, 64), body=mlp())
+
+
+@oddity
+def compiled_inside() -> Step:
+    return applied(lambda m, x: torch.compile(m.body)(x), torch.randn(32, 64), body=mlp())
+
+
+@oddity
+def unique_words() -> Step:
+    def forward(m: Any, ids: torch.Tensor) -> torch.Tensor:
+        words, places = torch.unique(ids, return_inverse=True)
+        return m.embedding(words)[places]
+
+    return applied(forward, tokens(), embedding=nn.Embedding(100, 64))
+
+
+@oddity
+def embedding_bags_of_all_kinds() -> Step:
+    bags = {mode: nn.EmbeddingBag(100, 64, mode=mode) for mode in ("sum", "mean", "max")}
+    return applied(lambda m, ids: sum(bag(ids) for bag in m.bags.values()), tokens(), bags=nn.ModuleDict(bags))
+
+
+@oddity
+def half_precision_parameters() -> Step:
+    return Step(mlp().to(torch.bfloat16), (torch.randn(32, 64, dtype=torch.bfloat16),), mean_square)
+
+
+@oddity
+def autocast_of_the_cpu() -> Step:
+    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return m.body(x).float()
+
+    return applied(forward, torch.randn(32, 64), body=mlp())

@@ -28,7 +28,7 @@ CACHE = ".foretrace_cache"
 NAMES = ("foretrace.toml", "pyproject.toml")
 UNBUDGETED = ("parameters", "kept")
 
-Settings = Mapping[str, bool | int | float]
+Settings = Mapping[str, bool | int | float | tuple[int | float, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +208,7 @@ class _Reader:
             baseline=top.get("baseline", BASELINE),
             cache=top.get("cache", CACHE),
             plugins=tuple(top.get("plugins", ())),
-            assume=top.get("assume", {}),
+            assume=_settings(top),
         )
 
     def _target(self, name: str, table: Any, top: Mapping[str, Any]) -> Target:
@@ -222,7 +222,7 @@ class _Reader:
             raise ForetraceError(f"{self._at(name)}{where} names no step", SAMPLE)
         both = {**top, **own}
         tracing = {key: both[key] for key in TRACING if key in both}
-        tracing["assume"] = {**top.get("assume", {}), **own.get("assume", {})}
+        tracing["assume"] = {**_settings(top), **_settings(own)}
         return Target(
             name=name,
             step=own["step"],
@@ -276,6 +276,11 @@ class _Reader:
         pattern = re.compile(rf"(^|[\s{{.,\[\"']){re.escape(key)}[\"']?\s*[=.\]]")
         found = [number for number, line in enumerate(self.lines, 1) if pattern.search(line.partition("#")[0])]
         return f"{self.path.name}:{found[0]}: " if len(found) == 1 else f"{self.path.name}: "
+
+
+def _settings(table: Mapping[str, Any]) -> Settings:
+    """What is assumed; several values in a list are taken in turn."""
+    return {key: tuple(told) if isinstance(told, list) else told for key, told in table.get("assume", {}).items()}
 
 
 def _as_keywords(tracing: dict[str, Any]) -> dict[str, Any]:

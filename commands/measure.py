@@ -49,5 +49,5 @@ def _really(options: argparse.Namespace) -> Measured:
     from ..tracer import measure
 
     how = shared.given(options)
-    kept = {name: how[name] for name in ("inputs", "optimizer", "warmup") if name in how}
+    kept = {name: how[name] for name in ("inputs", "optimizer", "autocast", "warmup") if name in how}
     return measure(options.target, shared.parameters(options), **kept)  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import time
 from contextlib import chdir
@@ -18,7 +19,7 @@ Commands = argparse._SubParsersAction
 """What `add` of a command is given."""
 
 DEFAULT_PROFILE = "a100-sxm4-80gb"
-TRACING = ("parameters", "inputs", "device", "autocast", "optimizer", "warmup", "assume", "strict")
+TRACING = ("parameters", "inputs", "device", "autocast", "optimizer", "warmup", "assume", "strict", "max_ops")
 """The options that say how to trace, and so mean nothing for a saved trace."""
 
 
@@ -30,6 +31,39 @@ def add_profile(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_PROFILE,
         help="hardware profile: a name or a .toml file (%(default)s)",
     )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """``--on PROFILE``, and what of it the user knows better."""
+    add_profile(parser)
+    parser.add_argument("--memory", metavar="SIZE", help="the device's memory, such as 24GiB (what the profile says)")
+    parser.add_argument(
+        "--alloc-conf",
+        dest="conf",
+        metavar="SETTINGS",
+        help="settings of the caching allocator, as in PYTORCH_ALLOC_CONF (PyTorch's own)",
+    )
+
+
+UNITS = {
+    **{"": 1, "B": 1},
+    **{f"{prefix}B": 1000**power for power, prefix in enumerate("KMGT", 1)},
+    **{f"{prefix}iB": 1024**power for power, prefix in enumerate("KMGT", 1)},
+}
+
+
+def size(text: str) -> int:
+    """A number of bytes with its unit.
+
+    >>> size("24GiB"), size("1.5 GB"), size("512")
+    (25769803776, 1500000000, 512)
+    """
+    found = re.fullmatch(r"([0-9.]+) ?([KMGT]?i?B?)", text.strip())
+    if found is None or found[2] not in UNITS or found[1].count(".") > 1:
+        from ..graph import ForetraceError
+
+        raise ForetraceError(f"{text!r} is no size", "Write for example 24GiB, or 24GB.")
+    return int(float(found[1]) * UNITS[found[2]])
 
 
 def add_tracing(parser: argparse.ArgumentParser, *, on_cpu: bool = False) -> None:
@@ -54,21 +88,31 @@ def add_tracing(parser: argparse.ArgumentParser, *, on_cpu: bool = False) -> Non
         parser.set_defaults(device="cpu")
     else:
         group.add_argument("--device", choices=("cuda", "cpu"), help="where the step would run (cuda)")
-        group.add_argument("--autocast", choices=("bfloat16", "float16"), help="dtype of torch.autocast (none)")
+    group.add_argument("--autocast", choices=("bfloat16", "float16"), help="dtype of torch.autocast (none)")
     group.add_argument("--optimizer", metavar="NAME", help="of torch.optim, or none (what the target says, or adamw)")
     group.add_argument("--warmup", metavar="N", type=int, help="steps run before the recorded one (1)")
     group.add_argument(
         "--assume",
         metavar="WHAT=VALUE",
         action="append",
-        help="what holds where the step depends on data: nonzero=0.25, model.py:71=100; may be repeated",
+        help="what holds where the step depends on data: nonzero=0.25, model.py:71=100, or 100,3 in turn; "
+        "may be repeated",
+    )
+    group.add_argument(
+        "--assume-unknown",
+        dest="assume",
+        action="append_const",
+        const="unknown=true",
+        help="an op of which nothing is known returns tensors like its first",
     )
     group.add_argument("--strict", action="store_true", default=None, help="an assumption is an error")
+    group.add_argument("--max-ops", metavar="N", type=int, help="a step of more ops never ends (2000000)")
 
 
 def given(options: argparse.Namespace) -> dict[str, object]:
     """The tracing options that were given, as keyword arguments of `trace_target`, its ``parameters`` apart."""
-    found = {name: getattr(options, name) for name in TRACING[1:] if getattr(options, name, None) is not None}
+    names = (*TRACING[1:], "variant")
+    found = {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
     if "inputs" in found:
         found["inputs"] = "; ".join(found["inputs"])
     if "assume" in found:
@@ -105,7 +149,7 @@ def _saved(options: argparse.Namespace) -> StepGraph:
         )
     meaningless = [name for name in TRACING if getattr(options, name) is not None]
     if meaningless:
-        flag = {"parameters": "-p", "inputs": "--input"}.get(meaningless[0], f"--{meaningless[0]}")
+        flag = {"parameters": "-p", "inputs": "--input"}.get(meaningless[0], f"--{meaningless[0].replace('_', '-')}")
         raise ForetraceError(f"{flag} means nothing for a saved trace", "Leave it out, or trace the target again.")
     return load(options.target)
 
@@ -159,17 +203,18 @@ def parameter(text: str) -> tuple[str, object]:
 
 
 def assumption(text: str) -> tuple[str, object]:
-    """``kind=value`` or ``file:line=value`` as a setting of what is assumed.
+    """``kind=value`` or ``file:line=value`` as a setting of what is assumed; several values are taken in turn.
 
-    >>> assumption("nonzero=0.25"), assumption("model.py:71=100")
-    (('nonzero', 0.25), ('model.py:71', 100))
+    >>> assumption("nonzero=0.25"), assumption("model.py:71=100,3")
+    (('nonzero', 0.25), ('model.py:71', (100, 3)))
     """
     name, _, value = text.rpartition("=")
     if not name:
         from ..graph import ForetraceError
 
         raise ForetraceError(f"--assume {text} is not WHAT=VALUE", "Write for example --assume model.py:71=100")
-    return name, _value(value)
+    values = tuple(_value(part) for part in value.split(","))
+    return name, values if len(values) > 1 else values[0]
 
 
 def _value(text: str) -> object:

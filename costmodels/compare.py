@@ -1,8 +1,8 @@
 """Step graph + measured step -> `Comparison`: where the prediction is the allocator's, and where the two part.
 
-Both are counted from the start of the step. They *agree* when live bytes are equal at the end of every phase. The peak
-may be higher by what kernels take inside and give back before they return, their *scratch*, which no trace can
-know; without it the peaks are compared too.
+Both are counted from the start of the step. They *agree* when live bytes are equal at the end of every phase. In the
+peak is also what kernels take inside and give back before they return, their *scratch*: predicted as workspaces where
+it can be known. So the peaks are compared without it too.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from ..graph import Measured, Op, Phase, StepGraph, Tensor
+from ..graph import Category, Measured, Op, Phase, StepGraph, Tensor
 from ..graph.op import tensors
 from .pairing import Pairing, Parting, pair
 from .timeline import Timeline, counts, live_at, timeline
@@ -82,8 +82,8 @@ class Comparison:
     """Live when the step began, as predicted; the other numbers are counted from here."""
     ends: Mapping[Phase, Beside]
     peak: Beside
-    peak_without_scratch_bytes: int
-    """The most that the real run held, what kernels took inside left out."""
+    peak_without_scratch: Beside
+    """The most that was held, what kernels took inside left out."""
     scratch: tuple[Scratch, ...]
     """At the measured peak, the largest first."""
     first: Difference | None
@@ -97,7 +97,7 @@ class Comparison:
     @property
     def peak_is_explained(self) -> bool:
         """True when the peaks are equal but for scratch."""
-        return self.peak_without_scratch_bytes == self.peak.predicted_bytes or not self.peak.difference_bytes
+        return not self.peak.difference_bytes or not self.peak_without_scratch.difference_bytes
 
 
 def compare(graph: StepGraph, measured: Measured) -> Comparison:
@@ -110,7 +110,7 @@ def compare(graph: StepGraph, measured: Measured) -> Comparison:
         start_bytes=predicted.start_bytes,
         ends=_ends(predicted, measured),
         peak=Beside(predicted.peak_bytes - predicted.start_bytes, measured.peak_bytes),
-        peak_without_scratch_bytes=without,
+        peak_without_scratch=Beside(_peak_without_workspaces(predicted), without),
         scratch=scratch,
         first=_first(predicted, measured, pairing),
         readings=tuple(_read(graph, measured, pairing, item) for item in graph.facts.assumptions),
@@ -122,6 +122,18 @@ def _ends(predicted: Timeline, measured: Measured) -> dict[Phase, Beside]:
     ends = {phase: held.end_bytes - predicted.start_bytes for phase, held in predicted.phases.items()}
     phases = [phase for phase in Phase if phase in ends or phase in measured.ends]
     return {phase: Beside(ends.get(phase, 0), measured.ends.get(phase, 0)) for phase in phases}
+
+
+def _peak_without_workspaces(predicted: Timeline) -> int:
+    """The predicted peak, counted from the start, what kernels take inside left out."""
+    graph = predicted.graph
+    inside = 0
+    peak = 0
+    for event, live in zip(graph.events, predicted.live_bytes, strict=True):
+        if graph.storages[event.storage].category is Category.WORKSPACE:
+            inside += event.bytes
+        peak = max(peak, live - inside - predicted.start_bytes)
+    return peak
 
 
 def _peaks(measured: Measured, scratch: set[int]) -> tuple[int, tuple[Scratch, ...]]:
@@ -208,7 +220,8 @@ def _read(graph: StepGraph, measured: Measured, pairing: Pairing, assumption: Ma
     """What the ops that the assumption is about allocated, each way, where every one of them can be found."""
     real = {**pairing.pairs, **pairing.resized}
     ops = [op for op in graph.ops if _is_about(assumption, op)]
-    born = {op.id: [s for s in graph.storages if s.born == op.id and counts(graph, s)] for op in ops}
+    results = [s for s in graph.storages if counts(graph, s) and s.category is not Category.WORKSPACE]
+    born = {op.id: [s for s in results if s.born == op.id] for op in ops}
     storages = [storage for made in born.values() for storage in made]
     if not storages or any(storage.id not in real for storage in storages):
         return Reading(assumption, None)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from ..graph import Measured, Op, StepGraph
+from ..graph import Category, Measured, Op, StepGraph
 from .timeline import counts
 
 WRAPPED_NUMBER_BYTES = 8
@@ -165,7 +165,8 @@ class _Pairer:
 
 
 def _births(graph: StepGraph) -> Iterator[_Births]:
-    """The births on the traced device, those of one op together."""
-    events = (e for e in graph.events if e.bytes > 0 and e.op >= 0 and counts(graph, graph.storages[e.storage]))
+    """The births of results on the traced device, those of one op together."""
+    results = {s.id for s in graph.storages if counts(graph, s) and s.category is not Category.WORKSPACE}
+    events = (e for e in graph.events if e.bytes > 0 and e.op >= 0 and e.storage in results)
     for op, born in groupby(events, key=lambda event: event.op):
         yield _Births(op, measured_name(graph.ops[op]), {event.storage: event.bytes for event in born})

@@ -15,14 +15,15 @@ from ..costmodels import Holder
 from ..graph import Category, Phase, Source
 
 if TYPE_CHECKING:
+    from ..hardware.replay import Failure
     from .result import Report, Taker
 
 SCHEMA_VERSION = 1
 
 
-def to_json(report: Report) -> str:
-    """The report as text that ends in a newline."""
-    return json.dumps(document(report), indent=2, sort_keys=True, allow_nan=False) + "\n"
+def to_json(report: Report, **more: object) -> str:
+    """The report as text that ends in a newline; `more` are keys that were asked for beside those of every report."""
+    return json.dumps({**document(report), **more}, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
 def document(report: Report) -> dict[str, object]:
@@ -68,7 +69,7 @@ def _memory(report: Report) -> dict[str, object]:
         "start_bytes": memory.start_bytes,
         "peak_bytes": memory.peak_bytes,
         "end_bytes": memory.end_bytes,
-        "reserved_peak_bytes": report.reserved_peak_bytes,
+        **_device_memory(report),
         "saved_for_backward_bytes": memory.saved_for_backward_bytes,
         "activation_bytes": memory.activation_bytes,
         "needed_bytes": report.needed_bytes,
@@ -80,6 +81,32 @@ def _memory(report: Report) -> dict[str, object]:
         },
         "at_peak": {str(category): memory.at_peak.get(category, 0) for category in Category},
         "peak": _peak(report),
+    }
+
+
+def _device_memory(report: Report) -> dict[str, object]:
+    found = report.device_memory
+    return {
+        "allocated_peak_bytes": found.allocated_peak_bytes if found else None,
+        "reserved_peak_bytes": found.reserved_peak_bytes if found else None,
+        "device_peak_bytes": found.device_peak_bytes if found else None,
+        "fragmentation": found.at_peak.fragmentation if found else None,
+        "out_of_memory": _failure(found.failure) if found and found.failure else None,
+    }
+
+
+def _failure(failure: Failure) -> dict[str, object]:
+    op = failure.op
+    return {
+        "step": failure.step + 1,
+        "op": op.id if op else None,
+        "name": op.name if op else None,
+        "phase": str(op.phase) if op else None,
+        "module": failure.module or None,
+        "source": _source(failure.source),
+        "requested_bytes": failure.error.requested_bytes,
+        "message": failure.message,
+        "holders": [_holder(holder) for holder in failure.holders],
     }
 
 

@@ -81,7 +81,7 @@ def _live(comparison: Comparison) -> str:
 
 
 def _peak(comparison: Comparison) -> str:
-    without = comparison.peak_without_scratch_bytes - comparison.peak.predicted_bytes
+    without = comparison.peak_without_scratch.difference_bytes
     if not comparison.peak.difference_bytes:
         return "equal"
     if not comparison.scratch:
@@ -135,12 +135,13 @@ def _reading(reading: Reading) -> str:
 
 
 def _setting(reading: Reading) -> str:
-    """What makes the trace assume what the run did, where one count says it."""
-    counts, place = set(reading.real_counts), str(reading.assumption.get("at", ""))
-    if reading.bytes is None or not reading.bytes.difference_bytes or len(counts) != 1:
+    """What makes the trace assume what the run did."""
+    counts, place = reading.real_counts, str(reading.assumption.get("at", ""))
+    if not counts or counts == reading.assumed_counts:
         return ""
     line = posixpath.basename(place.rpartition("(")[2].rstrip(")"))
-    return f"{line}={counts.pop()}"
+    shown = counts[:1] if len(set(counts)) == 1 else counts
+    return f"{line}={','.join(map(str, shown))}"
 
 
 # --- words ---
@@ -181,7 +182,7 @@ def measured_json(comparison: Comparison) -> str:
         "ends": {str(phase): _beside(end) for phase, end in comparison.ends.items()},
         "peak": {
             **_beside(comparison.peak),
-            "without_scratch_bytes": comparison.peak_without_scratch_bytes,
+            "without_scratch": _beside(comparison.peak_without_scratch),
             "scratch": [{"kernel": row.kernel, "bytes": row.bytes} for row in comparison.scratch],
         },
         "first_difference": _difference(comparison.first),

@@ -1,29 +1,29 @@
 """StepGraph + hardware profile -> `Report`: every number that a view may show, counted once.
 
 A *taker* is to time what a holder is to memory: the ops of one kind in one kind of module, repeated modules rolled up.
-A step *fits* when its peak, and the workspace that cuBLAS takes through PyTorch's allocator, are no more than what the
-device has for tensors after the CUDA context. What an allocator holds beyond the live bytes is not in it.
+A step *fits* when PyTorch's caching allocator finds memory for every request of it on the device, beside the CUDA
+context.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from math import prod
 from pathlib import Path
 
 from ..costmodels import Assumed, Holder, Kind, Priced, Timeline, Totals, Work, price_ops, roll, timeline, totals
 from ..costmodels import holders as peak_holders
-from ..graph import Op, Phase, Source, StepGraph
-from ..hardware import Profile, StepTime, estimate, host_storages
+from ..graph import ForetraceError, Op, Phase, Source, StepGraph
+from ..hardware import DeviceMemory, Profile, StepTime, device_memory, estimate, host_storages
 from ..hardware import load as load_profile
+from ..hardware.alloc_conf import AllocConf, parse
 from ..hardware.fit import largest
 from .json import to_json
 from .table import to_table
 
 NOT_MODELLED = (
-    "what the caching allocator reserves beyond the live bytes (rounding, fragmentation)",
     "workspaces of cuDNN",
     "kernel choices of other GPUs than those of compute capability 8.0",
     "the host's time between kernels, and copies between host and device",
@@ -99,8 +99,15 @@ class Report:
     flops: Flops
     parameters: Parameters
     coverage: Coverage = field(repr=False)
-    reserved_peak_bytes: int | None = None
-    """What the caching allocator holds at its peak; None while that is not modelled."""
+    conf: AllocConf | None = None
+    """Settings of the caching allocator; None for PyTorch's own."""
+
+    @cached_property
+    def device_memory(self) -> DeviceMemory | None:
+        """What ``torch.cuda`` would report; None for a step that was not traced for CUDA."""
+        if self.device != "cuda":
+            return None
+        return device_memory(self.trace, self.profile, conf=self.conf)
 
     @property
     def available_bytes(self) -> int:
@@ -108,14 +115,19 @@ class Report:
         return self.profile.memory_total_bytes - self.profile.cuda_context_bytes
 
     @property
+    def reserved_peak_bytes(self) -> int | None:
+        """What the caching allocator holds at its peak; None for a step that was not traced for CUDA."""
+        return self.device_memory.reserved_peak_bytes if self.device_memory else None
+
+    @property
     def needed_bytes(self) -> int:
-        """What the step takes of that."""
-        return self.memory.peak_bytes + self.profile.cublas_workspace_bytes
+        """What the step takes of that; of a step that was not traced for CUDA, its peak."""
+        return self.device_memory.reserved_peak_bytes if self.device_memory else self.memory.peak_bytes
 
     @property
     def fits(self) -> bool | None:
-        """True when the step fits; None for a step that was not traced for the device."""
-        return self.needed_bytes <= self.available_bytes if self.device == "cuda" else None
+        """True when the step fits; None for a step that was not traced for CUDA."""
+        return self.device_memory.fits if self.device_memory else None
 
     def max_batch(self, trace_at: Callable[[int], StepGraph]) -> int:
         """The largest batch whose step fits on this device; 0 where not even one does.
@@ -124,7 +136,8 @@ class Report:
         ``lambda batch: foretrace.trace_target("train.py:make_step", {"batch": batch})``. Each size that is
         tried is traced and priced; the last one that fits has been traced itself, not extrapolated.
         """
-        return largest(lambda batch: price(trace_at(batch), self.profile).fits is True)
+        again = partial(price, on=self.profile, conf=self.conf)
+        return largest(lambda batch: again(trace_at(batch)).fits is True)
 
     @property
     def device(self) -> str:
@@ -204,9 +217,21 @@ class Report:
         return to_table(self)
 
 
-def price(trace: StepGraph, on: str | Path | Profile) -> Report:
-    """Say what the recorded step costs on a device: a profile, its name, or the path of its TOML file."""
+def price(
+    trace: StepGraph,
+    on: str | Path | Profile,
+    *,
+    conf: str | AllocConf | None = None,
+    memory_bytes: int | None = None,
+) -> Report:
+    """Say what the recorded step costs on a device: a profile, its name, or the path of its TOML file.
+
+    `conf` holds settings of the caching allocator, as in ``PYTORCH_ALLOC_CONF``; `memory_bytes` takes the place of the
+    device's memory, the CUDA context included. Raises `ForetraceError` for a profile or a setting that makes no sense.
+    """
     profile = on if isinstance(on, Profile) else load_profile(on)
+    if memory_bytes is not None:
+        profile = _with_memory(profile, memory_bytes)
     priced = price_ops(trace)
     work = totals(priced)
     time = estimate(priced, profile, host_storages=host_storages(trace))
@@ -220,7 +245,18 @@ def price(trace: StepGraph, on: str | Path | Profile) -> Report:
         flops=_flops(work),
         parameters=_parameters(trace),
         coverage=_coverage(trace, priced, work, time),
+        conf=parse(conf) if isinstance(conf, str) else conf,
     )
+
+
+def _with_memory(profile: Profile, memory_bytes: int) -> Profile:
+    if memory_bytes <= profile.cuda_context_bytes:
+        raise ForetraceError(
+            f"a device with {memory_bytes:,} bytes has no room beside the CUDA context of "
+            f"{profile.cuda_context_bytes:,} bytes",
+            "Give the memory of the whole device.",
+        )
+    return replace(profile, memory_total_bytes=memory_bytes)
 
 
 def _flops(work: Totals) -> Flops:

@@ -7,7 +7,6 @@ index.
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING
@@ -15,15 +14,19 @@ from typing import TYPE_CHECKING
 from tabulate import tabulate
 
 from ..costmodels import Holder
-from ..graph import Category, Phase, Source
+from ..graph import Category, Phase
 from .format import bar_text, bytes_text, bytes_texts, count_text, doubt_text, screen, seconds_text, share_text
 from .json import portable
+from .words import line_text, phase_text, short
 
 if TYPE_CHECKING:
+    from ..hardware.replay import Failure
     from .result import Report
 
 WIDTH = 80
 LABEL = 15
+AT_START = ("at the start",)
+LEAST_NAME = 12
 MOST_ROWS = 8
 MOST_NAMES = 6
 
@@ -78,6 +81,7 @@ def _answer(report: Report) -> list[str]:
         *_fits(report),
         *_peak(report),
         *_labelled("  of which", _at_peak(report)),
+        *_allocator(report),
         *_labelled("over the step", _over_the_step(report)),
         *_step_time(report),
         *_compute(report),
@@ -94,32 +98,58 @@ def _labelled(label: str, parts: Iterable[str], end: str = "") -> list[str]:
 
 
 def _fits(report: Report) -> list[str]:
-    if report.fits is None:
+    if report.device_memory is None:
         return _labelled("fits", ["not asked: traced for the CPU, whose memory this is"])
-    needed, available = bytes_texts(report.needed_bytes, report.available_bytes)
-    share = share_text(report.needed_bytes, report.available_bytes)
-    bar = bar_text(report.needed_bytes, report.available_bytes)
-    missing = bytes_text(report.needed_bytes - report.available_bytes)
+    found = report.device_memory
+    needed, available = bytes_texts(found.reserved_peak_bytes, report.available_bytes)
+    share = share_text(found.reserved_peak_bytes, report.available_bytes)
+    bar = bar_text(found.reserved_peak_bytes, report.available_bytes)
+    missing = bytes_text(max(found.reserved_peak_bytes - report.available_bytes, 0))
     answer = f"{share}  {bar}" if report.fits else f"{missing} too much  {bar}"
-    workspace, context = (
-        bytes_text(report.profile.cublas_workspace_bytes),
-        bytes_text(report.profile.cuda_context_bytes),
-    )
+    context = f"beside a CUDA context of {bytes_text(found.context_bytes)}"
     return [
         *_labelled("fits", [f"{'yes' if report.fits else 'no'}: {needed} of {available}", answer]),
-        *_labelled("", [f"the peak and {workspace} for cuBLAS", f"beside a CUDA context of {context}"]),
+        *_labelled("", [context]),
+        *(_failure(found.failure) if found.failure else []),
     ]
+
+
+def _failure(failure: Failure) -> list[str]:
+    """Where it would fail, and what PyTorch would say there."""
+    op = failure.op
+    where = (
+        (f"in {phase_text(op.phase)}", failure.module, short(op.packet), line_text(op.source))
+        if op
+        else ("at the start",)
+    )
+    said = failure.message.partition(". GPU")[0]
+    return _labelled("  fails", [*filter(None, where), f'"{said}"'])
+
+
+def _allocator(report: Report) -> list[str]:
+    found = report.device_memory
+    if found is None:
+        return []
+    shown = [
+        f"allocated {bytes_text(found.allocated_peak_bytes)}",
+        f"reserved {bytes_text(found.reserved_peak_bytes)}",
+        f"{share_text(found.at_peak.unallocated_bytes, found.at_peak.reserved_bytes)} of it free at the peak",
+        f"device total {bytes_text(found.device_peak_bytes)}",
+    ]
+    return _labelled("  as CUDA says", shown)
 
 
 def _peak(report: Report) -> list[str]:
     op = report.peak_op
-    where = (f"in {_words(op.phase)}", op.module, _short(op.packet), _line(op.source)) if op else ("at the start",)
+    where = (
+        (f"in {phase_text(op.phase)}", op.module, short(op.packet), line_text(op.source)) if op else ("at the start",)
+    )
     return _labelled("peak memory", [bytes_text(report.memory.peak_bytes), *filter(None, where)])
 
 
 def _at_peak(report: Report) -> list[str]:
     held = [(count, category) for category, count in report.memory.at_peak.items() if count]
-    return [f"{_words(category)} {bytes_text(count)}" for count, category in sorted(held, reverse=True)]
+    return [f"{phase_text(category)} {bytes_text(count)}" for count, category in sorted(held, reverse=True)]
 
 
 def _over_the_step(report: Report) -> list[str]:
@@ -127,7 +157,7 @@ def _over_the_step(report: Report) -> list[str]:
     shown = [f"start {bytes_text(memory.start_bytes)}"]
     for phase, held in memory.phases.items():
         peak, end = bytes_text(held.peak_bytes), bytes_text(held.end_bytes)
-        shown.append(f"{_words(phase)} {peak}" if peak == end else f"{_words(phase)} {peak} (then {end})")
+        shown.append(f"{phase_text(phase)} {peak}" if peak == end else f"{phase_text(phase)} {peak} (then {end})")
     return shown
 
 
@@ -182,7 +212,7 @@ def _holders(report: Report) -> list[str]:
             f"{row.count:,} x {bytes_text(row.bytes_each)}" if row.count > 1 else "",
             bytes_text(row.bytes),
             share_text(row.bytes, peak),
-            _line(row.source),
+            line_text(row.source),
         )
         for row in shown
     ]
@@ -190,7 +220,7 @@ def _holders(report: Report) -> list[str]:
 
 
 def _holder_name(row: Holder) -> str:
-    made = _short(row.packet)
+    made = short(row.packet)
     if row.category in (Category.TEMPORARY, Category.SAVED) and not made:
         return "kept from the step before"
     return f"{row.module} {made}".strip() or "(no module)"
@@ -201,11 +231,11 @@ def _takers(report: Report) -> list[str]:
     total = report.time.step_seconds
     rows = [
         (
-            f"{row.module} {_short(row.packet)}".strip(),
+            f"{row.module} {short(row.packet)}".strip(),
             _ops(row.count),
             seconds_text(row.seconds),
             share_text(row.seconds, total),
-            _line(row.source),
+            line_text(row.source),
         )
         for row in shown
     ]
@@ -217,10 +247,14 @@ def _rest(count: int) -> str:
 
 
 def _rows(rows: Sequence[tuple[str, ...]], alignment: str) -> list[str]:
-    """Rows that begin with a name, which is cut on the left to what the other columns leave it of 80."""
-    others = [max(map(len, column)) for column in zip(*rows, strict=True)][1:]
-    room = max(WIDTH - 2 - sum(width + 2 for width in others), 12)
-    shown = [(_tail(name, room), *cells) for name, *cells in rows]
+    """Rows that begin with a name, which is cut on the left to what the other columns leave it of 80.
+
+    Where they leave too little, the last column, a line of code, is cut too.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    room = WIDTH - 2 - sum(width + 2 for width in widths[1:])
+    last_room = widths[-1] - max(LEAST_NAME - room, 0)
+    shown = [(_tail(name, max(room, LEAST_NAME)), *cells, _tail(last, last_room)) for name, *cells, last in rows]
     align = ["left" if letter == "l" else "right" for letter in alignment]
     return [
         f"  {line}" for line in tabulate(shown, tablefmt="plain", colalign=align, disable_numparse=True).splitlines()
@@ -239,7 +273,7 @@ def _doubt(report: Report) -> list[str]:
     coverage = report.coverage
     paragraphs = []
     if coverage.assumed:
-        names = [f"{_short(row.name)} x{row.count:,}" for row in coverage.assumed]
+        names = [f"{short(row.name)} x{row.count:,}" for row in coverage.assumed]
         share = share_text(coverage.assumed_seconds, report.time.step_seconds)
         count = sum(row.count for row in coverage.assumed)
         paragraphs.append(f"{_ops(count)} priced by assumption, {share} of the time: {_some(names)}")
@@ -260,7 +294,7 @@ def _assumption(item: object) -> str:
     if not isinstance(item, Mapping):
         return str(item)
     op, what, place = item.get("op", ""), item.get("assumed", ""), item.get("at", "")
-    return f"{what} ({_short(str(op))}{f' at {place}' if place else ''})"
+    return f"{what} ({short(str(op))}{f' at {place}' if place else ''})"
 
 
 def _next(report: Report) -> list[str]:
@@ -274,18 +308,5 @@ def _next(report: Report) -> list[str]:
 # --- words ---
 
 
-def _words(name: Category | Phase) -> str:
-    return str(name).replace("_", " ")
-
-
-def _short(name: str) -> str:
-    return name.removeprefix("aten.")
-
-
 def _ops(count: int) -> str:
     return f"{count:,} op{'s' if count != 1 else ''}"
-
-
-def _line(source: Source | None) -> str:
-    """The file's own name and the line: the folders are in the JSON."""
-    return f"{posixpath.basename(source.file)}:{source.line}" if source else ""

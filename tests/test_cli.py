@@ -46,6 +46,12 @@ CASES = {
     "foreign-file": "run toy.toml --on toy.toml",
     "damaged-file": "run damaged.foretrace --on toy.toml",
     "newer-file": "run newer.foretrace --on toy.toml",
+    "run-with-less-memory": "run large.foretrace --on toy.toml --memory 1.2GiB --alloc-conf max_split_size_mb:64",
+    "size-without-number": "run step.foretrace --on toy.toml --memory lots",
+    "unknown-allocator-setting": "run step.foretrace --on toy.toml --alloc-conf expandable_segment:True",
+    "explain-peak": "explain step.foretrace --most 4",
+    "explain-end-of-forward": "explain step.foretrace --at forward --most 2",
+    "unknown-instant": "explain step.foretrace --at nowhere",
     "unknown-profile": "run step.foretrace --on b200-sxm6-192gb",
     "no-profile-file": "run step.foretrace --on nothing.toml",
     "broken-profile": "run step.foretrace --on broken.toml",
@@ -156,7 +162,7 @@ def test_every_golden_folder_has_a_case() -> None:
 
 def test_a_mistake_prints_an_error_and_a_mend_and_nothing_else() -> None:
     failed = [name for name in {*CASES, *TRACING} if (TESTS / "golden" / name / "exit").read_text() == "2\n"]
-    assert len(failed) == len(CASES) + len(TRACING) - 6
+    assert len(failed) == len(CASES) + len(TRACING) - 9
     for name in failed:
         folder = TESTS / "golden" / name
         error, mend = (folder / "stderr").read_text().splitlines()

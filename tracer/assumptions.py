@@ -7,7 +7,8 @@ An *assumption* stands for values that a trace does not have: the size of ``nonz
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -16,7 +17,8 @@ import torch
 from ..graph import ForetraceError
 
 Shape = tuple[int, ...]
-Setting = bool | int | float
+Number = bool | int | float
+Setting = Number | Sequence[Number]
 
 KINDS = {
     "item": "what an unknown scalar is, when it is read",
@@ -29,7 +31,10 @@ KINDS = {
     "nms": "how many boxes are kept",
     "unknown": "what an op without a meta kernel returns: true stands for results like its first input",
 }
-"""What can be set, and what a setting means. A number below 1 is a fraction, a whole number is a count."""
+"""What can be set, and what a setting means. A number below 1 is a fraction, a whole number is a count.
+
+Several numbers are taken one after the other, from the first again in every step.
+"""
 
 
 class Assumptions:
@@ -43,6 +48,7 @@ class Assumptions:
         self._settings = dict(settings or {})
         self._strict = strict
         self._used: dict[tuple[str, str, str], list[int]] = {}
+        self._taken: Counter[str] = Counter()
         for key in self._settings:
             if key not in KINDS and ":" not in key:
                 near = difflib.get_close_matches(key, KINDS, 1)
@@ -59,16 +65,21 @@ class Assumptions:
             for (op, what, at), (count, nbytes) in sorted(self._used.items())
         ]
 
-    def clear(self) -> None:
-        """Forget what was needed so far, as before the recorded step."""
+    def begin(self) -> None:
+        """A step begins: forget what was needed so far."""
         self._used.clear()
+        self._taken.clear()
 
-    def setting(self, kind: str, where: str) -> Setting | None:
+    def setting(self, kind: str, where: str) -> Number | None:
         """What the user said of this place, or else of this kind."""
-        for key, value in self._settings.items():
-            if ":" in key and (where == key or where.endswith((f"({key})", f"/{key})", f"/{key}"))):
-                return value
-        return self._settings.get(kind)
+        places = (key for key in self._settings if ":" in key)
+        here = (key for key in places if where == key or where.endswith((f"({key})", f"/{key})", f"/{key}")))
+        key = next(here, kind)
+        value = self._settings.get(key)
+        if not isinstance(value, Sequence):
+            return value
+        self._taken[key] += 1
+        return value[(self._taken[key] - 1) % len(value)]
 
     def scalar(self, dtype: torch.dtype, where: str) -> Any:
         """The value of an unknown scalar: False, 0 or 0.0 (a test for NaN or overflow then says no)."""
@@ -100,11 +111,11 @@ class Assumptions:
         told = self.setting(kind, where)
         what, shapes = function(args, kwargs, lambda most: _count(most, told))
         nbytes = sum(prod(shape) * dtype.itemsize for shape, dtype in shapes)
-        self.say(name, what if told is None else f"{KINDS[kind]}: {told}", where, nbytes, told is not None)
+        self.say(name, what if told is None else f"{KINDS[kind]}: as set", where, nbytes, told is not None)
         return shapes
 
 
-def _count(most: int, told: Setting | None) -> int:
+def _count(most: int, told: Number | None) -> int:
     """How many of `most`: all, a fraction, or a number."""
     if told is None:
         return most
@@ -190,54 +201,3 @@ _RULES = {
     "aten._unique2": ("unique", _unique),
     "aten.bincount": ("bincount", _bincount),
 }
-
-
-def _balanced(result: torch.Tensor, args: Any, kwargs: Any) -> torch.Tensor:
-    """Each row takes the next choices in turn: all are taken equally often."""
-    values, dim = args[0], args[2] if len(args) > 2 else -1
-    return _in_turn(result, dim, values.shape[dim] if values.dim() else 1)
-
-
-def _in_turn(result: torch.Tensor, dim: int, choices: int) -> torch.Tensor:
-    if not result.dim():
-        return torch.zeros((), dtype=result.dtype)
-    last = result.transpose(dim, -1)
-    return (torch.arange(last.numel()).view(last.shape) % max(choices, 1)).transpose(dim, -1)
-
-
-def _one_choice(result: torch.Tensor, args: Any, kwargs: Any) -> torch.Tensor:
-    """Of argmax, or max along a dimension: rows choose in turn."""
-    values = args[0]
-    dim = args[1] if len(args) > 1 else kwargs.get("dim")
-    choices = values.numel() if dim is None else values.shape[dim]
-    return torch.arange(result.numel()).view(result.shape) % max(choices, 1)
-
-
-def _in_place_order(result: torch.Tensor, args: Any, kwargs: Any) -> torch.Tensor:
-    """A sort that finds its input sorted."""
-    dim = next((a for a in args[1:] if type(a) is int), kwargs.get("dim", -1))
-    if not result.dim():
-        return torch.zeros((), dtype=result.dtype)
-    shape = [1] * result.dim()
-    shape[dim] = result.shape[dim]
-    return torch.arange(result.shape[dim]).view(shape).expand(result.shape)
-
-
-def _none_of_them(result: torch.Tensor, args: Any, kwargs: Any) -> torch.Tensor:
-    return torch.zeros(result.shape, dtype=result.dtype)
-
-
-CHOICES = {
-    "topk": ("all choices are made equally often", _balanced),
-    "argmax": ("all choices are made equally often", _one_choice),
-    "argmin": ("all choices are made equally often", _one_choice),
-    "max": ("all choices are made equally often", _one_choice),
-    "min": ("all choices are made equally often", _one_choice),
-    "sort": ("the values come sorted", _in_place_order),
-    "isnan": ("no number is NaN", _none_of_them),
-    "isinf": ("all numbers are finite", _none_of_them),
-}
-"""Ops whose integer results depend on values of floats only: what is assumed of them, and the values that this gives.
-
-The assumption is listed only when a size, a branch or ``.item()`` comes to depend on it.
-"""

@@ -41,11 +41,11 @@ def autocast_dtype(choice: Any) -> torch.dtype | None:
     return dtype
 
 
-def region(recorder: Recorder, dtype: torch.dtype | None) -> Callable[[], AbstractContextManager[Any]]:
-    """What the step puts around forward and loss: ``torch.autocast`` for the trace's device, or nothing."""
+def region(device: str, dtype: torch.dtype | None) -> Callable[[], AbstractContextManager[Any]]:
+    """What the step puts around forward and loss: ``torch.autocast`` for that device, or nothing."""
     if dtype is None:
         return nullcontext
-    kind = torch.device(recorder.device).type
+    kind = torch.device(device).type
     return lambda: torch.autocast(kind, dtype=dtype)
 
 

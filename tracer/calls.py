@@ -1,7 +1,8 @@
 """A call of an op as a key that is equal for equal shapes, and its results described without their data.
 
 A *description* of a result is one of ``("new", shape, strides, dtype)``, ``("argument", position, shape)``,
-``("list", descriptions)`` and ``("value", value)``.
+``("list", descriptions)``, ``("value", value)``, and for a result that does not fill its new storage
+``("within", shape, strides, dtype, bytes)``.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def describe(result: Any, alias: int | None, twins: dict[int, torch.Tensor], arg
 
 def fits(item: Any, wide: bool) -> bool:
     """Whether the described result is small enough to carry values; `wide`: as small as integers must be."""
-    if item[0] == "new":
+    if item[0] in ("new", "within"):
         return holds_values(storage_bytes(item[1], item[2], item[3].itemsize), torch.bool if wide else item[3])
     if item[0] == "list":
         return all(fits(i, wide) for i in item[1])

@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext, _device_constructors
 
@@ -33,8 +34,9 @@ def disguise(recorder: Recorder) -> Iterator[None]:
         for name in ("_make_subclass", "_make_wrapper_subclass"):
             _patch(undo, torch.Tensor, name, staticmethod(unrecorded(getattr(torch.Tensor, name))))
         _patch(undo, torch.Tensor, "as_subclass", unrecorded(torch.Tensor.as_subclass))
-        for name in ("tolist", "numpy"):
+        for name in ("tolist", "numpy", "__array__"):
             _patch(undo, torch.Tensor, name, _reading(recorder, getattr(torch.Tensor, name)))
+        _patch(undo, DistributedDataParallel, "__init__", _join_nobody)
         for place in (torch, torch.Tensor):
             _patch(undo, place, "isfinite", _finite(recorder, torch.isfinite))
         for owner in (torch, torch.random):
@@ -61,6 +63,12 @@ def _patch(undo: ExitStack, owner: Any, name: str, value: Any) -> None:
     undo.callback(delattr, owner, name) if missing else undo.callback(setattr, owner, name, before)
 
 
+def _join_nobody(self: DistributedDataParallel, module: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
+    """A wrapper that talks to no other process; the trace is of the module inside."""
+    torch.nn.Module.__init__(self)
+    self.module = module
+
+
 # -- torch.Tensor ---------------------------------------------------------------------------------
 
 
@@ -81,6 +89,10 @@ def _deepcopy(recorder: Recorder) -> Callable[..., Any]:
     return deepcopy
 
 
+_OF_THE_HOST = ("numpy", "__array__")
+"""What only a tensor of the host can do."""
+
+
 def _reading(recorder: Recorder, stock: Callable[..., Any]) -> Callable[..., Any]:
     """C++ reads the memory without any op, which for unknown values is all zeros: an assumption like any other."""
 
@@ -88,6 +100,11 @@ def _reading(recorder: Recorder, stock: Callable[..., Any]) -> Callable[..., Any
     def read(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         owner = recorder.owner_of(self) if self.layout is torch.strided and not self.is_meta else None
         if owner is not None:
+            if stock.__name__ in _OF_THE_HOST and owner.device != "cpu" and not kwargs.get("force"):
+                raise TypeError(
+                    f"can't convert {owner.device} device type tensor to numpy. "
+                    "Use Tensor.cpu() to copy the tensor to host memory first."
+                )
             recorder.read(owner, self.dtype)
         return stock(self, *args, **kwargs)
 

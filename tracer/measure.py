@@ -9,20 +9,20 @@ A module on the meta device is *materialised* for the run: small numbers take th
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 from torch._C._profiler import _EventType
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch.profiler import record_function
 from torch.utils import _pytree
 
 from ..graph import Block, ForetraceError, Measured, Phase
+from .autocast import autocast_dtype, region
+from .events import profiled
 from .inputs import Call, as_call
 from .ready import answer_as_wrapped, ready, uncompiled
 from .step import Step, make_optimizer, phases, run_step
@@ -30,9 +30,6 @@ from .target import as_step, describe, resolve
 
 _MARK = "foretrace_phase_"
 _START = "foretrace_step"
-_LOG_LEVEL = "KINETO_LOG_LEVEL"
-_OP = re.compile(r"\w+::\w+")
-"""The name of an operator, of PyTorch's or of a library's own."""
 
 
 class _Marks:
@@ -58,13 +55,15 @@ def measure(
     *,
     inputs: str | None = None,
     optimizer: Any = None,
+    autocast: Any = None,
     warmup: int = 1,
 ) -> Measured:
     """Run a step on real tensors of the CPU, `warmup` turns and then one that is measured.
 
     `target` is ``path.py:callable`` or ``package.module:callable``, called with `parameters`, or what such a callable
     returns, or the callable. A module that is given is trained by ``warmup + 1`` steps. `inputs` (a text of specs) and
-    `optimizer`, where given, take the place of the target's own. Randomness begins with seed 0, as in a trace.
+    `optimizer`, where given, take the place of the target's own; `autocast` is a dtype for ``torch.autocast`` around
+    forward and loss. Randomness begins with seed 0, as in a trace.
 
     Raises `ForetraceError` for a step that does not run.
     """
@@ -77,7 +76,7 @@ def measure(
             step = replace(step, optimizer=None if optimizer == "none" else optimizer)
         materialise(step.model)
         try:
-            return _run(step, warmup)
+            return _run(step, warmup, region("cpu", autocast_dtype(autocast)))
         except ForetraceError:
             raise
         except Exception as error:
@@ -107,14 +106,14 @@ def _as_wrapped(step: Step) -> Iterator[None]:
             step.model.__dict__.pop(name, None)
 
 
-def _run(step: Step, warmup: int) -> Measured:
+def _run(step: Step, warmup: int, around: Callable[[], AbstractContextManager[Any]]) -> Measured:
     marks: Any = _Marks()
     with phases(marks, []), uncompiled(), _as_wrapped(step):
         call = _real_call(step.inputs)
         optimizer = make_optimizer(step.optimizer if step.step != "inference" else None, step.model)
-        loop = run_step(step.model, optimizer, call, step)
+        loop = run_step(step.model, optimizer, call, step, around)
         # The warm-up is profiled too: the profiler reports a free only of what it saw allocated.
-        with _profiled() as events:
+        with profiled() as events:
             for _ in range(warmup):
                 next(loop)
             with record_function(_START):
@@ -172,35 +171,6 @@ def _real_call(inputs: Any) -> Call:
 
 
 # -- the allocator's events -----------------------------------------------------------------------
-
-
-@contextmanager
-def _profiled() -> Iterator[list[Any]]:
-    found: list[Any] = []
-    with _quiet(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        yield found
-    assert profiler.profiler is not None and profiler.profiler.kineto_results is not None
-    found.extend(_flat(profiler.profiler.kineto_results.experimental_event_tree(), ()))
-    found.sort(key=lambda item: item[0].start_time_ns)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The profiler's library writes that it starts and stops; it reads how much to say when it is first used."""
-    said = _LOG_LEVEL in os.environ
-    os.environ.setdefault(_LOG_LEVEL, "6")
-    try:
-        yield
-    finally:
-        if not said:
-            os.environ.pop(_LOG_LEVEL, None)
-
-
-def _flat(events: list[Any], around: tuple[Any, ...]) -> Iterator[tuple[Any, tuple[Any, ...]]]:
-    """Every event of the tree with the ATen ops around it."""
-    for event in events:
-        yield event, around
-        yield from _flat(event.children, (*around, event) if _OP.fullmatch(event.name) else around)
 
 
 def _read(events: list[Any]) -> Measured:

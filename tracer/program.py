@@ -112,7 +112,7 @@ class _Writer:
         if node is not None:
             return node
         if not self.step.storages[tensor.storage].bytes:
-            function: Callable[..., Any] = torch.empty_strided
+            function: Callable[..., Any] = zeros_strided
             node = self.graph.call_function(
                 function, (tensor.shape, tensor.strides), {"dtype": getattr(torch, tensor.dtype)}
             )
@@ -128,6 +128,11 @@ class _Writer:
 
 def _getitem(values: Any, index: int) -> Any:
     return values[index]
+
+
+def zeros_strided(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """What a tensor without memory stands for."""
+    return torch.empty_strided(shape, strides, dtype=dtype).zero_()
 
 
 def view_as_dtype(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

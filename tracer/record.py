@@ -19,16 +19,20 @@ from typing import Any
 import torch
 
 from ..graph import ForetraceError, Phase
-from . import signature, sparse
+from . import foreach, kernels, signature, sparse
 from .arena import SMALL_FLOAT_BYTES, Owner, base_of
-from .assumptions import CHOICES, Assumptions
+from .assumptions import Assumptions
 from .calls import META, dense, describe, fits, has_mask, on_meta, scan
+from .choices import CHOICES, fill_places
 from .corrections import CORRECTIONS, SHAPES, STANDS_FOR_META
 from .key import KEY, quiet
 from .log import Log
 from .numbers import SavedNumbers
 from .signature import Signature
 from .special import SPECIAL
+
+MAX_OPS = 2_000_000
+"""A step with more ops is taken for one that never ends: 50 times those of a model with 100 billion parameters."""
 
 
 class Recorder(Log):
@@ -37,8 +41,11 @@ class Recorder(Log):
     ``device`` is where the model's tensors claim to be: ``"cpu"`` or ``"cuda:0"``.
     """
 
-    def __init__(self, device: str, assumptions: Assumptions | None = None) -> None:
+    def __init__(self, device: str, assumptions: Assumptions | None = None, max_ops: int | None = None) -> None:
         super().__init__(device)
+        self.max_ops = MAX_OPS if max_ops is None else max_ops
+        self.answered = 0
+        """Ops answered since the present step began."""
         self.assumptions = assumptions or Assumptions()
         self.failed_at = ""
         """Where the first op failed, with its module."""
@@ -80,6 +87,12 @@ class Recorder(Log):
 
     def dispatch(self, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Answer one op and record it."""
+        self.answered += 1
+        if self.answered > self.max_ops:
+            raise ForetraceError(
+                f"the step goes on after {self.max_ops:,} ops, at {self.where()}",
+                "Look for a loop whose end depends on values; give a larger --max-ops if the step is that long.",
+            )
         if self.recording and self.markers[-1].phase is not self.phase:
             self._mark()
         key: list[Any] = [sig.func, torch.is_grad_enabled()]
@@ -116,7 +129,8 @@ class Recorder(Log):
         given: list[torch.Tensor],
         owners: list[Owner | None],
     ) -> Any:
-        known = all(owner is None or owner.known for owner in owners)
+        read = [] if sig.name in _LIKE else owners
+        known = all(owner is None or owner.known for owner in read)
         if sig.dynamic and sig.name not in STANDS_FOR_META and (sig.name != "aten.index.Tensor" or has_mask(args[1])):
             return self._dynamic(sig, args, kwargs, owners, known)
         spec = self._specs.get(key)
@@ -147,7 +161,7 @@ class Recorder(Log):
         if sig.name.startswith("aten.empty") or sig.name.startswith("aten.new_empty"):
             return False
         # What derives from masks, ids and lengths may be as large as these, also where it is a float.
-        wide = any(
+        wide = sig.name not in _LIKE and any(
             owner is not None and (owner.bytes > SMALL_FLOAT_BYTES or not t.is_floating_point())
             for t, owner in zip(given, owners, strict=True)
         )
@@ -197,12 +211,14 @@ class Recorder(Log):
             self.assumptions.scalar(dtype, self.where())
 
     def _assume(self, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Any:
-        """Values for the integers that a choice among unknown numbers returns."""
+        """Values for what a choice among unknown numbers returns."""
         what, fill = CHOICES[sig.name.split(".")[1]]
         for tensor in result if isinstance(result, (tuple, list)) else (result,):
             owner = self.owner_of(tensor)
-            if owner is not None and owner.small and not tensor.is_floating_point():
-                tensor.copy_(fill(tensor, args, kwargs))
+            chosen = sig.name == "aten.clamp.default" or not tensor.is_floating_point()
+            values = fill(tensor, args, kwargs) if owner is not None and owner.small and chosen else None
+            if owner is not None and values is not None:
+                tensor.copy_(values)
                 owner.known, owner.assumed = True, (sig.name, what, self.where())
         return result
 
@@ -225,9 +241,17 @@ class Recorder(Log):
             return self._allocate(self._sized(sig, args, kwargs), args, self._device(kwargs, owners))
         shapes = self.assumptions.shapes(sig.name, args, kwargs, self.where())
         if shapes is None:
+            asked = kernels.ask(sig.func, args, kwargs)
+            if asked is not None:
+                self.assumptions.say(sig.name, "its results are as large as for random numbers", self.where())
+                return self._allocate(asked, args, self._device(kwargs, owners))
             raise self.refusal(sig, "its result depends on the values of its input, which a trace does not have")
         device = self._device(kwargs, owners)
         made = [self.new(shape, dense(shape), dtype, device) for shape, dtype in shapes]
+        for place in fill_places(sig.name, made, args):
+            owner = self.owner_of(made[place])
+            if owner is not None:
+                owner.known, owner.assumed = True, (sig.name, "which ones they are", self.where())
         return made[0] if len(made) == 1 and len(sig.func._schema.returns) == 1 else tuple(made)
 
     def _sized(self, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -250,6 +274,12 @@ class Recorder(Log):
         if sig.name in SHAPES:
             results = SHAPES[sig.name](args)
             return (tuple if len(sig.aliases) > 1 else None, results)
+        if sig.name.startswith("aten._foreach_") and (told := foreach.answer(sig, args)) is not None:
+            return told
+        if self.device == "cpu" and sig.name in kernels.CPU_DIFFERS:
+            asked = kernels.ask(sig.func, args, kwargs)
+            if asked is not None:
+                return asked
         twins: dict[int, torch.Tensor] = {}
         meta_args = tuple(on_meta(a, twins) for a in args)
         meta_kwargs = {name: on_meta(v, twins) for name, v in kwargs.items()}
@@ -263,6 +293,9 @@ class Recorder(Log):
             if isinstance(error, NotImplementedError) or "no fake impl" in str(error):
                 if self.assumptions.setting("unknown", self.where()) and meta_args:
                     return self._like_first(sig, args)
+                asked = kernels.ask(sig.func, args, kwargs)
+                if asked is not None:
+                    return asked
                 raise self.refusal(sig, "it has no meta kernel to tell its output's shape") from error
             raise
         back = {id(meta): meta for meta in twins.values()}
@@ -295,6 +328,8 @@ class Recorder(Log):
         kind = item[0]
         if kind == "new":
             return self.new(item[1], item[2], item[3], device)
+        if kind == "within":
+            return self.new((item[4] // item[3].itemsize,), (1,), item[3], device).as_strided(item[1], item[2])
         if kind == "argument":
             return self._resized(args[item[1]], item[2])
         if kind == "list":
@@ -349,7 +384,7 @@ class Recorder(Log):
         return ForetraceError(
             f"{sig.name} cannot be traced at {self.where()}: {reason}",
             f"Register its shapes with torch.library.register_fake({sig.func.name()!r}, ...), "
-            "or let them be assumed with --assume unknown=true.",
+            "or let them be assumed with --assume-unknown.",
         )
 
 
@@ -361,6 +396,12 @@ _SIZE_FROM: dict[str, Callable[..., Any]] = {
     "aten.masked_select.default": lambda args: args[1:2],
 }
 """Ops whose result's size depends on the values of some of their arguments only: on these."""
+
+
+_LIKE = frozenset(
+    f"aten.{name}.default" for name in ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
+)
+"""Ops that take shape and dtype of what they are given, and read no values."""
 
 
 def _counted(mask: torch.Tensor) -> list[torch.Tensor]:

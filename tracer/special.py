@@ -57,7 +57,13 @@ def _same(recorder: Recorder, sig: Signature, args: Any, kwargs: Any, owners: Ow
     return same
 
 
+def _no_memory(recorder: Recorder, sig: Signature, args: Any, kwargs: Any, owners: Owners) -> Any:
+    """A tensor of zeros that forward differentiation never writes down: it has no memory."""
+    return sig.func(*args, **{**kwargs, "device": torch.device("cpu")})
+
+
 SPECIAL: dict[str, Callable[..., Any]] = {
+    "aten._efficientzerotensor.default": _no_memory,
     "aten._local_scalar_dense.default": _scalar,
     "aten._pack_padded_sequence.default": _pack,
     "aten.allclose.default": _same,

@@ -26,8 +26,10 @@ from .lift import lift
 from .modules import module_paths, stand_ins
 from .ready import answer_as_wrapped, ready, uncompiled
 from .record import Recorder
+from .scratch import with_scratch
 from .step import Step, make_optimizer, phases, run_step
 from .target import as_step, describe, resolve
+from .variants import variant as named
 from .watch import Settings, Watch
 
 Progress = Callable[[str, int], None]
@@ -51,6 +53,8 @@ def trace(
     assume: Mapping[str, Setting] | None = None,
     strict: bool = False,
     target: str = "",
+    max_ops: int | None = None,
+    variant: str | None = None,
     progress: Progress | None = None,
 ) -> StepGraph:
     """Record one training step of `model` without running a kernel or allocating its memory.
@@ -62,7 +66,9 @@ def trace(
     `warmup` steps run before the recorded one: with 1 the optimizer's state exists, with 0 the very first
     step is recorded. `assume` says what holds where the step depends on data: a value by kind or by line,
     such as ``{"nonzero": 0.25, "model.py:71": 100}`` (the kinds are in `assumptions.KINDS`); with `strict` an
-    assumption that it does not cover is an error. `progress` is called with the phase and the number of ops so far.
+    assumption that it does not cover is an error. A step of more than `max_ops` ops (2,000,000) is taken for one that
+    never ends. `variant` names another way to run the same step, one of `variants.VARIANTS`. `progress` is called
+    with the phase and the number of ops so far.
 
     Raises `ForetraceError` for input that cannot be traced. The module is left as it was in any case.
     """
@@ -76,7 +82,9 @@ def trace(
         made = replace(build(), **given)
         return _with_sizes(made, {**made.sizes, **(sizes or {})}, set(sizes or ()))
 
-    return _trace(make, _settings(device, autocast, warmup, target, {}), Assumptions(assume, strict), progress)
+    settings = _settings(device, autocast, warmup, target, {}, variant)
+    recorder = Recorder(settings.device, Assumptions(assume, strict), max_ops)
+    return _trace(make, settings, recorder, progress)
 
 
 def trace_target(
@@ -90,6 +98,8 @@ def trace_target(
     warmup: int = 1,
     assume: Mapping[str, Setting] | None = None,
     strict: bool = False,
+    max_ops: int | None = None,
+    variant: str | None = None,
     progress: Progress | None = None,
 ) -> StepGraph:
     """Like `trace`, for ``path.py:callable`` or ``package.module:callable`` called with `parameters`.
@@ -104,8 +114,9 @@ def trace_target(
             made.optimizer = None if optimizer == "none" else optimizer
         return made
 
-    settings = _settings(device, autocast, warmup, target, dict(parameters or {}))
-    return _trace(make, settings, Assumptions(assume, strict), progress)
+    settings = _settings(device, autocast, warmup, target, dict(parameters or {}), variant)
+    recorder = Recorder(settings.device, Assumptions(assume, strict), max_ops)
+    return _trace(make, settings, recorder, progress)
 
 
 def _with_sizes(step: Step, values: Mapping[str, int], asked: set[str]) -> Step:
@@ -127,23 +138,23 @@ def _built(model: Any) -> Step:
         raise ForetraceError(f"building the model raised {describe(error)}", "Call it by itself to see why.") from error
 
 
-def _settings(device: str, autocast: Any, warmup: int, target: str, arguments: dict[str, Any]) -> Settings:
+def _settings(
+    device: str, autocast: Any, warmup: int, target: str, arguments: dict[str, Any], variant: str | None
+) -> Settings:
     if str(device) not in _DEVICES:
         raise ForetraceError(f"there is no device {device!r} to trace for", 'Say "cuda" or "cpu".')
     if warmup < 0:
         raise ForetraceError(f"warmup is {warmup}", "Give 0 for the very first step, 1 or more for a later one.")
-    return Settings(_DEVICES[str(device)], autocast_dtype(autocast), warmup, target, arguments)
+    return Settings(_DEVICES[str(device)], autocast_dtype(autocast), warmup, target, arguments, named(variant))
 
 
-def _trace(
-    make: Callable[[], Step], settings: Settings, assumptions: Assumptions, progress: Progress | None
-) -> StepGraph:
-    recorder = Recorder(settings.device, assumptions)
+def _trace(make: Callable[[], Step], settings: Settings, recorder: Recorder, progress: Progress | None) -> StepGraph:
     with _ONE_AT_A_TIME, _randomness_kept(), _without_garbage_collection(), disguise(recorder), recorder:
         recorder.progress = progress
         step = make()
         recorder.recording_model = True
-        return _run(step, recorder, settings)
+        graph = _run(step, recorder, settings)
+    return with_scratch(graph) if settings.device == "cpu" else graph
 
 
 def _run(step: Step, recorder: Recorder, settings: Settings) -> StepGraph:
@@ -157,15 +168,15 @@ def _run(step: Step, recorder: Recorder, settings: Settings) -> StepGraph:
         choices = stack.enter_context(cuda_kernels(recorder))
         stack.enter_context(cuda_autocast(recorder))
         stack.enter_context(phases(recorder, optimizers))
+        stack.enter_context(settings.variant(model))
         call, named = stand_in(as_call(step.inputs), recorder)
         optimizer = make_optimizer(step.optimizer if step.step != "inference" else None, model)
         watch = Watch(model, recorder, optimizers, named)
         recorder.observe = watch.look
-        loop = run_step(model, optimizer, call, step, region(recorder, settings.autocast))
+        loop = run_step(model, optimizer, call, step, region(recorder.device, settings.autocast))
         for _ in range(settings.warmup):
             _turn(loop, recorder)
         gc.collect()
-        recorder.assumptions.clear()
         recorder.start()
         _turn(loop, recorder)
         recorder.stop()
@@ -178,6 +189,8 @@ def _run(step: Step, recorder: Recorder, settings: Settings) -> StepGraph:
 
 def _turn(loop: Iterator[None], recorder: Recorder) -> None:
     """One step; an exception of the model's becomes one line with the module and line that raised it."""
+    recorder.answered = 0
+    recorder.assumptions.begin()
     try:
         next(loop)
     except ForetraceError:
@@ -213,11 +226,16 @@ def _randomness_kept() -> Iterator[None]:
 
 @contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """Frees happen when references go, never when a collector happens to run: so traces repeat."""
+    """Frees happen when references go, never when a collector happens to run: so traces repeat.
+
+    What was there before is frozen, so that a collection looks at the step's own objects only.
+    """
     enabled = gc.isenabled()
     gc.disable()
+    gc.freeze()
     try:
         yield
     finally:
+        gc.unfreeze()
         if enabled:
             gc.enable()

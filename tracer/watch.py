@@ -13,6 +13,7 @@ from ..graph import Facts, Named, Phase
 from .lift import Roles, storage_numbers
 from .log import dtype_name
 from .record import Recorder
+from .variants import Variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class Settings:
     warmup: int
     target: str
     arguments: dict[str, Any]
+    variant: Variant
 
 
 class Watch:

@@ -253,15 +253,15 @@ def picky(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def assumed(printed: str) -> list[str]:
-    return [str(one["assumed"]) for one in json.loads(printed)["coverage"]["assumptions"]]
+def assumed(printed: str) -> list[int]:
+    return [one["bytes"] for one in json.loads(printed)["coverage"]["assumptions"]]
 
 
 def test_run_knows_what_the_project_assumes(picky: Path, run) -> None:
-    told = "how many of the elements are not zero: {}"
-    assert assumed(run("run", "data.py:make", "--format", "json")[1]) == [told.format(0.25)]
-    given = run("run", "data.py:make", "--format", "json", "--assume", "nonzero=0.5")[1]
-    assert assumed(given) == [told.format(0.5)]
+    # A mask of 32 x 512 numbers, and two indices of eight bytes for each that is not zero.
+    assert assumed(run("run", "data.py:make", "-p", "rows=32", "--format", "json")[1]) == [32 * 512 // 4 * 16]
+    given = run("run", "data.py:make", "-p", "rows=32", "--format", "json", "--assume", "nonzero=0.5")[1]
+    assert assumed(given) == [32 * 512 // 2 * 16]
 
 
 def test_run_knows_the_targets_by_name(picky: Path, run, monkeypatch: pytest.MonkeyPatch) -> None:

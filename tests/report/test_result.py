@@ -142,14 +142,30 @@ def test_rows_add_up(report: Report) -> None:
 
 
 def test_what_fits_is_what_the_device_has_beside_the_context() -> None:
-    profile = price(perceptron(), on=TOY).profile
-    needed = price(perceptron(), on=profile).needed_bytes
-    assert needed == price(perceptron(), on=profile).memory.peak_bytes + 8_519_680
-    just = replace(profile, memory_total_bytes=needed + profile.cuda_context_bytes)
-    short = replace(just, memory_total_bytes=just.memory_total_bytes - 1)
-    assert price(perceptron(), on=just).fits is True
-    assert price(perceptron(), on=short).fits is False
-    assert "71,450,628 B of 71,450,627 B" in str(price(perceptron(), on=short))
+    report = price(perceptron(), on=TOY)
+    assert report.device_memory is not None
+    reserved = report.device_memory.reserved_peak_bytes
+    assert report.needed_bytes == report.reserved_peak_bytes == reserved
+    assert reserved % 2**21 == 0 and reserved >= report.device_memory.allocated_peak_bytes
+    assert report.device_memory.allocated_peak_bytes >= report.memory.peak_bytes + 8_519_680
+    context = report.profile.cuda_context_bytes
+    assert price(perceptron(), on=TOY, memory_bytes=reserved + context).fits is True
+    short = price(perceptron(), on=TOY, memory_bytes=reserved + context - 1)
+    assert short.fits is False
+    assert "CUDA out of memory. Tried to allocate" in " ".join(str(short).split())
+
+
+def test_a_device_smaller_than_the_context_is_no_device() -> None:
+    with pytest.raises(foretrace.ForetraceError, match="no room beside the CUDA context"):
+        price(perceptron(), on=TOY, memory_bytes=1_000)
+
+
+def test_the_allocators_settings_change_what_is_reserved() -> None:
+    plain = price(perceptron(), on=TOY)
+    expandable = price(perceptron(), on=TOY, conf="expandable_segments:True")
+    assert (plain.reserved_peak_bytes, expandable.reserved_peak_bytes) != (None, plain.reserved_peak_bytes)
+    with pytest.raises(foretrace.ForetraceError, match="Did you mean"):
+        price(perceptron(), on=TOY, conf="expandable_segment:True")
 
 
 def test_a_step_for_the_cpu_is_not_asked_whether_it_fits() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from foretrace import price
@@ -23,6 +23,7 @@ def renamed(graph: StepGraph, module: str, file: str) -> StepGraph:
 
 
 @settings(max_examples=40, deadline=None)
+@example(module="0", file="_" * 20, layers=3)
 @given(module=NAMES, file=st.text("abc_/", max_size=20), layers=st.integers(1, 4))
 def test_eighty_columns(module: str, file: str, layers: int) -> None:
     text = to_table(price(renamed(perceptron(layers, 4, 64), f"h.0.{module}", file), on=TOY))

@@ -146,8 +146,42 @@ class Unshaped(nn.Module):
 
 def test_an_op_of_which_nothing_is_known_can_be_assumed() -> None:
     inputs = (torch.randn(2, WIDTH * 64),)
-    with pytest.raises(ForetraceError, match=r"--assume unknown=true"):
+    with pytest.raises(ForetraceError, match=r"--assume-unknown"):
         trace(Unshaped(), inputs, device="cpu", step="inference")
     graph = trace(Unshaped(), inputs, device="cpu", step="inference", assume={"unknown": True})
     (found,) = graph.facts.assumptions
     assert found["assumed"] == "its results are like its first input"
+
+
+class Pools(nn.Module):
+    """Boxes of unknown size are pooled from the level that suits them, each level's boxes together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size, self.body = nn.Linear(8, 1), nn.Linear(8, 256)
+
+    def forward(self, boxes: torch.Tensor) -> torch.Tensor:
+        levels = torch.clamp(torch.floor(self.size(boxes).squeeze(1)), min=2, max=5).to(torch.int64) - 2
+        rows = [torch.where(levels == level)[0] for level in range(4)]
+        return torch.stack([self.body(boxes[row]).sum() for row in rows]).sum()
+
+
+def test_levels_between_two_bounds_are_chosen_equally_often() -> None:
+    graph = trace(Pools(), (torch.randn(4_000, 8),), device="cpu")
+    pooled = [op.outputs[0].shape for op in graph.ops if op.packet == "aten.addmm" and op.outputs[0].shape[1] == 256]
+    assert pooled == [(1_000, 256)] * 4
+    assert {a["assumed"] for a in graph.facts.assumptions} == {"all levels are chosen equally often"}
+
+
+class Keeps(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        parts = [part[part > 0] for part in x.mul(2).chunk(3)]  # three masks on one line
+        return torch.stack([part.sum() for part in parts]).sum()
+
+
+def test_several_values_are_taken_in_turn_and_from_the_first_again_in_every_step() -> None:
+    x = torch.randn(30_000, requires_grad=True)
+    line = Keeps.forward.__code__.co_firstlineno + 1
+    graph = trace(Keeps(), (x,), device="cpu", assume={f"test_assumptions.py:{line}": (5, 0.5, 7)})
+    kept = [op.outputs[0].shape[0] for op in graph.ops if op.packet == "aten.index"]
+    assert kept == [5, 5_000, 7]

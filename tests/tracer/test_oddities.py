@@ -12,7 +12,6 @@ from foretrace.tracer.measure import measure
 from zoo_oddities import ODDITIES
 
 OFF_AFTER_FORWARD = {
-    "embedding_bag": "the meta kernel returns smaller bookkeeping tensors than the CPU's",
     "masked_select_of_data": "how much is selected depends on values, and is assumed",
 }
 """The steps whose live bytes after forward are not those of a real run, and why."""

@@ -279,6 +279,18 @@ class Opaque(nn.Module):
         return torch.ops.foretrace_tests.opaque(x).sum()
 
 
+class Endless(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        while x.sum().item() < 1:
+            x = x * 0
+        return x.sum()
+
+
+class Host(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * float(x.numpy().mean())
+
+
 BAD: dict[str, tuple[Callable[[], object], str]] = {
     "wrong shape": (
         lambda: trace(nn.Linear(4, 4), (torch.randn(2, 5),)),
@@ -302,6 +314,15 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
     "no meta kernel": (
         lambda: trace(Opaque(), (torch.randn(2, 4, requires_grad=True),)),
         "foretrace_tests.opaque.default cannot be traced",
+    ),
+    "no end": (lambda: trace(Endless(), (torch.zeros(2, 4),), max_ops=500), "the step goes on after 500 ops, at "),
+    "no numpy on a GPU": (
+        lambda: trace(Host(), (torch.randn(2, 4),)),
+        "can't convert cuda:0 device type tensor to numpy",
+    ),
+    "no memory": (
+        lambda: trace(lambda: np.empty((1 << 40, 64))),  # more than any machine has
+        "building the model raised MemoryError: Unable to allocate 512. TiB",
     ),
     "no such file": (lambda: trace_target("nowhere.py:make"), "there is no file nowhere.py"),
     "no such module": (lambda: trace_target("nowhere.at_all:make"), "there is no module nowhere"),
