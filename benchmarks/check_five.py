@@ -3,8 +3,8 @@
     python benchmarks/check_five.py [--jobs 2]
 
 The targets are GPT-2 at its four sizes and the textbook transformer at the smallest, with their losses and AdamW, 124
-million to 1.6 billion parameters. Each check is a process of its own, as in CI; seconds are those of the whole process. The CPU
-seconds leave out the processes that trace, which are not children of it, and so tell of the cached check alone.
+million to 1.6 billion parameters. Each check is a process of its own, as in CI; seconds are those of the whole process.
+The CPU seconds leave out the processes that trace, which are no children of it, and so tell of the cached check alone.
 """
 
 from __future__ import annotations
