@@ -1,0 +1,157 @@
+"""Sizes and their full values -> the lattice that a formula is recovered on: small, buildable, and of the same kind.
+
+*The same kind* means that the small instances run the kernels of the full one. So a large size keeps the full one's
+remainder by `STEP` (padding and alignment ask no more), a count that lengthens the program (layers) begins at 3, where
+a first, a middle and a last one differ, and no size is 1, which PyTorch often treats apart. Where a value does not
+divide as the model wants (heads and width), the other size's values are multiplied until it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import lcm
+
+from ...graph import ForetraceError
+from .digest import Digest
+from .instances import Instances, NoInstance, Sizes, in_words
+from .lattice import Axis
+
+STEP = 64
+FIRST_LAYERS = 3
+LOOKAHEAD = 3
+"""How many steps along each axis are tried before the recovery begins."""
+
+
+@dataclass
+class Plan:
+    """A lattice in the making."""
+
+    instances: Instances
+    full: Sizes
+    given: Mapping[str, Sequence[int]]
+    axes: dict[str, Axis] = field(default_factory=dict)
+    structural: set[str] = field(default_factory=set)
+    """The sizes that lengthen the program."""
+
+    def base(self, **other: int) -> dict[str, int]:
+        """The first value along every axis, but for `other`."""
+        return {name: axis.start for name, axis in self.axes.items()} | other
+
+    def node(self, name: str, k: int) -> dict[str, int]:
+        """The values at step `k` along an axis."""
+        return self.base(**{name: self.axes[name].value(k)})
+
+    def at(self, index: Sequence[int]) -> dict[str, int]:
+        """The values at a lattice point."""
+        return {name: axis.value(k) for (name, axis), k in zip(self.axes.items(), index, strict=True)}
+
+
+def plan(instances: Instances, full: Sizes, given: Mapping[str, Sequence[int]]) -> Plan:
+    """The lattice for the sizes `full`, with the values that were `given` for some of them."""
+    made = Plan(instances, full, given)
+    made.axes = {name: _given_axis(name, given[name]) if name in given else _first(full[name]) for name in full}
+    for name in full:
+        _make_room(made, name)
+    for name in full:
+        _mark_structure(made, name)
+    for name in full:
+        _make_room(made, name)
+    return made
+
+
+def _given_axis(name: str, values: Sequence[int]) -> Axis:
+    ordered = sorted(set(values))
+    steps = {b - a for a, b in zip(ordered, ordered[1:], strict=False)}
+    if len(steps) != 1 or ordered[0] < 1:
+        raise ForetraceError(
+            f"the values {', '.join(map(str, values))} of {name} are not equally spaced",
+            f"Give two or more, such as {name}=64,128; more of the kind are taken where they are needed.",
+        )
+    return Axis(name, ordered[0], steps.pop())
+
+
+def _first(full: int) -> Axis:
+    if full >= 2 * STEP:
+        return Axis("", STEP + full % STEP, STEP)
+    return Axis("", 4, 4) if full >= 16 else Axis("", 2, 1)
+
+
+def _make_room(made: Plan, name: str) -> None:
+    """Have the first values of an axis build, if need be by multiplying another axis."""
+    made.axes[name] = replace(made.axes[name], name=name)
+    for k in range(LOOKAHEAD):
+        for _ in range(4):
+            if made.instances.builds(made.node(name, k)):
+                break
+            if not _multiply_another(made, name, k):
+                made.instances.at(made.node(name, k))
+
+
+def _multiply_another(made: Plan, name: str, k: int) -> bool:
+    value = made.axes[name].value(k)
+    others = [other for other in made.axes if other != name and other not in made.given]
+    for other in sorted(others, key=lambda o: -made.axes[o].start):
+        before = made.axes[other]
+        start, step = lcm(before.start, value), lcm(before.step, value)
+        if (start, step) == (before.start, before.step) or start > 64 * before.start:
+            continue
+        made.axes[other] = Axis(other, start, step)
+        if made.instances.builds(made.node(name, k)):
+            return True
+        made.axes[other] = before
+    return False
+
+
+def _mark_structure(made: Plan, name: str) -> None:
+    """Note whether a size lengthens the program; if so, count it from `FIRST_LAYERS` on."""
+    first, second = (made.instances.at(made.node(name, k)) for k in (0, 1))
+    if not longer(first, second):
+        return
+    made.structural.add(name)
+    axis = made.axes[name]
+    if name not in made.given and (axis.start, axis.step) != (FIRST_LAYERS, 1):
+        made.axes[name] = Axis(name, FIRST_LAYERS, 1)
+        if not all(made.instances.builds(made.node(name, k)) for k in range(LOOKAHEAD)):
+            made.axes[name] = axis
+
+
+def longer(first: Digest, second: Digest) -> bool:
+    """Whether two instances differ in how many ops or moments they have."""
+    return first.ops != second.ops or {p: len(e) for p, e in first.moments.items()} != {
+        p: len(e) for p, e in second.moments.items()
+    }
+
+
+def check_same_regime(reference: Digest, other: Digest, who: str) -> None:
+    """Raise `ForetraceError` where two instances run different kernels or branches, and say which."""
+    only = difference(reference, other)
+    if only:
+        raise ForetraceError(
+            f"{in_words(other.sizes)} runs other ops than {who}, {in_words(reference.sizes)}: {only}",
+            "Name small sizes of the same kind with --at, such as --at width=128,256, or leave out the size that "
+            "changes the program.",
+        )
+
+
+def difference(reference: Digest, other: Digest) -> str:
+    """The ops that only one of two instances runs, in words; empty where there are none."""
+    missing = _ops_of(reference) - _ops_of(other)
+    more = _ops_of(other) - _ops_of(reference)
+    parts = [f"{sign} {text}" for sign, found in (("without", missing), ("with", more)) for text in sorted(found)[:3]]
+    return ", ".join(parts) + (", ..." if len(missing) > 3 or len(more) > 3 else "")
+
+
+def _ops_of(d: Digest) -> set[str]:
+    found = set()
+    for series in d.regime:
+        of = series.of
+        if isinstance(of, tuple):
+            place = of if len(of) == 4 else of.maker
+            found.add(" ".join(p for p in (place[2] or str(of[2]), place[1], place[3]) if p))
+        else:
+            found.add(str(of))
+    return found
+
+
+__all__ = ["LOOKAHEAD", "NoInstance", "Plan", "check_same_regime", "difference", "longer", "plan"]
