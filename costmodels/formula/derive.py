@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 from ...graph import Category, ForetraceError, Phase
@@ -17,7 +18,7 @@ from . import peak as peaks
 from .digest import AFTER_FORWARD, Counted, Digest, Level, Live, Made, Point, Series, Spent, StorageClass
 from .expression import letters_for
 from .instances import Asked, Instances, NoInstance, Sizes, TraceAt, in_words, quiet
-from .lattice import Recovery, recover
+from .lattice import Index, Recovery, recover
 from .plan import Plan, check_same_regime, difference, plan
 from .polynomial import Atom, Polynomial
 from .result import (
@@ -35,6 +36,10 @@ from .result import (
 
 HELD_OUT = 20
 """How many instances the proof takes at the least."""
+
+OFTEN_ONE = 16
+"""A size that is no more than this when the model is at its full size may well be 1: that gets a formula of its own.
+For others the formula's condition says that it holds from 2 on."""
 
 ROUNDINGS = (2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -78,9 +83,13 @@ class _Deriver:
     full: Sizes
     given: Mapping[str, Sequence[int]]
     letters: Mapping[str, str]
+    among: AbstractSet[Index] | None = None
+    """The lattice points to which the recovery is limited; None for whatever it needs."""
 
     def run(self, held_out: int, prove_at: Sequence[Sizes]) -> Formula:
         formula = self.formula(pin=True)
+        formula = replace(formula, conditions=(*formula.conditions, *self.beyond(formula)))
+        self.conditions_now = formula.conditions
         proof = self.prove(formula, held_out, prove_at)
         return replace(formula, proof=proof, traces=self.instances.traces)
 
@@ -93,14 +102,14 @@ class _Deriver:
         self.points = peaks.points(self.base, [self.neighbour(name) for name in sorted(self.plan.structural)])
         sizes_first = [s for s in self.base.numbers]
         levels = [Level(point) for point in (AFTER_FORWARD, *self.points)]
-        self.found: Recovery[Series] = recover(list(self.plan.axes.values()), [*sizes_first, *levels], self.values)
+        self.found: Recovery[Series] = recover(
+            list(self.plan.axes.values()), [*sizes_first, *levels], self.values, among=self.among
+        )
         self.check_polynomial()
         self.atoms: dict[Series, dict[str, Atom]] = {}
         conditions = list(self.rounding())
         formula = self.assemble(tuple(conditions))
-        if pin:
-            formula = self.pinned(formula)
-        return formula
+        return self.pinned(formula) if pin else formula
 
     def neighbour(self, name: str) -> Digest:
         return self.instances.at(self.plan.node(name, 1))
@@ -270,19 +279,20 @@ class _Deriver:
             if not residues(formula, found) and found.regime == self.base.regime:
                 continue
             differs = difference(self.base, found) or str(residues(formula, found)[0])
-            if name in self.plan.structural or len(self.plan.axes) == 1:
-                conditions.append(self.from_on(name, formula))
-            else:
+            if self.full[name] <= OFTEN_ONE and name not in self.plan.structural and len(self.plan.axes) > 1:
                 regimes.append(Regime(name, 1, differs, self.at_one(name)))
+            else:
+                conditions.append(self.from_on(name, formula, differs))
         return replace(formula, regimes=tuple(regimes), conditions=(*formula.conditions, *conditions))
 
-    def from_on(self, name: str, formula: Formula) -> Condition:
-        """The smallest size from which on the formula holds."""
-        axis = self.plan.axes[name]
-        least = axis.start
-        while least > 2 and self.holds_at(formula, self.plan.base(**{name: least - 1})):
-            least -= 1
-        return Condition(name, "fewer differ", least=least)
+    def from_on(self, name: str, formula: Formula, why: str) -> Condition:
+        """The smallest size from which on the formula holds, and what is different at 1."""
+        below, least = 1, self.plan.axes[name].start
+        while least - below > 1:
+            middle = below + 1 if below == 1 else (below + least) // 2
+            holds = self.holds_at(formula, self.plan.base(**{name: middle}))
+            below, least = (below, middle) if holds else (middle, least)
+        return Condition(name, f"{name}=1 is different: {why}", least=least)
 
     def holds_at(self, formula: Formula, sizes: Sizes) -> bool:
         if not self.instances.builds(sizes):
@@ -291,10 +301,26 @@ class _Deriver:
         return found.regime == self.base.regime and not residues(formula, found)
 
     def at_one(self, name: str) -> Formula:
+        """The formula at 1 of a size, from the lattice points that the other formula needed: it has no other terms."""
         others = {n: v for n, v in self.full.items() if n != name}
         axes = {n: [a.start, a.start + a.step] for n, a in self.plan.axes.items() if n != name}
-        inner = _Deriver(_Pinned(self.instances, {name: 1}), others, axes, self.letters)
+        place = list(self.plan.axes).index(name)
+        among = frozenset((*index[:place], *index[place + 1 :]) for index in self.found.indices)
+        inner = _Deriver(_Pinned(self.instances, {name: 1}), others, axes, self.letters, among)
         return inner.formula(pin=False)
+
+    def beyond(self, formula: Formula) -> Iterator[Condition]:
+        """Look at twice the full value of every size that does not lengthen the program."""
+        for name, value in self.full.items():
+            step = self.plan.axes[name].step
+            far = 2 * value - (2 * value - self.plan.axes[name].start) % step
+            sizes = self.plan.base(**{name: far})
+            if name in self.plan.structural or far <= value or not self.instances.builds(sizes):
+                continue
+            found = self.instances.at(sizes)
+            if found.regime != self.base.regime or residues(formula, found):
+                other = difference(self.base, found) or str(residues(formula, found)[0])
+                yield Condition(name, f"beyond, the program differs: {other}", most=value)
 
     # --- proof ---
 

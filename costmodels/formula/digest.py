@@ -12,6 +12,7 @@ the back, so that it means the same in a model with more layers. A *series* is o
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -263,6 +264,15 @@ def place_of(op: Op) -> Place:
     return str(op.phase), roll(op.module), bare(op.packet), str(op.source) if op.source else ""
 
 
+def alike(name: str) -> str:
+    """A name with its indices rolled up, those that `torch.nn.LSTM` and its kin write into a name too.
+
+    >>> alike("h.3.attn.weight"), alike("lstm.weight_ih_l1"), alike("lstm.bias_hh_l0_reverse")
+    ('h.*.attn.weight', 'lstm.weight_ih_l*', 'lstm.bias_hh_l*_reverse')
+    """
+    return re.sub(r"(?<=_l)[0-9]+(?=$|_reverse|/)", "*", roll(name))
+
+
 def bare(packet: str) -> str:
     """A packet as people say it.
 
@@ -282,7 +292,7 @@ def storage_classes(graph: StepGraph, places: list[Place]) -> list[StorageClass]
             maker = places[storage.born]
             output = 0 if _is_list(graph.ops[storage.born]) else outputs[storage.born]
             outputs[storage.born] += 1
-        name = roll(storage.name) if storage.name else ""
+        name = alike(storage.name) if storage.name else ""
         if name:
             maker, output = ("", "", "", ""), 0
         found.append(StorageClass(storage.category, counts(graph, storage), name, maker, output))
@@ -299,7 +309,7 @@ def _parameters(graph: StepGraph) -> Iterable[tuple[str, bool, int]]:
     for named in graph.facts.parameters:
         if named.storage not in seen:
             seen.add(named.storage)
-            yield roll(named.name), named.trainable, prod(named.shape)
+            yield alike(named.name), named.trainable, prod(named.shape)
 
 
 def _keeps(graph: StepGraph, kinds: list[StorageClass]) -> dict[StorageClass, str]:

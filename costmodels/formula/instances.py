@@ -71,6 +71,9 @@ class Instances:
 
     def _traced(self, sizes: Sizes) -> Digest | NoInstance:
         self.traces += 1
+        if self.traces % 8 == 0 and gc.get_freeze_count():
+            gc.collect()
+            gc.freeze()
         try:
             found: Digest | NoInstance = digest(self.trace_at(**sizes), sizes)
         except Exception as error:

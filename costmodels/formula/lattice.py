@@ -13,6 +13,7 @@ along an axis does not end.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
@@ -122,24 +123,32 @@ def recover(
     series: Sequence[S],
     ask: Callable[[Index], Sequence[int]],
     *,
+    among: AbstractSet[Index] | None = None,
     most_points: int = MOST_POINTS,
 ) -> Recovery[S]:
     """The polynomials that `ask` gives the values of: one whole number for each of `series` at each lattice point.
+
+    With `among`, a set of points with all those below them, no others are asked: where no others are needed.
 
     >>> found = recover([Axis("x", 2), Axis("y", 2)], ["f"], lambda k: [(k[0] + 2) ** 2 * (k[1] + 2) + 7])
     >>> str(found.polynomial("f")), found.asked
     ('x**2*y + 7', 8)
     """
-    return _Grower(tuple(axes), tuple(series), ask, most_points).run()
+    return _Grower(tuple(axes), tuple(series), ask, most_points, among).run()
 
 
 class _Grower(Generic[S]):
     """Grows the set of points."""
 
     def __init__(
-        self, axes: tuple[Axis, ...], series: tuple[S, ...], ask: Callable[[Index], Sequence[int]], most: int
+        self,
+        axes: tuple[Axis, ...],
+        series: tuple[S, ...],
+        ask: Callable[[Index], Sequence[int]],
+        most: int,
+        among: AbstractSet[Index] | None,
     ) -> None:
-        self.axes, self.series, self.ask, self.most = axes, series, ask, most
+        self.axes, self.series, self.ask, self.most, self.among = axes, series, ask, most, among
         self.values: dict[Index, np.ndarray] = {}
         self.found: dict[Index, np.ndarray] = {}
         self.divisions = np.zeros((len(axes), len(series)), dtype=np.int64)
@@ -148,10 +157,14 @@ class _Grower(Generic[S]):
 
     def run(self) -> Recovery[S]:
         origin = (0,) * len(self.axes)
-        self.add(origin)
-        for i in range(len(self.axes)):
-            self.line(i)
-        self.grow()
+        if self.among is None:
+            self.add(origin)
+            for i in range(len(self.axes)):
+                self.line(i)
+            self.grow()
+        else:
+            for index in sorted({origin, *self.among}, key=lambda k: (sum(k), k)):
+                self.add(index)
         kept = tuple(index for index in sorted(self.found, key=lambda k: (sum(k), k)) if self.found[index].any())
         table = np.array([self.found[index] for index in kept], dtype=np.int64).reshape(len(kept), len(self.series))
         return Recovery(

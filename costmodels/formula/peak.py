@@ -93,12 +93,13 @@ def _line(axis: Axis, degree: int, extra: int) -> list[Fraction]:
 
 
 def tried_sizes(full: Mapping[str, int], seed: int = 0) -> dict[str, np.ndarray]:
-    """Random sizes from 1 to four times the full ones, small ones as likely as large ones; the full ones first."""
+    """The full sizes, then random ones from a sixteenth of them to four times, small ones as likely as large ones."""
     random = np.random.default_rng(seed)
-    return {
-        name: np.concatenate(([value], np.exp(random.uniform(0, np.log(4 * value), TRIED)).astype(np.int64)))
-        for name, value in full.items()
-    }
+    found = {}
+    for name, value in full.items():
+        low, high = np.log(max(1, value / 16)), np.log(4 * value)
+        found[name] = np.concatenate(([value], np.exp(random.uniform(low, high, TRIED)).astype(np.int64)))
+    return found
 
 
 def winners(levels: Sequence[Polynomial], full: Mapping[str, int]) -> list[float]:

@@ -18,7 +18,7 @@ from ...graph import Phase
 from .digest import Place, Point, StorageClass
 from .instances import Sizes, in_words
 from .lattice import Axis
-from .polynomial import Monomial, Polynomial, total
+from .polynomial import Monomial, Number, Polynomial, total
 
 Class = StorageClass | Place | str
 """What a part is of: storages, ops, or parameters by name."""
@@ -154,21 +154,24 @@ class Peak:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """The formula holds where ``name`` leaves the remainder ``remainder`` by ``modulus``, or is at least ``least``."""
+    """The formula holds where ``name`` leaves ``remainder`` by ``modulus`` and lies from ``least`` to ``most``."""
 
     name: str
     why: str
     modulus: int = 1
     remainder: int = 0
     least: int = 1
+    most: int | None = None
 
     def holds(self, size: Any) -> Any:
         """Whether it holds; for an array, where."""
-        return (size % self.modulus == self.remainder) & (size >= self.least)
+        inside = (size % self.modulus == self.remainder) & (size >= self.least)
+        return inside if self.most is None else inside & (size <= self.most)
 
     def __str__(self) -> str:
         parts = [f"{self.name} = {self.remainder} mod {self.modulus}"] if self.modulus > 1 else []
-        return " and ".join(parts + ([f"{self.name} >= {self.least}"] if self.least > 1 else []))
+        parts += [f"{self.name} >= {self.least}"] if self.least > 1 else []
+        return " and ".join(parts + ([f"{self.name} <= {self.most}"] if self.most is not None else []))
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,11 +180,12 @@ class Residue:
 
     sizes: Sizes
     what: str
-    predicted: int
+    predicted: Number
     traced: int
 
     def __str__(self) -> str:
-        return f"{in_words(self.sizes)}: {self.what} is {self.traced:,}, the formula says {self.predicted:,}"
+        predicted = f"{self.predicted:,}" if isinstance(self.predicted, int) else str(self.predicted)
+        return f"{in_words(self.sizes)}: {self.what} is {self.traced:,}, the formula says {predicted}"
 
 
 @dataclass(frozen=True, slots=True)
