@@ -212,7 +212,8 @@ class Unrolled(nn.Module):
 
     def __init__(self, width: int, vocab: int) -> None:
         super().__init__()
-        self.tokens, self.cell, self.head = nn.Embedding(vocab, width), nn.LSTMCell(width, width), nn.Linear(width, vocab)
+        self.tokens, self.cell = nn.Embedding(vocab, width), nn.LSTMCell(width, width)
+        self.head = nn.Linear(width, vocab)
 
     def forward(self, ids: Tensor) -> Tensor:
         x, state, found = self.tokens(ids), None, []

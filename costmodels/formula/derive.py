@@ -9,7 +9,7 @@ everything with traces that had no part in it, the full-size one among them.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
@@ -17,9 +17,9 @@ from ...graph import Category, ForetraceError, Phase
 from . import peak as peaks
 from .digest import AFTER_FORWARD, Counted, Digest, Level, Live, Made, Point, Series, Spent, StorageClass
 from .expression import letters_for
-from .instances import Asked, Instances, NoInstance, Sizes, TraceAt, in_words, quiet
+from .instances import Asked, Instances, Sizes, TraceAt, in_words, quiet
 from .lattice import Index, Recovery, recover
-from .plan import Plan, check_same_regime, difference, plan
+from .plan import check_same_regime, difference, plan
 from .polynomial import Atom, Polynomial
 from .result import (
     Candidate,
@@ -98,9 +98,8 @@ class _Deriver:
     def formula(self, *, pin: bool) -> Formula:
         self.plan = plan(self.instances, self.full, self.given)
         self.base = self.instances.at(self.plan.base())
-        self.check_reference()
         self.points = peaks.points(self.base, [self.neighbour(name) for name in sorted(self.plan.structural)])
-        sizes_first = [s for s in self.base.numbers]
+        sizes_first = list(self.base.numbers)
         levels = [Level(point) for point in (AFTER_FORWARD, *self.points)]
         self.found: Recovery[Series] = recover(
             list(self.plan.axes.values()), [*sizes_first, *levels], self.values, among=self.among
@@ -112,16 +111,7 @@ class _Deriver:
         return self.pinned(formula) if pin else formula
 
     def neighbour(self, name: str) -> Digest:
-        return self.instances.at(self.plan.node(name, 1))
-
-    def check_reference(self) -> None:
-        """The full-size instance, or its like with no size of 1, must run what the small ones run."""
-        self.reference = {name: max(value, min(2, self.plan.axes[name].start)) for name, value in self.full.items()}
-        try:
-            reference = self.instances.at(self.reference)
-        except NoInstance:
-            reference = self.instances.at(self.full)
-        check_same_regime(reference, self.base, "the full-size instance")
+        return self.instances.at(self.plan.node(**{name: 1}))
 
     def digest(self, index: Sequence[int]) -> Digest:
         found = self.instances.at(self.plan.at(index))
@@ -166,14 +156,33 @@ class _Deriver:
             between = [value for value in between if value % axis.step != axis.start % axis.step]
             seen = [self.instances.at(self.plan.base(**{name: v})) for v in between if self.is_there(name, v)]
             alike = [d for d in seen if d.regime == self.base.regime]
+            before = dict(self.atoms)
             unexplained = self.explain_rounding(name, alike)
-            if len(alike) < len(seen):
+            if len(alike) == len(seen) and not unexplained:
+                continue
+            self.atoms = before
+            if unexplained:
+                why = f"{describe(unexplained)} is rounded in a way that is not known"
+            else:
                 other = next(d for d in seen if d.regime != self.base.regime)
                 why = f"at {name}={other.sizes[name]} other ops run: {difference(self.base, other)}"
-                yield Condition(name, why, axis.step, axis.start % axis.step)
-            elif unexplained:
-                why = f"{describe(unexplained)} is rounded in a way that is not known"
-                yield Condition(name, why, axis.step, axis.start % axis.step)
+            modulus = self.finest(name)
+            yield Condition(name, why, modulus, axis.start % modulus)
+
+    def finest(self, name: str) -> int:
+        """The smallest divisor of an axis's step whose multiples from its start on need no rounding."""
+        axis = self.plan.axes[name]
+        for modulus in (d for d in range(2, axis.step) if axis.step % d == 0):
+            values = [axis.start + modulus * k for k in (1, 2, 3)]
+            seen = [self.instances.at(self.plan.base(**{name: v})) for v in values if self.is_there(name, v)]
+            if len(seen) == len(values) and all(self.is_plain(d) for d in seen):
+                return modulus
+        return axis.step
+
+    def is_plain(self, seen: Digest) -> bool:
+        return seen.regime == self.base.regime and all(
+            self.polynomial(series).at(**seen.sizes) == value for series, value in seen.numbers.items()
+        )
 
     def is_there(self, name: str, value: int) -> bool:
         return self.instances.builds(self.plan.base(**{name: value}))
@@ -270,7 +279,8 @@ class _Deriver:
 
     def pinned(self, formula: Formula) -> Formula:
         """Look at 1 of every size, and give it a formula of its own where the program or its bytes differ."""
-        regimes, conditions = [], []
+        regimes: list[Regime] = []
+        conditions: list[Condition] = []
         for name, axis in self.plan.axes.items():
             sizes = self.plan.base(**{name: 1})
             if axis.start == 1 or not self.instances.builds(sizes):
@@ -282,17 +292,23 @@ class _Deriver:
             if self.full[name] <= OFTEN_ONE and name not in self.plan.structural and len(self.plan.axes) > 1:
                 regimes.append(Regime(name, 1, differs, self.at_one(name)))
             else:
-                conditions.append(self.from_on(name, formula, differs))
+                conditions += self.from_on(name, formula, differs)
         return replace(formula, regimes=tuple(regimes), conditions=(*formula.conditions, *conditions))
 
-    def from_on(self, name: str, formula: Formula, why: str) -> Condition:
+    def from_on(self, name: str, formula: Formula, why: str) -> list[Condition]:
         """The smallest size from which on the formula holds, and what is different at 1."""
-        below, least = 1, self.plan.axes[name].start
-        while least - below > 1:
-            middle = below + 1 if below == 1 else (below + least) // 2
-            holds = self.holds_at(formula, self.plan.base(**{name: middle}))
-            below, least = (below, middle) if holds else (middle, least)
-        return Condition(name, f"{name}=1 is different: {why}", least=least)
+        modulus = next((c.modulus for c in formula.conditions if c.name == name), 1)
+        start = self.plan.axes[name].start
+        values = range(start % modulus or modulus, start + 1, modulus)
+        low, high = 0 if values[0] == 1 else -1, len(values) - 1
+        while high - low > 1:
+            middle = low + 1 if low <= 0 else (low + high) // 2
+            holds = self.holds_at(formula, self.plan.base(**{name: values[middle]}))
+            low, high = (low, middle) if holds else (middle, high)
+            if holds and middle - low == 1:
+                break
+        why = f"{name}=1 is different: {why}"
+        return [Condition(name, why, least=values[high])] if values[high] > 1 and values[high] != modulus else []
 
     def holds_at(self, formula: Formula, sizes: Sizes) -> bool:
         if not self.instances.builds(sizes):
@@ -351,7 +367,7 @@ class _Deriver:
     def held_out(self, count: int, more: Sequence[Sizes]) -> Iterator[Sizes]:
         """The full sizes, those asked for, and random small ones, on the lattice's remainders and off them."""
         known = {in_words(self.plan.base())}
-        for sizes in (self.full, self.reference, *more):
+        for sizes in (self.full, self.plan.reference.sizes, *more):
             if in_words(sizes) not in known:
                 known.add(in_words(sizes))
                 yield sizes
@@ -371,9 +387,9 @@ class _Deriver:
         sizes = {}
         for name, axis in self.plan.axes.items():
             value = axis.value(chance.randrange(5))
-            conditioned = any(c.name == name for c in self.conditions_now)
-            if between and axis.step > 1 and not conditioned and chance.random() < 0.5:
-                value += chance.randrange(axis.step)
+            modulus = next((c.modulus for c in self.conditions_now if c.name == name), 1)
+            if between and axis.step > 1 and chance.random() < 0.5:
+                value += chance.randrange(0, axis.step, modulus)
             sizes[name] = value
         return sizes
 
@@ -412,7 +428,10 @@ def residues(formula: Formula, found: Digest) -> list[Residue]:
 def quantities_of(found: Digest) -> dict[str, int]:
     """The quantities of one instance, counted."""
     values = {"peak": found.peak_bytes, "after_forward": found.level(AFTER_FORWARD)}
-    add: Callable[[str, int], None] = lambda name, value: values.update({name: values.get(name, 0) + value})
+
+    def add(name: str, value: int) -> None:
+        return values.update({name: values.get(name, 0) + value})
+
     for series, value in found.numbers.items():
         if isinstance(series, Counted):
             add("parameters", value)

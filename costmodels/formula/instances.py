@@ -8,11 +8,15 @@ as fast.
 from __future__ import annotations
 
 import gc
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from ...graph import ForetraceError, StepGraph
 from .digest import Digest, digest
+
+AT_ONCE = 16
+"""After so many traces what they left in memory is set aside too."""
 
 TraceAt = Callable[..., StepGraph]
 """Called with sizes as keyword arguments, it gives the trace of the model of those sizes."""
@@ -71,9 +75,8 @@ class Instances:
 
     def _traced(self, sizes: Sizes) -> Digest | NoInstance:
         self.traces += 1
-        if self.traces % 8 == 0 and gc.get_freeze_count():
-            gc.collect()
-            gc.freeze()
+        if self.traces % AT_ONCE == 0 and gc.get_freeze_count():
+            _set_aside()
         try:
             found: Digest | NoInstance = digest(self.trace_at(**sizes), sizes)
         except Exception as error:
@@ -81,6 +84,7 @@ class Instances:
             if mistake is None:
                 raise
             found = NoInstance(sizes, mistake)
+            _let_go(error)
         if self.asked:
             self.asked(sizes, self.traces)
         return found
@@ -94,11 +98,25 @@ def _mistake(error: BaseException | None) -> ForetraceError | None:
     return error
 
 
+def _let_go(error: BaseException | None) -> None:
+    """Empty the frames of a traceback, which hold on to the model."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
+
+
+def _set_aside() -> None:
+    """What is alive is not looked at again. What a trace leaves behind takes more than one round to be freed."""
+    gc.unfreeze()
+    for _ in range(2):
+        gc.collect()
+    gc.freeze()
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """The objects that there are already are left alone by the garbage collector."""
-    gc.collect()
-    gc.freeze()
+    _set_aside()
     try:
         yield
     finally:

@@ -28,6 +28,9 @@ from .polynomial import Atom, Polynomial
 HIGHEST_DEGREE = 5
 """A series whose line along an axis has not ended here is no polynomial in it."""
 
+FIRST_DIVISION = 3
+"""A line that has not ended here is tried with a division."""
+
 MOST_DIVISIONS = 2
 MOST_POINTS = 600
 
@@ -204,15 +207,27 @@ class _Grower(Generic[S]):
         """Go along an axis until every series has ended; multiply those that do not end by the size."""
         for k in range(1, HIGHEST_DEGREE + 2):
             self.add(self.on_axis(i, k))
+            if k == FIRST_DIVISION:
+                self.divide_early(i)
             if not self.found[self.on_axis(i, k)].any():
                 return
         for power in range(1, MOST_DIVISIONS + 1):
             going = self.found[self.on_axis(i, HIGHEST_DEGREE + 1)] != 0
-            self.divisions[i] = np.where(going, power, self.divisions[i])
+            self.divisions[i] = np.where(going, power, self.divisions[i])  # those that ended stay as they are
             self.again()
             if not self.found[self.on_axis(i, HIGHEST_DEGREE + 1)].any():
                 return
         self.give_up(i)
+
+    def divide_early(self, i: int) -> None:
+        """A series whose line ends once it is multiplied by the size is divided by it: ask no further for its sake."""
+        last = self.on_axis(i, FIRST_DIVISION)
+        going = self.found[last] != 0
+        before = self.divisions[i].copy()
+        self.divisions[i] = np.where(going, 1, before)
+        self.again()
+        self.divisions[i] = np.where(going & (self.found[last] != 0), before, self.divisions[i])
+        self.again()
 
     def again(self) -> None:
         for index in sorted(self.found, key=lambda k: (sum(k), k)):

@@ -85,8 +85,10 @@ def _expand(axes: Sequence[Axis], index: Index, extra: Powers) -> dict[Powers, F
 
 def _line(axis: Axis, degree: int, extra: int) -> list[Fraction]:
     line = [Fraction(1)]
-    factors = [(Fraction(1 - axis.start - j * axis.step, axis.step * (j + 1)), Fraction(1, axis.step * (j + 1)))
-               for j in range(degree)]
+    factors = [
+        (Fraction(1 - axis.start - j * axis.step, axis.step * (j + 1)), Fraction(1, axis.step * (j + 1)))
+        for j in range(degree)
+    ]
     for constant, slope in [*factors, *[(Fraction(1), Fraction(1))] * extra]:
         line = [constant * a + slope * b for a, b in zip([*line, Fraction(0)], [Fraction(0), *line], strict=True)]
     return line

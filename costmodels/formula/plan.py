@@ -10,16 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import pairwise
 from math import lcm
 
 from ...graph import ForetraceError
 from .digest import Digest
-from .instances import Instances, NoInstance, Sizes, in_words
+from .instances import Instances, Sizes, in_words
 from .lattice import Axis
 
 STEP = 64
 FIRST_LAYERS = 3
-LOOKAHEAD = 3
+DEEPEST = 2
+"""How many axes may be enlarged for the sake of one another."""
+
+LOOKAHEAD = 4
 """How many steps along each axis are tried before the recovery begins."""
 
 
@@ -34,35 +39,55 @@ class Plan:
     structural: set[str] = field(default_factory=set)
     """The sizes that lengthen the program."""
 
+    @cached_property
+    def reference(self) -> Digest:
+        """The instance at the full sizes, or its like with 2 in place of 1 where that can be built."""
+        like = {name: max(value, 2) for name, value in self.full.items()}
+        return self.instances.at(like if self.instances.builds(like) else self.full)
+
     def base(self, **other: int) -> dict[str, int]:
         """The first value along every axis, but for `other`."""
         return {name: axis.start for name, axis in self.axes.items()} | other
 
-    def node(self, name: str, k: int) -> dict[str, int]:
-        """The values at step `k` along an axis."""
-        return self.base(**{name: self.axes[name].value(k)})
+    def node(self, **steps: int) -> dict[str, int]:
+        """The values at some steps along some axes."""
+        return self.base(**{name: self.axes[name].value(k) for name, k in steps.items()})
 
     def at(self, index: Sequence[int]) -> dict[str, int]:
         """The values at a lattice point."""
         return {name: axis.value(k) for (name, axis), k in zip(self.axes.items(), index, strict=True)}
 
+    def suits(self, sizes: Sizes) -> bool:
+        """Whether the model can be built at `sizes`, and then runs what it runs at its full size."""
+        return self.instances.builds(sizes) and self.instances.at(sizes).regime == self.reference.regime
+
+    def line_suits(self, name: str) -> bool:
+        """Whether the first values along an axis suit."""
+        return all(self.suits(self.node(**{name: k})) for k in range(LOOKAHEAD))
+
+    def pair_suits(self, name: str, other: str) -> bool:
+        """Whether the first values along two axes suit together."""
+        return all(self.suits(self.node(**{name: k, other: j})) for k, j in ((1, 1), (2, 1), (1, 2)))
+
 
 def plan(instances: Instances, full: Sizes, given: Mapping[str, Sequence[int]]) -> Plan:
     """The lattice for the sizes `full`, with the values that were `given` for some of them."""
     made = Plan(instances, full, given)
-    made.axes = {name: _given_axis(name, given[name]) if name in given else _first(full[name]) for name in full}
+    made.axes = {
+        name: _given_axis(name, given[name]) if name in given else replace(_first(full[name]), name=name)
+        for name in full
+    }
+    _make_base(made)
     for name in full:
         _make_room(made, name)
     for name in full:
         _mark_structure(made, name)
-    for name in full:
-        _make_room(made, name)
     return made
 
 
 def _given_axis(name: str, values: Sequence[int]) -> Axis:
     ordered = sorted(set(values))
-    steps = {b - a for a, b in zip(ordered, ordered[1:], strict=False)}
+    steps = {b - a for a, b in pairwise(ordered)}
     if len(steps) != 1 or ordered[0] < 1:
         raise ForetraceError(
             f"the values {', '.join(map(str, values))} of {name} are not equally spaced",
@@ -77,42 +102,70 @@ def _first(full: int) -> Axis:
     return Axis("", 4, 4) if full >= 16 else Axis("", 2, 1)
 
 
-def _make_room(made: Plan, name: str) -> None:
-    """Have the first values of an axis build, if need be by multiplying another axis."""
-    made.axes[name] = replace(made.axes[name], name=name)
+def _make_base(made: Plan) -> None:
+    """Have the first instance suit, if need be by larger values along one axis."""
+    if made.suits(made.base()):
+        return
+    for name, axis in made.axes.items():
+        for factor in (2, 3, 4, 8) if name not in made.given else ():
+            made.axes[name] = replace(axis, start=factor * axis.start)
+            if made.suits(made.base()):
+                return
+        made.axes[name] = axis
+    check_same_regime(made.reference, made.instances.at(made.base()), "the full-size instance")
+
+
+def _make_room(made: Plan, name: str, depth: int = 0) -> bool:
+    """Have the first values along an axis suit, if need be by larger values along another; whether they do.
+
+    The last of them may be one too many. Raises `ForetraceError` where the others do not suit.
+    """
     for k in range(LOOKAHEAD):
-        for _ in range(4):
-            if made.instances.builds(made.node(name, k)):
-                break
-            if not _multiply_another(made, name, k):
-                made.instances.at(made.node(name, k))
-
-
-def _multiply_another(made: Plan, name: str, k: int) -> bool:
-    value = made.axes[name].value(k)
-    others = [other for other in made.axes if other != name and other not in made.given]
-    for other in sorted(others, key=lambda o: -made.axes[o].start):
-        before = made.axes[other]
-        start, step = lcm(before.start, value), lcm(before.step, value)
-        if (start, step) == (before.start, before.step) or start > 64 * before.start:
+        if made.suits(made.node(**{name: k})) or _enlarge_another(made, name, k, depth):
             continue
-        made.axes[other] = Axis(other, start, step)
-        if made.instances.builds(made.node(name, k)):
-            return True
-        made.axes[other] = before
+        if k < LOOKAHEAD - 1 and not depth:
+            check_same_regime(made.reference, made.instances.at(made.node(**{name: k})), "the full-size instance")
+        return False
+    return True
+
+
+def _enlarge_another(made: Plan, name: str, k: int, depth: int) -> bool:
+    """Try multiples of the other axes' first values, least common ones first."""
+    value, before = made.axes[name].value(k), dict(made.axes)
+    others = [other for other in before if other != name and other not in made.given]
+    for factor in (1, 2, 3, 4):
+        for other in sorted(others, key=lambda o: -before[o].start):
+            start = factor * lcm(before[other].start, value)
+            if not before[other].start < start <= 32 * before[other].start:
+                continue
+            for step in dict.fromkeys((before[other].step, start // 4, start // 3, start // 2, start)):
+                made.axes = before | {other: Axis(other, start, step)}
+                if not made.suits(made.node(**{name: k})):
+                    break
+                if _fits_together(made, name, other, k, depth):
+                    return True
+    made.axes = before
     return False
+
+
+def _fits_together(made: Plan, name: str, other: str, k: int, depth: int) -> bool:
+    return (
+        all(made.suits(made.node(**{name: j})) for j in range(k))
+        and (made.line_suits(other) or (depth < DEEPEST and _make_room(made, other, depth + 1)))
+        and made.pair_suits(name, other)
+    )
 
 
 def _mark_structure(made: Plan, name: str) -> None:
     """Note whether a size lengthens the program; if so, count it from `FIRST_LAYERS` on."""
-    first, second = (made.instances.at(made.node(name, k)) for k in (0, 1))
+    first, second = (made.instances.at(made.node(**{name: k})) for k in (0, 1))
     if not longer(first, second):
         return
     made.structural.add(name)
     axis = made.axes[name]
     if name not in made.given and (axis.start, axis.step) != (FIRST_LAYERS, 1):
         made.axes[name] = Axis(name, FIRST_LAYERS, 1)
-        if not all(made.instances.builds(made.node(name, k)) for k in range(LOOKAHEAD)):
+        if not all(made.suits(made.node(**{name: k})) for k in range(LOOKAHEAD)):
             made.axes[name] = axis
 
 
@@ -152,6 +205,3 @@ def _ops_of(d: Digest) -> set[str]:
         else:
             found.add(str(of))
     return found
-
-
-__all__ = ["LOOKAHEAD", "NoInstance", "Plan", "check_same_regime", "difference", "longer", "plan"]
