@@ -12,6 +12,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from ...graph import Category, ForetraceError, Phase
 from . import peak as peaks
@@ -37,10 +38,6 @@ from .result import (
 HELD_OUT = 20
 """How many instances the proof takes at the least."""
 
-OFTEN_ONE = 16
-"""A size that is no more than this when the model is at its full size may well be 1: that gets a formula of its own.
-For others the formula's condition says that it holds from 2 on."""
-
 ROUNDINGS = (2, 4, 8, 16, 32, 64, 128, 256)
 
 BYTES = {
@@ -61,20 +58,22 @@ def derive(
     letters: Mapping[str, str] | None = None,
     held_out: int = HELD_OUT,
     prove_at: Sequence[Sizes] = (),
+    apart: AbstractSet[str] = frozenset(),
     asked: Asked | None = None,
 ) -> Formula:
     """The formula over the sizes that `full` names, from small instances, proved at `full` and at others.
 
     `trace_at` gives the trace at any sizes. `at` has values for the lattice of a size where the ones chosen here do
-    not suit the model; `prove_at` are instances to prove it on besides.
+    not suit the model; `prove_at` are instances to prove it on besides. Where a size is 1 at its full value, or is in
+    `apart`, and the program is another at 1, that value gets a formula of its own; else the formula says that it holds
+    from 2 on.
 
     Raises `ForetraceError` where no lattice can be built, where a quantity is no polynomial, and where a held-out
     instance disagrees: a formula that is returned was exact on all of them.
     """
     with quiet():
-        return _Deriver(Instances(trace_at, asked), full, at or {}, letters_for(list(full), letters)).run(
-            held_out, prove_at
-        )
+        deriver = _Deriver(Instances(trace_at, asked), full, at or {}, letters_for(list(full), letters), apart)
+        return deriver.run(held_out, prove_at)
 
 
 @dataclass
@@ -83,6 +82,8 @@ class _Deriver:
     full: Sizes
     given: Mapping[str, Sequence[int]]
     letters: Mapping[str, str]
+    apart: AbstractSet[str] = frozenset()
+    """Sizes whose 1 shall have a formula of its own, as those have that are 1 at the full sizes."""
     among: AbstractSet[Index] | None = None
     """The lattice points to which the recovery is limited; None for whatever it needs."""
 
@@ -152,9 +153,9 @@ class _Deriver:
         for name, axis in self.plan.axes.items():
             if axis.step == 1 or name in self.plan.structural:
                 continue
-            between = sorted({axis.start + d for d in (1, 2, axis.step // 4, axis.step // 2, axis.step - 1) if d})
-            between = [value for value in between if value % axis.step != axis.start % axis.step]
-            seen = [self.instances.at(self.plan.base(**{name: v})) for v in between if self.is_there(name, v)]
+            offsets = dict.fromkeys(d for d in (1, axis.step - 1, 2, 4, 8, 16, axis.step // 2) if d % axis.step)
+            there = (axis.start + d for d in offsets if self.is_there(name, axis.start + d))
+            seen = [self.instances.at(self.plan.base(**{name: v})) for v in islice(there, 2)]
             alike = [d for d in seen if d.regime == self.base.regime]
             before = dict(self.atoms)
             unexplained = self.explain_rounding(name, alike)
@@ -289,7 +290,8 @@ class _Deriver:
             if not residues(formula, found) and found.regime == self.base.regime:
                 continue
             differs = difference(self.base, found) or str(residues(formula, found)[0])
-            if self.full[name] <= OFTEN_ONE and name not in self.plan.structural and len(self.plan.axes) > 1:
+            wanted = self.full[name] == 1 or name in self.apart
+            if wanted and name not in self.plan.structural and len(self.plan.axes) > 1:
                 regimes.append(Regime(name, 1, differs, self.at_one(name)))
             else:
                 conditions += self.from_on(name, formula, differs)
@@ -322,7 +324,7 @@ class _Deriver:
         axes = {n: [a.start, a.start + a.step] for n, a in self.plan.axes.items() if n != name}
         place = list(self.plan.axes).index(name)
         among = frozenset((*index[:place], *index[place + 1 :]) for index in self.found.indices)
-        inner = _Deriver(_Pinned(self.instances, {name: 1}), others, axes, self.letters, among)
+        inner = _Deriver(_Pinned(self.instances, {name: 1}), others, axes, self.letters, among=among)
         return inner.formula(pin=False)
 
     def beyond(self, formula: Formula) -> Iterator[Condition]:
@@ -334,9 +336,8 @@ class _Deriver:
             if name in self.plan.structural or far <= value or not self.instances.builds(sizes):
                 continue
             found = self.instances.at(sizes)
-            if found.regime != self.base.regime or residues(formula, found):
-                other = difference(self.base, found) or str(residues(formula, found)[0])
-                yield Condition(name, f"beyond, the program differs: {other}", most=value)
+            if found.regime == self.base.regime and residues(formula, found):
+                yield Condition(name, f"beyond, {residues(formula, found)[0]}", most=value)
 
     # --- proof ---
 

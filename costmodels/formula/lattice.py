@@ -5,7 +5,7 @@ coefficients of the steps along each axis (Newton's forward differences), and wi
 whole: the recovery is exact in integers and needs no division.
 
 The set of lattice points grows only where it must: a point is asked when, for some series, none of the coefficients
-just below it is zero. Six sizes stay affordable so, because the products that occur are few. A series that is no
+just below it is zero and no degree exceeds that of the line along its axis. Six sizes stay affordable so, because the products that occur are few. A series that is no
 polynomial in a size may be one after multiplying by it (grouped heads make width/heads): that is tried once its line
 along an axis does not end.
 """
@@ -261,7 +261,17 @@ class _Grower(Generic[S]):
         left = np.ones(len(self.series), dtype=bool)
         for b in below:
             left &= self.found[b] != 0
+        for i, k in enumerate(index):
+            left &= self.degrees[i] >= k
         return bool(left.any())
+
+    @cached_property
+    def degrees(self) -> list[np.ndarray]:
+        """The degree of each series along each axis, which it does not exceed elsewhere."""
+        return [
+            np.max([np.where(self.found[k] != 0, sum(k), 0) for k in self.found if k[i] == sum(k)], axis=0)
+            for i in range(len(self.axes))
+        ]
 
 
 def _up(index: Index, i: int) -> Index:

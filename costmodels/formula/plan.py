@@ -130,14 +130,11 @@ def _make_room(made: Plan, name: str, depth: int = 0) -> bool:
 
 
 def _enlarge_another(made: Plan, name: str, k: int, depth: int) -> bool:
-    """Try multiples of the other axes' first values, least common ones first."""
+    """Try larger first values along the other axes."""
     value, before = made.axes[name].value(k), dict(made.axes)
     others = [other for other in before if other != name and other not in made.given]
-    for factor in (1, 2, 3, 4):
-        for other in sorted(others, key=lambda o: -before[o].start):
-            start = factor * lcm(before[other].start, value)
-            if not before[other].start < start <= 32 * before[other].start:
-                continue
+    for other in sorted(others, key=lambda o: -before[o].start):
+        for start in _larger(before[other].start, value):
             for step in dict.fromkeys((before[other].step, start // 4, start // 3, start // 2, start)):
                 made.axes = before | {other: Axis(other, start, step)}
                 if not made.suits(made.node(**{name: k})):
@@ -146,6 +143,13 @@ def _enlarge_another(made: Plan, name: str, k: int, depth: int) -> bool:
                     return True
     made.axes = before
     return False
+
+
+def _larger(start: int, value: int) -> list[int]:
+    """The first values to try in place of `start`: one that `value` divides, or where it does, multiples."""
+    common = lcm(start, value)
+    found = [common] if common != start else [2 * start, 3 * start, 4 * start]
+    return [size for size in found if size <= 32 * start]
 
 
 def _fits_together(made: Plan, name: str, other: str, k: int, depth: int) -> bool:
