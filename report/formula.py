@@ -42,7 +42,9 @@ def _about(formula: Formula) -> list[str]:
         lines.append(f"exact on {len(proof.instances)} traces it was not made from, {full}: {in_words(formula.full)}")
     lines += [f"holds for {condition}: {condition.why}" for condition in formula.conditions]
     lines += [f"{r.name}={r.value} has a formula of its own: {r.differs}" for r in formula.regimes]
-    lines += [f"not compared, since other ops run there: {in_words(s)} ({how})" for how, s in proof.other_regimes.items()]
+    lines += [
+        f"not compared, since other ops run there: {in_words(s)} ({how})" for how, s in proof.other_regimes.items()
+    ]
     return [row for line in lines for row in _wrapped(line, "  ", "    ")]
 
 
@@ -85,7 +87,11 @@ def _peak(formula: Formula) -> list[str]:
     if rest:
         lines += _wrapped(f"and {rest} points that win nowhere near the full size, which count elsewhere", "  ", "    ")
     winner = formula.peak.winner(**formula.full)
-    lines += ["", *_wrapped(f"live at the full size's peak, {winner.point}", "", "  "), *_parts(formula, winner.live.parts)]
+    lines += [
+        "",
+        *_wrapped(f"live at the full size's peak, {winner.point}", "", "  "),
+        *_parts(formula, winner.live.parts),
+    ]
     return lines
 
 
@@ -94,8 +100,9 @@ def _written(formula: Formula, polynomial: Polynomial) -> str:
 
 
 def _wrapped(text: str, first: str, later: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=later, break_long_words=False,
-                         break_on_hyphens=False)
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=first, subsequent_indent=later, break_long_words=False, break_on_hyphens=False
+    )
 
 
 # --- beside a hand formula, and where a term comes from ---
@@ -107,8 +114,10 @@ def comparison_text(formula: Formula, comparison: HandComparison) -> str:
     lines = _wrapped(f"by hand:  {_written(formula, comparison.hand)}", "", "    ")
     lines += _wrapped(f"by trace: {_written(formula, comparison.quantity.polynomial)}", "", "    ")
     lines += _wrapped(f"({comparison.quantity.title})", "    ", "    ")
-    lines.append(f"at the full size {_number(comparison.full_by_hand)} by hand, "
-                 f"{_number(comparison.full_traced)} {unit} by trace")
+    lines.append(
+        f"at the full size {_number(comparison.full_by_hand)} by hand, "
+        f"{_number(comparison.full_traced)} {unit} by trace"
+    )
     for row in comparison.rows:
         lines += ["", *_row(formula, row)]
     return "\n".join(lines) + "\n"
@@ -121,7 +130,9 @@ def _number(value: int | Fraction) -> str:
 def _row(formula: Formula, row: Row) -> list[str]:
     letters, ranks = formula.letters, {name: i for i, name in enumerate(formula.names)}
     said = term(row.term, Fraction(1), letters, ranks) if row.term else "constant"
-    verdict = "agrees" if row.agrees else f"{'surplus' if row.difference > 0 else 'missing'} {_plain(abs(row.difference))}"
+    verdict = (
+        "agrees" if row.agrees else f"{'surplus' if row.difference > 0 else 'missing'} {_plain(abs(row.difference))}"
+    )
     lines = [f"{said}: {_plain(row.hand)} by hand, {_plain(row.traced)} by trace, {verdict}"]
     for part in row.sources[:SHOWN]:
         note = part.why or part.at
@@ -186,9 +197,13 @@ def formula_python(formula: Formula, target: str = "") -> str:
     ]
     for quantity in formula.quantities.values():
         body = python_expression(quantity.polynomial)
-        parts.append(f'\ndef {quantity.name}({arguments}):\n    """{quantity.title}, {quantity.unit}."""\n    return {body}\n')
+        parts.append(
+            f'\ndef {quantity.name}({arguments}):\n    """{quantity.title}, {quantity.unit}."""\n    return {body}\n'
+        )
     listed = "".join(f"        {python_expression(c.polynomial)},  # {c.point}\n" for c in formula.peak.candidates)
-    parts.append(f'\ndef peak({arguments}):\n    """Peak of live bytes."""\n    return reduce(np.maximum, [\n{listed}    ])\n')
+    parts.append(
+        f'\ndef peak({arguments}):\n    """Peak of live bytes."""\n    return reduce(np.maximum, [\n{listed}    ])\n'
+    )
     return "\n".join(parts)
 
 
@@ -259,7 +274,14 @@ def _quantity_dict(formula: Formula, quantity: Quantity) -> dict[str, Any]:
         "expression": str(quantity.polynomial),
         "terms": _terms(quantity.polynomial),
         "parts": [
-            {"kind": p.kind, "module": p.module, "what": p.what, "at": p.at, "why": p.why, "terms": _terms(p.polynomial)}
+            {
+                "kind": p.kind,
+                "module": p.module,
+                "what": p.what,
+                "at": p.at,
+                "why": p.why,
+                "terms": _terms(p.polynomial),
+            }
             for p in quantity.parts
         ],
     }

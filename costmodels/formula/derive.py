@@ -19,8 +19,8 @@ from . import peak as peaks
 from .digest import AFTER_FORWARD, Counted, Digest, Level, Live, Made, Point, Series, Spent, StorageClass
 from .expression import letters_for
 from .instances import Asked, Instances, Sizes, TraceAt, in_words, quiet
-from .lattice import Index, Recovery, recover
-from .plan import check_same_regime, difference, plan
+from .lattice import Axis, Index, Recovery, recover
+from .plan import Plan, check_same_regime, difference, plan
 from .polynomial import Atom, Polynomial
 from .result import (
     Candidate,
@@ -76,6 +76,16 @@ def derive(
         return deriver.run(held_out, prove_at)
 
 
+def line(instances: Instances, axes: Sequence[Axis], letters: Mapping[str, str] | None = None) -> Formula:
+    """The formula on lattices that the caller chose, with no proof: `instances` that it holds for are to be compared.
+
+    Raises `ForetraceError` as `derive` does.
+    """
+    starts = {axis.name: axis.start for axis in axes}
+    deriver = _Deriver(instances, starts, {}, letters_for(list(starts), letters))
+    return deriver.on(Plan(instances, starts, {}, {axis.name: axis for axis in axes}))
+
+
 @dataclass
 class _Deriver:
     instances: Instances
@@ -97,7 +107,13 @@ class _Deriver:
     # --- recovery ---
 
     def formula(self, *, pin: bool) -> Formula:
-        self.plan = plan(self.instances, self.full, self.given)
+        formula = self.on(plan(self.instances, self.full, self.given))
+        return self.pinned(formula) if pin else formula
+
+    def on(self, planned: Plan) -> Formula:
+        """The formula on a lattice."""
+        self.plan = planned
+        self.plan.mark_structure()
         self.base = self.instances.at(self.plan.base())
         self.points = peaks.points(self.base, [self.neighbour(name) for name in sorted(self.plan.structural)])
         sizes_first = list(self.base.numbers)
@@ -108,8 +124,7 @@ class _Deriver:
         self.check_polynomial()
         self.atoms: dict[Series, dict[str, Atom]] = {}
         conditions = list(self.rounding())
-        formula = self.assemble(tuple(conditions))
-        return self.pinned(formula) if pin else formula
+        return self.assemble(tuple(conditions))
 
     def neighbour(self, name: str) -> Digest:
         return self.instances.at(self.plan.node(**{name: 1}))

@@ -94,13 +94,18 @@ def parse(text: str, letters: Mapping[str, str]) -> Polynomial:
 
     Raises `ForetraceError` for what does not parse, and for a name that is no size.
     """
-    plain = text.replace("·", "*").replace("×", "*").replace("−", "-").replace("^", "**")
+    plain = text.replace("·", "*").replace("\u00d7", "*").replace("\u2212", "-").replace("^", "**")
     plain = "".join(f"**{c.translate(_SUPERSCRIPTS)}" if c in "⁰¹²³⁴⁵⁶⁷⁸⁹" else c for c in plain)
     try:
         tree = ast.parse(plain.strip(), mode="eval").body
     except (SyntaxError, ValueError) as error:
         raise ForetraceError(f"{text!r} does not parse: {_why(error)}", _MEND) from error
     return _Reader(text, {**{n: n for n in letters}, **{letter: n for n, letter in letters.items()}}).read(tree)
+
+
+def check_expression(text: str, names: Sequence[str], chosen: Mapping[str, str] | None = None) -> None:
+    """Raise `ForetraceError` for a `text` that does not parse over the sizes `names`: before anything is traced."""
+    parse(text, letters_for(names, chosen))
 
 
 def _why(error: Exception) -> str:

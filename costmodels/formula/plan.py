@@ -61,6 +61,11 @@ class Plan:
         """Whether the model can be built at `sizes`, and then runs what it runs at its full size."""
         return self.instances.builds(sizes) and self.instances.at(sizes).regime == self.reference.regime
 
+    def mark_structure(self) -> None:
+        """Note which sizes lengthen the program."""
+        first = self.instances.at(self.base())
+        self.structural = {n for n in self.axes if longer(first, self.instances.at(self.node(**{n: 1})))}
+
     def line_suits(self, name: str) -> bool:
         """Whether the first values along an axis suit."""
         return all(self.suits(self.node(**{name: k})) for k in range(LOOKAHEAD))
@@ -81,7 +86,7 @@ def plan(instances: Instances, full: Sizes, given: Mapping[str, Sequence[int]]) 
     for name in full:
         _make_room(made, name)
     for name in full:
-        _mark_structure(made, name)
+        _count_layers(made, name)
     return made
 
 
@@ -160,12 +165,11 @@ def _fits_together(made: Plan, name: str, other: str, k: int, depth: int) -> boo
     )
 
 
-def _mark_structure(made: Plan, name: str) -> None:
-    """Note whether a size lengthens the program; if so, count it from `FIRST_LAYERS` on."""
+def _count_layers(made: Plan, name: str) -> None:
+    """Where a size lengthens the program, count it from `FIRST_LAYERS` on."""
     first, second = (made.instances.at(made.node(**{name: k})) for k in (0, 1))
     if not longer(first, second):
         return
-    made.structural.add(name)
     axis = made.axes[name]
     if name not in made.given and (axis.start, axis.step) != (FIRST_LAYERS, 1):
         made.axes[name] = Axis(name, FIRST_LAYERS, 1)
