@@ -124,6 +124,7 @@ def add(commands: shared.Commands[argparse.ArgumentParser]) -> None:
 def _run(options: argparse.Namespace) -> int:
     from ..costmodels.formula import check_expression
 
+    how: dict[str, Any] = shared.given(options)
     names = _names(options.over)
     letters = dict(_pair(text, "--letter NAME=X") for text in options.letter or ())
     for text in (options.compare, options.explain):
@@ -139,7 +140,7 @@ def _run(options: argparse.Namespace) -> int:
             apart=options.apart or (),
             prove_at=[_sizes(text) for text in options.prove or ()],
             progress=counter,
-            **shared.given(options),
+            **how,
         )
     print(f"traced {found.traces} instances in {counter.seconds:.1f} s", file=sys.stderr)
     print(_printed(found, options), end="")

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..costmodels.formula import Axis, Formula, Instances, line, quiet
+from ..costmodels.formula import Axis, Condition, Formula, Instances, line, quiet
 from ..graph import ForetraceError, StepGraph
 
 LARGEST = 1 << 20
@@ -187,7 +187,8 @@ class _Search:
         return 0
 
     def agrees(self, value: int) -> bool:
-        return self.traced(value) == self.pieces[-1].formula.peak.at(**{self.name: value})
+        predicted: int = self.pieces[-1].formula.peak.at(**{self.name: value})
+        return self.traced(value) == predicted
 
     def traced(self, value: int) -> int:
         return self.instances.at({self.name: value}).peak_bytes
@@ -278,7 +279,9 @@ def frontier(
         instances = Instances(trace_at, asked)
         axes = [_axis(size, near[size]) for size in (name, other)]
         formula = line(instances, axes)
-        values = _around(near[other], axes[1])
+        everywhere = Condition(other, "", least=min(2, axes[1].start))
+        condition = next((c for c in formula.conditions if c.name == other), everywhere)
+        values = _around(near[other], condition)
         points = tuple(
             (value, _largest_beside(formula, name, other, value, axes[0].start, limit_bytes)) for value in values
         )
@@ -299,10 +302,16 @@ def _axis(name: str, near: int) -> Axis:
     return Axis(name, REMAINDER + near % REMAINDER, REMAINDER) if near >= 2 * REMAINDER else Axis(name, 2, 1)
 
 
-def _around(near: int, axis: Axis) -> list[int]:
-    """Values from an eighth of the usual one to eight times it, each twice the one before."""
-    values = {near * 2**k // 8 for k in range(7)}
-    return sorted(v for v in values if v >= axis.start and (v - axis.start) % axis.step == 0)
+def _around(near: int, condition: Condition) -> list[int]:
+    """Values from an eighth of the usual one to eight times it at which the formula holds; evenly spaced where
+    doubling leaves its remainder."""
+    doubled = sorted({near * 2**k // 8 for k in range(7)})
+    fitting = [v for v in doubled if v >= 1 and condition.holds(v)]
+    if len(fitting) > 3:
+        return fitting
+    first = next(v for v in range(max(1, near // 4), near + condition.modulus + 1) if condition.holds(v))
+    step = condition.modulus * max(1, (3 * near) // (6 * condition.modulus))
+    return sorted({first + step * k for k in range(8)} | ({near} if condition.holds(near) else set()))
 
 
 def _largest_beside(formula: Formula, name: str, other: str, value: int, start: int, limit_bytes: int) -> int:

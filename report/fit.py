@@ -41,17 +41,18 @@ def _fit(found: Fit, target: str) -> list[str]:
         lines.append(f"  peak there {_size(found.confirmed_bytes)}, confirmed by a trace")
     lines.append(f"  one more takes {_size(int(found.peak(found.largest + 1)))}" if _knows_more(found) else "")
     lines.append(f"  and breaks at {found.breaks}")
+    regimes = found.regimes() if found.largest >= found.pieces[0].first else []
     for piece in found.pieces:
         lines += ["", f"from {found.name} = {piece.first} on, the largest of"]
         lines += [
             f"  {written(c.polynomial, piece.formula.letters)}  ({c.point})"
             for c in piece.formula.peak.candidates
-            if c.share or c == piece.formula.peak.candidates[0]
+            if not regimes or str(c.point) in {point for _, _, point in regimes}
         ]
         lines += [f"  where {condition}: {condition.why}" for condition in piece.formula.conditions]
-    if found.largest >= found.pieces[0].first:
+    if regimes:
         lines += ["", "who has the peak"]
-        lines += [f"  {found.name} {first:,} to {last:,}: {point}" for first, last, point in found.regimes()]
+        lines += [f"  {found.name} {first:,} to {last:,}: {point}" for first, last, point in regimes]
     return lines
 
 
@@ -131,12 +132,10 @@ def _svg(points: Sequence[tuple[float, float]], limit: float | None, title: str,
         f'<text x="{LEFT - 8}" y="{TOP - 8}" text-anchor="end">{escape(up)}</text>',
     ]
     for share in (0.25, 0.5, 0.75, 1):
-        body.append(
-            f'<text x="{LEFT + ACROSS * share}" y="{TOP + DOWN + 16}" text-anchor="middle">{most_x * share:,.0f}</text>'
-        )
-        body.append(
-            f'<text x="{LEFT - 8}" y="{TOP + DOWN * (1 - share) + 4:.0f}" text-anchor="end">{most_y * share:,.1f}</text>'
-        )
+        place_x, place_y = LEFT + ACROSS * share, TOP + DOWN + 16
+        body.append(f'<text x="{place_x}" y="{place_y}" text-anchor="middle">{most_x * share:,.0f}</text>')
+        height = TOP + DOWN * (1 - share) + 4
+        body.append(f'<text x="{LEFT - 8}" y="{height:.0f}" text-anchor="end">{most_y * share:,.1f}</text>')
     if limit is not None:
         height = TOP + DOWN * (1 - limit / most_y)
         body.append(f'<path d="M{LEFT} {height:.1f}h{ACROSS}" stroke="#d1242f" stroke-dasharray="6 4"/>')

@@ -140,7 +140,8 @@ def _row(formula: Formula, row: Row) -> list[str]:
         lines += _wrapped(what + (f" ({note})" if note else ""), "  ", "      ")
     if row.difference > 0:
         for part in row.elsewhere[:SHOWN]:
-            what = f"not live then: {_plain(part.polynomial.terms[row.term])} is {part.kind.replace('_', ' ')} {_where(part)}"
+            share = _plain(part.polynomial.terms[row.term])
+            what = f"not live then: {share} is {part.kind.replace('_', ' ')} {_where(part)}"
             lines += _wrapped(what + (f" ({part.at})" if part.at else ""), "  ", "      ")
         if not row.sources and not row.elsewhere:
             lines.append("  nothing in the step has this term")

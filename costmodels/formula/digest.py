@@ -61,7 +61,7 @@ class Point(NamedTuple):
 
     op: Place
     from_end: bool
-    index: int
+    nth: int
 
     @property
     def phase(self) -> str:
@@ -72,7 +72,7 @@ class Point(NamedTuple):
         phase, module, packet, source = self.op
         if not packet:
             return phase
-        count = f", {ordinal(self.index)} {'from the end' if self.from_end else 'from the front'}"
+        count = f", {ordinal(self.nth)} {'from the end' if self.from_end else 'from the front'}"
         where = "".join(f" {part}" for part in (module and f"in {module}", source) if part)
         return f"{phase}: {packet}{where}{count}"
 
@@ -163,9 +163,9 @@ class Digest:
         if point == AFTER_FORWARD:
             return self.offset + self.forward_event
         events = self.moments[point.op]
-        if point.index >= len(events):
+        if point.nth >= len(events):
             raise KeyError(point)
-        return self.offset + events[-1 - point.index if point.from_end else point.index]
+        return self.offset + events[-1 - point.nth if point.from_end else point.nth]
 
     def level(self, point: Point) -> int:
         """Live bytes at a point."""

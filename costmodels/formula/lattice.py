@@ -5,9 +5,9 @@ coefficients of the steps along each axis (Newton's forward differences), and wi
 whole: the recovery is exact in integers and needs no division.
 
 The set of lattice points grows only where it must: a point is asked when, for some series, none of the coefficients
-just below it is zero and no degree exceeds that of the line along its axis. Six sizes stay affordable so, because the products that occur are few. A series that is no
-polynomial in a size may be one after multiplying by it (grouped heads make width/heads): that is tried once its line
-along an axis does not end.
+just below it is zero and no degree exceeds that of the line along its axis. Six sizes stay affordable so, because the
+products that occur are few. A series that is no polynomial in a size may be one after multiplying by it (grouped heads
+make width/heads): that is tried once its line along an axis does not end.
 """
 
 from __future__ import annotations

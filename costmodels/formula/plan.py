@@ -15,7 +15,7 @@ from itertools import pairwise
 from math import lcm
 
 from ...graph import ForetraceError
-from .digest import Digest
+from .digest import Digest, Made, Place, Spent
 from .instances import Instances, Sizes, in_words
 from .lattice import Axis
 
@@ -204,12 +204,15 @@ def difference(reference: Digest, other: Digest) -> str:
 
 
 def _ops_of(d: Digest) -> set[str]:
+    """What an instance runs and holds, in words."""
     found = set()
     for series in d.regime:
-        of = series.of
-        if isinstance(of, tuple):
-            place = of if len(of) == 4 else of.maker
-            found.add(" ".join(p for p in (place[2] or str(of[2]), place[1], place[3]) if p))
-        else:
-            found.add(str(of))
+        if isinstance(series, Spent):
+            found.add(_words(series.of))
+        elif isinstance(series, Made):
+            found.add(_words(series.of.maker) or series.of.name)
     return found
+
+
+def _words(place: Place) -> str:
+    return " ".join(part for part in (place[2], place[1], place[3]) if part)
