@@ -99,17 +99,14 @@ def parse(text: str, letters: Mapping[str, str]) -> Polynomial:
     try:
         tree = ast.parse(plain.strip(), mode="eval").body
     except (SyntaxError, ValueError) as error:
-        raise ForetraceError(f"{text!r} does not parse: {_why(error)}", _MEND) from error
+        place = getattr(error, "offset", 0) or len(text)
+        raise ForetraceError(f"{text!r} does not parse at character {place}", _MEND) from error
     return _Reader(text, {**{n: n for n in letters}, **{letter: n for n, letter in letters.items()}}).read(tree)
 
 
 def check_expression(text: str, names: Sequence[str], chosen: Mapping[str, str] | None = None) -> None:
     """Raise `ForetraceError` for a `text` that does not parse over the sizes `names`: before anything is traced."""
     parse(text, letters_for(names, chosen))
-
-
-def _why(error: Exception) -> str:
-    return f"{error.msg} at character {error.offset}" if isinstance(error, SyntaxError) else str(error)
 
 
 class _Reader:
