@@ -42,6 +42,9 @@ def largest(fits: Callable[[int], bool]) -> int:
     return low
 
 
+AT_ONCE = 1 << 16
+"""How many values of a size are looked at together."""
+
 MOST_PIECES = 8
 """How many thresholds are followed before the search gives up."""
 
@@ -94,20 +97,28 @@ class Fit:
         """The peak of each piece as a sympy expression."""
         return [piece.formula.peak.expression for piece in self.pieces]
 
-    def regimes(self, up_to: int | None = None) -> list[tuple[int, int, str]]:
+    def regimes(self) -> list[tuple[int, int, str]]:
         """From which value to which each point of the step has the peak, up to one more than the largest."""
-        last = (up_to or self.largest) + 1
         found: list[tuple[int, int, str]] = []
-        for value in range(self.pieces[0].first, last + 1):
-            point = str(self._at(value).peak.winner(**{self.name: value}).point)
-            if found and found[-1][2] == point:
-                found[-1] = (found[-1][0], value, point)
-            else:
-                found.append((value, value, point))
+        ends = [piece.first for piece in self.pieces[1:]] + [max(self.largest, self.pieces[-1].first) + 2]
+        for piece, end in zip(self.pieces, ends, strict=True):
+            candidates = piece.formula.peak.candidates
+            for first in range(piece.first, min(end, self.largest + 2), AT_ONCE):
+                values = np.arange(first, min(first + AT_ONCE, end, self.largest + 2))
+                levels = [np.broadcast_to(c.polynomial.at(**{self.name: values}), values.shape) for c in candidates]
+                best = np.array(levels).argmax(axis=0)
+                for start in np.flatnonzero(np.diff(best, prepend=-1)).tolist():
+                    _extend(found, int(values[start]), str(candidates[best[start]].point))
+                found[-1] = (found[-1][0], int(values[-1]), found[-1][2])
         return found
 
-    def _at(self, value: int) -> Formula:
-        return [piece for piece in self.pieces if piece.first <= value][-1].formula
+
+def _extend(found: list[tuple[int, int, str]], value: int, point: str) -> None:
+    """From `value` on it is `point`; what came before ends there."""
+    if found:
+        found[-1] = (found[-1][0], value - 1, found[-1][2])
+    if not found or found[-1][2] != point:
+        found.append((value, value, point))
 
 
 def fit(
