@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...graph import Category, Op, Phase, Source, StepGraph, Storage
+from ...graph import Category, Op, Phase, Source, StepGraph
 from ..holders import roll
 from ..price import price_ops
 from ..timeline import START, counts, forward_end
@@ -336,8 +336,3 @@ def _kept(forward: Op, storage: int) -> str:
 
 def _at(source: Source | None) -> str:
     return f", {source}" if source else ""
-
-
-def kept_storages(graph: StepGraph) -> list[Storage]:
-    """The storages on the device that autograd keeps."""
-    return [s for s in graph.storages if s.category is Category.SAVED and counts(graph, s)]

@@ -69,10 +69,6 @@ class Instances:
             return False
         return True
 
-    def is_known(self, sizes: Sizes) -> bool:
-        """Whether these sizes have been asked for."""
-        return tuple(sorted(sizes.items())) in self._known
-
     def _traced(self, sizes: Sizes) -> Digest | NoInstance:
         self.traces += 1
         if self.traces % AT_ONCE == 0 and gc.get_freeze_count():

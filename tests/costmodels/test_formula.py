@@ -308,3 +308,25 @@ def test_a_size_that_changes_the_program_is_said() -> None:
 def test_values_that_are_not_equally_spaced() -> None:
     with pytest.raises(ForetraceError, match="1, 2, 4 of batch are not equally spaced"):
         derive(lambda batch: perceptron(batch=batch), {"batch": 8}, at={"batch": [1, 2, 4]})
+
+
+def test_a_batch_of_one_may_be_another_program() -> None:
+    def copying(batch: int, width: int) -> StepGraph:
+        return perceptron(layers=2, batch=batch if batch > 1 else 3, width=width)
+
+    full = {"batch": 8, "width": 64}
+    found = derive(copying, full, apart={"batch"}, held_out=4)
+    (regime,) = found.regimes
+    assert (regime.name, regime.value, regime.formula.names) == ("batch", 1, ("width",))
+    assert regime.formula["saved_for_backward"].polynomial == 24 * W
+    assert found.at("saved_for_backward", batch=1, width=10) == 240
+    assert found.at("saved_for_backward", batch=2, width=10) == 160
+    over = found.at("saved_for_backward", batch=np.array([1, 2, 3]), width=10)
+    assert list(over) == [240, 160, 240]
+    without = derive(copying, full, held_out=4)
+    assert [str(condition) for condition in without.conditions] == ["batch >= 2"]
+
+
+def test_the_parts_of_a_quantity_by_module(formula) -> None:
+    assert formula["parameters"].by_module() == {"h.*": L * W * W}
+    assert formula["optimizer_state"].by_module() == {"h.*": 8 * L * W * W}

@@ -112,3 +112,10 @@ def test_the_views_of_a_fit() -> None:
     assert json.loads(fit_json(found))["largest"] == found.largest
     for drawn in (picture(found), picture(frontier(step, "batch", "width", 500_000, near={"batch": 4, "width": 64}))):
         assert drawn.startswith("<svg ") and drawn.endswith("</svg>\n") and "<polyline" in drawn
+
+
+def test_the_curve_is_a_sympy_expression() -> None:
+    found = fit(lambda batch: step(batch=batch), "batch", 400_000)
+    (curve,) = found.expressions
+    (symbol,) = curve.free_symbols
+    assert [int(curve.subs({symbol: n})) for n in (2, 40)] == [found.peak(2), found.peak(40)]
