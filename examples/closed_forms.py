@@ -16,15 +16,11 @@ from __future__ import annotations
 
 import sys
 from itertools import product
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
-if __name__ != "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
 from gpt2_xl import VOCABULARY, ByHand, _with_batch
+from torch import Tensor, nn
 
 SIZES = "batch,seq,layers,width,heads,vocab"
 ON = "a100-sxm4-80gb"
