@@ -76,7 +76,7 @@ FAMILIES = {
     ),
     "lstm_cells": Family(
         "families.py:lstm_cells", "batch,time,width,vocab", small={"width": 128, "vocab": 2000, "batch": 8},
-        vary="time", limit_bytes=40 * MIB,
+        vary="time", limit_bytes=16 * MIB,
     ),
 }  # fmt: skip
 
@@ -102,6 +102,7 @@ def formulas(name: str, family: Family) -> None:
 
 def fits(name: str, family: Family) -> None:
     target = f"{EXAMPLES}/{family.target}"
+    foretrace.trace_target(target, family.small, **family.how)  # what is imported once is neither's time
     start = time.process_time()
     found = foretrace.fit(target, family.vary, memory=family.limit_bytes, parameters=family.small, **family.how)
     quick = time.process_time() - start
