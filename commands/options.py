@@ -48,7 +48,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 UNITS = {
-    **{"": 1, "B": 1},
+    "B": 1,
     **{f"{prefix}B": 1000**power for power, prefix in enumerate("KMGT", 1)},
     **{f"{prefix}iB": 1024**power for power, prefix in enumerate("KMGT", 1)},
 }
@@ -57,10 +57,10 @@ UNITS = {
 def size(text: str) -> int:
     """A number of bytes with its unit.
 
-    >>> size("24GiB"), size("1.5 GB"), size("512")
-    (25769803776, 1500000000, 512)
+    >>> size("24GiB"), size("1.5 GB")
+    (25769803776, 1500000000)
     """
-    found = re.fullmatch(r"([0-9.]+) ?([KMGT]?i?B?)", text.strip())
+    found = re.fullmatch(r"([0-9.]+) ?([KMGT]?i?B)", text.strip())
     if found is None or found[2] not in UNITS or found[1].count(".") > 1:
         from ..graph import ForetraceError
 

@@ -85,6 +85,16 @@ TRACING = {
     "target-raises": "run model.py:broken --on toy.toml",
     "unknown-parameter": "run model.py:make --on toy.toml -p wide=3",
     "unknown-optimizer": "run model.py:make --on toy.toml --optimizer adamv",
+    "formula-unknown-size": "formula model.py:make --over wide",
+    "formula-no-size": "formula model.py:make --over bias",
+    "formula-does-not-parse": "formula model.py:make --over width --compare 4*width*",
+    "formula-unknown-letter": "formula model.py:make --over width --explain 4*Q",
+    "formula-values-of-no-kind": "formula model.py:make --over width --at width=8,ten",
+    "formula-values-not-spaced": "formula model.py:make --over width --at width=8,16,32",
+    "fit-without-unit": "fit model.py:make --vary width --memory 80",
+    "fit-no-size": "fit model.py:make --vary bias",
+    "fit-three-sizes": "fit model.py:make --vary width --vary bias --vary depth",
+    "fit-headroom": "fit model.py:make --vary width --headroom 5",
 }
 
 
