@@ -226,7 +226,8 @@ def _reduced(op: Op, value: Tensor, kernel: Kernel, setting: Setting) -> Iterato
 def reduction(value: Tensor, reduced: frozenset[int], kernel: Kernel, setting: Setting) -> Iterator[Extra]:
     """The buffers of one reduction over the dimensions `reduced`; those of a launch are gone when it is made."""
     dims = iteration(value, reduced, kernel)
-    yield Scratch(accumulation_bytes(kernel, dims), "accumulation buffer")
+    if accumulation_bytes(kernel, dims):
+        yield Scratch(accumulation_bytes(kernel, dims), "accumulation buffer")
     for buffers in launches(setting.gpu, kernel, dims, value.offset):
         if buffers.partials_bytes:
             yield Scratch(buffers.partials_bytes, "partial results")
