@@ -87,9 +87,9 @@ def parameters(options: argparse.Namespace) -> dict[str, object]:
     return dict(parameter(text) for text in options.parameters or ())
 
 
-def graph_of(options: argparse.Namespace) -> StepGraph:
-    """The trace that ``TARGET`` names: a saved one is loaded, a callable is traced."""
-    return _saved(options) if is_saved(options.target) else traced(options)
+def graph_of(options: argparse.Namespace, capability: str | None = None) -> StepGraph:
+    """The trace that ``TARGET`` names: a saved one is loaded, a callable is traced for a GPU of that capability."""
+    return _saved(options) if is_saved(options.target) else traced(options, capability)
 
 
 def is_saved(target: str) -> bool:
@@ -111,11 +111,11 @@ def _saved(options: argparse.Namespace) -> StepGraph:
     return load(options.target)
 
 
-def traced(options: argparse.Namespace) -> StepGraph:
+def traced(options: argparse.Namespace, capability: str | None = None) -> StepGraph:
     """The trace of a callable, with a progress line and a last line on standard error."""
     from ..tracer import trace_target
 
-    how = given(options)
+    how = given(options) | ({"capability": capability} if capability is not None else {})
     start = time.perf_counter()
     with Progress() as progress:
         graph = trace_target(options.target, parameters(options), progress=progress, **how)  # type: ignore[arg-type]

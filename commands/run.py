@@ -28,7 +28,7 @@ def _run(options: argparse.Namespace) -> int:
     from ..report import price, to_json, to_table
 
     profile = load_profile(options.on)
-    graph = shared.graph_of(options)
+    graph = shared.graph_of(options, profile.capability)
     if options.save:
         from ..graph import save
 

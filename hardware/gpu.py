@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from ..graph import ForetraceError
+from ..graph import capability_of
 from .profile import Profile
 
 THREADS_PER_MULTIPROCESSOR: Mapping[tuple[int, int], int] = MappingProxyType(
@@ -52,24 +52,10 @@ class Gpu:
 
 def gpu_of(profile: Profile) -> Gpu:
     """The GPU of a profile."""
-    capability = capability_of(profile.compute_capability) if profile.vendor == "NVIDIA" else (0, 0)
+    capability = capability_of(profile.capability) if profile.capability is not None else (0, 0)
     return Gpu(
         capability=capability,
         sm_count=int(profile.sm_count),
         threads_per_sm=THREADS_PER_MULTIPROCESSOR.get(capability, THREADS_OF_OTHERS),
         cublas_workspace_bytes=int(profile.cublas_workspace_bytes),
     )
-
-
-def capability_of(text: str) -> tuple[int, int]:
-    """A compute capability such as ``"8.0"`` as two numbers.
-
-    >>> capability_of("12.0")
-    (12, 0)
-
-    Raises `ForetraceError` for anything else.
-    """
-    major, _, minor = text.partition(".")
-    if not (major.isdecimal() and minor.isdecimal()):
-        raise ForetraceError(f"{text!r} is no compute capability", "Write it as in 8.0 or 9.0")
-    return int(major), int(minor)

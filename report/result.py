@@ -25,7 +25,6 @@ from .table import to_table
 NOT_MODELLED = (
     "what the caching allocator reserves beyond the live bytes (rounding, fragmentation)",
     "workspaces of cuDNN",
-    "kernel choices of other GPUs than those of compute capability 8.0",
     "the host's time between kernels, and copies between host and device",
 )
 
@@ -219,7 +218,7 @@ def price(trace: StepGraph, on: str | Path | Profile) -> Report:
         time=time,
         flops=_flops(work),
         parameters=_parameters(trace),
-        coverage=_coverage(trace, priced, work, time),
+        coverage=_coverage(trace, profile, priced, work, time),
     )
 
 
@@ -244,7 +243,16 @@ def _parameters(trace: StepGraph) -> Parameters:
     )
 
 
-def _coverage(trace: StepGraph, priced: Iterable[Priced], work: Totals, time: StepTime) -> Coverage:
+def not_modelled(trace: StepGraph, profile: Profile) -> tuple[str, ...]:
+    """What no figure holds: `NOT_MODELLED`, and kernels where the device would choose others than were traced."""
+    traced_for = trace.facts.capability or "8.0"
+    if not trace.facts.device.startswith("cuda") or profile.capability == traced_for:
+        return NOT_MODELLED
+    of = f"compute capability {profile.capability}" if profile.capability is not None else f"{profile.vendor}'s GPUs"
+    return (*NOT_MODELLED, f"kernel choices of {of}: the step was traced for compute capability {traced_for}")
+
+
+def _coverage(trace: StepGraph, profile: Profile, priced: Iterable[Priced], work: Totals, time: StepTime) -> Coverage:
     assumed = (t.seconds for p, t in zip(priced, time.ops, strict=True) if p.kind is Kind.ASSUMED)
     return Coverage(
         ops=len(trace.ops),
@@ -253,4 +261,5 @@ def _coverage(trace: StepGraph, priced: Iterable[Priced], work: Totals, time: St
         assumed_seconds=sum(assumed, 0.0),
         assumptions=trace.facts.assumptions,
         notes=trace.facts.notes,
+        not_modelled=not_modelled(trace, profile),
     )

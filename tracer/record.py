@@ -41,8 +41,16 @@ class Recorder(Log):
     ``device`` is where the model's tensors claim to be: ``"cpu"`` or ``"cuda:0"``.
     """
 
-    def __init__(self, device: str, assumptions: Assumptions | None = None, max_ops: int | None = None) -> None:
+    def __init__(
+        self,
+        device: str,
+        assumptions: Assumptions | None = None,
+        max_ops: int | None = None,
+        capability: tuple[int, int] = (8, 0),
+    ) -> None:
         super().__init__(device)
+        self.capability = capability
+        """Of the GPU whose kernels are chosen."""
         self.max_ops = MAX_OPS if max_ops is None else max_ops
         self.answered = 0
         """Ops answered since the present step began."""
