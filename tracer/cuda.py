@@ -4,8 +4,9 @@ The tensors of a trace are CPU tensors, so a composite op in C++ that branches o
 CPU's way. The table `KERNELS` puts CUDA's way back, one function per op, each with its source in PyTorch.
 It holds while a step is traced for ``device="cuda"``.
 
-Not covered yet: the size of cuDNN's reserve space and workspaces (batch norm, RNN, convolution); CTC loss,
-grid sampling and affine grids by cuDNN.
+Not covered yet: the size of cuDNN's reserve space and workspaces (batch norm, RNN, convolution); CTC loss, grid
+sampling and affine grids by cuDNN; the fused GRU cell, and an LSTM cell without biases; the range checks of
+``one_hot``, which CUDA leaves out; the kernels of a whole encoder layer that PyTorch runs in evaluation.
 """
 
 from __future__ import annotations
@@ -123,8 +124,9 @@ def _batch_norm(recorder: Recorder, choices: Counter[str]) -> Chooser:
             and bias is not None
             and (training or running_mean is not None)
             and input.dim() >= 3
+            and input.shape[0] <= (880_801 if training else 65_535)
             and eps >= 1e-5  # CUDNN_BN_MIN_EPSILON
-            and input.numel() > 0
+            and 0 < input.numel() < 2**31 - 1
         )
         if not cudnn:
             result = stock(input, weight, bias, running_mean, running_var, training, momentum, eps, cudnn_enabled)
@@ -143,6 +145,39 @@ def _batch_norm(recorder: Recorder, choices: Counter[str]) -> Chooser:
         return out, mean, var, reserve, 1
 
     return batch_norm
+
+
+# -- group norm -----------------------------------------------------------------------------------
+
+
+def _group_norm(recorder: Recorder, choices: Counter[str]) -> Chooser:
+    """The input in row-major order, also where it is channels-last (ATen/native/group_norm.cpp: group_norm)."""
+    stock = _stock("group_norm")
+
+    def group_norm(input: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        return stock(input.contiguous() if _on_gpu(recorder, input) else input, *args, **kwargs)
+
+    return group_norm
+
+
+# -- softmax --------------------------------------------------------------------------------------
+
+
+def _softmax(name: str) -> Callable[[Recorder, Counter[str]], Chooser]:
+    """From float16 to float32 in one kernel, as autocast asks for; others are cast first (ATen/native/SoftMax.cpp)."""
+
+    def make(recorder: Recorder, choices: Counter[str]) -> Chooser:
+        stock, fused = _stock(f"{name}.int"), _op(f"_{name}")
+
+        def softmax(input: torch.Tensor, dim: int, dtype: torch.dtype | None = None) -> Any:
+            widens = input.dtype is torch.float16 and dtype is torch.float32
+            if widens and _on_gpu(recorder, input):
+                return fused(input, dim, True)
+            return stock(input, dim, dtype)
+
+        return softmax
+
+    return make
 
 
 # -- RMS norm -------------------------------------------------------------------------------------
@@ -195,6 +230,26 @@ class _RMSNorm(torch.autograd.Function):
 
 _CUDNN_RNN_MODE = {"rnn_relu.input": 0, "rnn_tanh.input": 1, "lstm.input": 2, "gru.input": 3}
 """cudnnRNNMode_t, as ATen/native/cudnn/RNN.cpp counts them."""
+
+
+def _lstm_cell(recorder: Recorder, choices: Counter[str]) -> Chooser:
+    """One kernel after the two products, which keeps the gates (ATen/native/RNN.cpp: LSTMCell)."""
+    stock = _stock("lstm_cell")
+
+    def lstm_cell(
+        input: torch.Tensor,
+        hx: Any,
+        w_ih: torch.Tensor,
+        w_hh: torch.Tensor,
+        b_ih: torch.Tensor | None = None,
+        b_hh: torch.Tensor | None = None,
+    ) -> Any:
+        if b_ih is None or b_hh is None or not _on_gpu(recorder, input):
+            return stock(input, hx, w_ih, w_hh, b_ih, b_hh)
+        gates = torch.matmul(input, w_ih.t()), torch.matmul(hx[0], w_hh.t())
+        return aten._thnn_fused_lstm_cell.default(*gates, hx[1], b_ih, b_hh)[:2]
+
+    return lstm_cell
 
 
 def _recurrent(name: str) -> Callable[[Recorder, Counter[str]], Chooser]:
@@ -254,7 +309,11 @@ KERNELS: dict[str, Callable[[Recorder, Counter[str]], Chooser]] = {
     "dropout": _dropout,
     "scaled_dot_product_attention": _attention,
     "_batch_norm_impl_index": _batch_norm,
+    "group_norm": _group_norm,
+    "softmax.int": _softmax("softmax"),
+    "log_softmax.int": _softmax("log_softmax"),
     "_fused_rms_norm": _rms_norm,
+    "lstm_cell": _lstm_cell,
     **{name: _recurrent(name) for name in _CUDNN_RNN_MODE},
 }
 """Composite op -> what makes its CUDA kernel. One entry per op family."""
