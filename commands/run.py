@@ -82,7 +82,7 @@ def _one(options: argparse.Namespace) -> int:
     if options.against and not options.html:
         raise ForetraceError("--against means nothing without --html", "Add --html FILE.")
     profile = load_profile(options.on)
-    graph = shared.graph_of(options)
+    graph = shared.graph_of(options, profile.capability)
     if options.save:
         save(graph, options.save)
     report = _priced(graph, profile, options)
