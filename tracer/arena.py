@@ -17,6 +17,7 @@ import mmap
 import sys
 import weakref
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -89,8 +90,7 @@ class Arena:
 
     def __init__(self, on_death: Callable[[Owner], None]) -> None:
         self._on_death = on_death
-        self._region = np.frombuffer(_reserve(), dtype=np.uint8)
-        self._next = 0
+        self._region = _region()
 
     def new(
         self, shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype, small: bool
@@ -119,11 +119,21 @@ class Arena:
         nbytes = storage_bytes(shape, strides, itemsize)
         if nbytes > self._region.nbytes:
             raise MemoryError(f"a tensor of {nbytes:,} bytes is larger than the addresses that this system reserves")
-        start = self._next
+        start = _next[0]
         if start + nbytes > self._region.nbytes:
             start = 0
-        self._next = start + SPACING_BYTES
+        _next[0] = start + SPACING_BYTES
         return start
+
+
+_next = [0]
+"""Where the next storage begins. It goes on from trace to trace, so that tensors of two traces have two addresses."""
+
+
+@cache
+def _region() -> Any:
+    """The addresses that all traces of this process share; a process can reserve so many a few dozen times only."""
+    return np.frombuffer(_reserve(), dtype=np.uint8)
 
 
 def _reserve() -> mmap.mmap:

@@ -78,6 +78,12 @@ class Recorder(Log):
         _active.pop()
         torch._C._dispatch_tls_set_dispatch_key_included(KEY, bool(_active))
 
+    def forget(self) -> None:
+        """Let go of all that was written down: it has become a graph, and some references lead round in circles."""
+        for kept in (self.rows, self.events, self.markers, self.owners, self._specs, self._signatures):
+            kept.clear()
+        self.observe = self.progress = None
+
     def left(self, phase: Phase) -> None:
         """A phase has ended."""
         if phase is Phase.BACKWARD:

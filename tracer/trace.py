@@ -171,6 +171,7 @@ def _trace(make: Callable[[], Step], settings: Settings, recorder: Recorder, pro
         step = make()
         recorder.recording_model = True
         graph = _run(step, recorder, settings)
+    recorder.forget()
     return with_scratch(graph) if settings.device == "cpu" else graph
 
 
