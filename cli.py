@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from . import __version__
-from .commands import explain, measure, run
+from .commands import explain, export, measure, run
 
-COMMANDS = (run, measure, explain)
+COMMANDS = (run, export, measure, explain)
 """In the order of the help."""
 
 COULD_NOT = 2

@@ -50,7 +50,7 @@ def device_memory(graph: StepGraph, profile: Profile, *, conf: AllocConf | None 
 
     Raises `ForetraceError` for a trace of another device.
     """
-    extras = _Extras(profile)
+    extras = KernelExtras(profile)
     found = replay_steps(graph, profile=profile, conf=conf, extras=extras)
     failure = found.failure
     if failure is not None:
@@ -67,13 +67,14 @@ def device_memory(graph: StepGraph, profile: Profile, *, conf: AllocConf | None 
     )
 
 
-class _Extras:
+class KernelExtras:
     """What the kernels of a device take beside the outputs of an op."""
 
     def __init__(self, profile: Profile) -> None:
         self.cublas = Lasting(profile.cublas_workspace_bytes, "cuBLAS workspace")
 
     def __call__(self, op: Op) -> Iterable[Extra]:
+        """The extras of one op."""
         return (self.cublas,) if op.packet in CUBLAS else ()
 
 

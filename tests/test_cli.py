@@ -60,6 +60,12 @@ CASES = {
     "device-for-saved-trace": "run step.foretrace --on toy.toml --device cpu",
     "save-into-no-folder": "run step.foretrace --on toy.toml --save no/folder/step.foretrace",
     "save-over-a-folder": "run step.foretrace --on toy.toml --save folder",
+    "export-mermaid": "export step.foretrace --to mermaid --on toy.toml",
+    "export-dot": "export step.foretrace --to dot --depth 1 --on toy.toml",
+    "export-svg": "export step.foretrace --to svg --on toy.toml",
+    "export-binary-to-the-terminal": "export step.foretrace --to memory-viz --on toy.toml",
+    "export-of-a-step-on-the-cpu": "export cpu.foretrace --to memory-viz --on toy.toml -o cpu.pickle",
+    "export-into-no-folder": "export step.foretrace --to csv --on toy.toml -o no/folder/step.csv",
 }
 TRACING = {
     "no-target-file": "run nothing.py:make --on toy.toml",
@@ -153,7 +159,7 @@ def test_golden(
     got = run((CASES | TRACING)[name], capsys)
     compare(name, got, pytestconfig.getoption("update_golden"))
     assert listed(desk) == before
-    assert all(len(line) <= 80 for line in got["stdout"].splitlines()) or "json" in name
+    assert all(len(line) <= 80 for line in got["stdout"].splitlines()) or "json" in name or "export" in name
 
 
 def test_every_golden_folder_has_a_case() -> None:
@@ -162,7 +168,7 @@ def test_every_golden_folder_has_a_case() -> None:
 
 def test_a_mistake_prints_an_error_and_a_mend_and_nothing_else() -> None:
     failed = [name for name in {*CASES, *TRACING} if (TESTS / "golden" / name / "exit").read_text() == "2\n"]
-    assert len(failed) == len(CASES) + len(TRACING) - 9
+    assert len(failed) == len(CASES) + len(TRACING) - 12
     for name in failed:
         folder = TESTS / "golden" / name
         error, mend = (folder / "stderr").read_text().splitlines()
@@ -247,6 +253,16 @@ def test_an_interrupt_is_one_word(
 def test_parameters(text: str, value: object) -> None:
     name, parsed = parameter(text)
     assert (name, parsed, type(parsed)) == ("n", value, type(value))
+
+
+def test_an_export_is_written_whole_and_said(
+    desk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(desk)
+    got = run(f"export step.foretrace --to memory-viz --on toy.toml -o {tmp_path}/step.pickle", capsys)
+    size = (tmp_path / "step.pickle").stat().st_size
+    assert (got["stdout"], got["exit"]) == ("", "0\n")
+    assert got["stderr"] == f"wrote {tmp_path}/step.pickle, {size:,} bytes\n"
 
 
 def test_explain_without_a_name_lists_the_profiles(capsys: pytest.CaptureFixture[str]) -> None:
