@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 INSTALLED = $(VENV)/installed
 ON ?= a100-sxm4-80gb
 
-.PHONY: help install demo test check lint types layers format golden clean
+.PHONY: help install demo test check lint types layers format golden docs clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
@@ -45,6 +45,10 @@ format: $(INSTALLED) ## let ruff rewrite what it can
 
 golden: $(INSTALLED) ## rewrite the expected output of the command line
 	$(BIN)/pytest tests/test_cli.py --update-golden
+
+docs: $(INSTALLED) ## the site, into build/site
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt 'mkdocs-material' 'mkdocstrings[python]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q
 
 clean: ## remove what these targets made
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
