@@ -6,11 +6,13 @@ device that was traced.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ..graph import Category, StepGraph
-from .timeline import counts
+from .timeline import Timeline, counts
 
 Areas = dict[Category, NDArray[np.int64]]
 """For each category as many numbers as there are events and one more: the first is the start of the step."""
@@ -27,3 +29,12 @@ def areas(graph: StepGraph) -> Areas:
         if counted[event.storage]:
             steps[graph.storages[event.storage].category][place] += event.bytes
     return {category: np.cumsum(changes) for category, changes in steps.items()}
+
+
+def columns(timeline: Timeline, count: int) -> list[int]:
+    """`count` places of the areas, for a picture with so many columns: the step cut into equal runs of places, and of
+    each run the place with the most bytes, so that no peak is lost. A short step has places more than once.
+    """
+    live = (timeline.start_bytes, *timeline.live_bytes)
+    edges = [len(live) * column // count for column in range(count + 1)]
+    return [max(range(a, max(b, a + 1)), key=live.__getitem__) for a, b in pairwise(edges)]

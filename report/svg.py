@@ -1,17 +1,16 @@
 """`Report` -> a picture of its memory over the step: the categories stacked, the phases shaded, the peak marked.
 
-The horizontal axis counts events (births and deaths of storages). Where there are more than the picture has columns,
-each column shows the event with the most bytes among those that fall into it, so that no peak is lost.
+The horizontal axis counts events, the births and deaths of storages; of those that fall into one column of the picture
+it shows the one with the most bytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from html import escape
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from ..costmodels.areas import areas
+from ..costmodels.areas import areas, columns
 from ..graph import Category
 from .format import bytes_text
 from .json import portable
@@ -40,7 +39,7 @@ COLOURS = {
 
 def to_svg(report: Report) -> str:
     """The picture as SVG text."""
-    places = columns(report, COLUMNS)
+    places = columns(report.memory, COLUMNS)
     title = portable(report.trace.facts.target) or "a training step"
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
@@ -55,15 +54,6 @@ def to_svg(report: Report) -> str:
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
-
-
-def columns(report: Report, count: int) -> list[int]:
-    """At most `count` places of the areas, the start first: of each equal run of events the one with the most bytes."""
-    live = (report.memory.start_bytes, *report.memory.live_bytes)
-    if len(live) <= count:
-        return list(range(len(live)))
-    edges = [len(live) * column // count for column in range(count + 1)]
-    return [max(range(a, b), key=live.__getitem__) for a, b in pairwise(edges)]
 
 
 def _text(text: str) -> str:

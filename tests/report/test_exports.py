@@ -26,7 +26,6 @@ from foretrace.report import Report
 from foretrace.report.exports import FORMATS, export
 from foretrace.report.memory_viz import snapshot
 from foretrace.report.module_graph import module_graph
-from foretrace.report.svg import columns
 from handmade import perceptron
 from hostile import HOSTILE, hostile
 
@@ -293,15 +292,6 @@ def test_the_picture_is_xml_and_says_the_bytes(report: Report, attacked: Report)
     assert said[0] == sum(said[1:]) == report.memory.peak_bytes
     plain, hostile_one = ([e.tag for e in ElementTree.fromstring(text(r, "svg")).iter()] for r in (report, attacked))
     assert plain == hostile_one
-
-
-@pytest.mark.parametrize("count", [3, 10, 10_000])
-def test_no_column_loses_the_peak(report: Report, count: int) -> None:
-    live = (report.memory.start_bytes, *report.memory.live_bytes)
-    places = columns(report, count)
-    assert len(places) == min(count, len(live))
-    assert places == sorted(set(places))
-    assert max(live[place] for place in places) == report.memory.peak_bytes
 
 
 @pytest.mark.parametrize("name", FORMATS)
