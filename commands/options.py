@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 import time
+from itertools import product
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -123,9 +124,34 @@ def parameters(options: argparse.Namespace) -> dict[str, object]:
     return dict(parameter(text) for text in options.parameters or ())
 
 
+def cases(options: argparse.Namespace) -> list[argparse.Namespace]:
+    """The runs that the options mean: each target with each combination of the numbers that ``-p`` lists."""
+    listed = [_choices(text) for text in options.parameters or ()]
+    combinations = [list(chosen) or None for chosen in product(*listed)]
+    return [
+        argparse.Namespace(**{**vars(options), "target": target, "parameters": chosen})
+        for target in options.target
+        for chosen in combinations
+    ]
+
+
+def _choices(text: str) -> list[str]:
+    """``batch=1,2`` as one text for each number; a value that is no list of numbers is one value.
+
+    >>> _choices("batch=1,2"), _choices("kind=a,b")
+    (['batch=1', 'batch=2'], ['kind=a,b'])
+    """
+    name, _, values = text.partition("=")
+    parts = values.split(",")
+    several = len(parts) > 1 and all(isinstance(_value(part), (int, float)) for part in parts)
+    return [f"{name}={part}" for part in parts] if several else [text]
+
+
 def command_line(command: str, options: argparse.Namespace) -> str:
     """The command that does the same again, as a shell reads it; what it writes is left out."""
     words = ["foretrace", command, options.target, "--on", options.on]
+    for flag, given_text in (("--memory", options.memory), ("--alloc-conf", options.conf)):
+        words += [flag, given_text] if given_text else []
     for name in TRACING:
         flag = {"parameters": "-p", "inputs": "--input"}.get(name, f"--{name}")
         value = getattr(options, name)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from . import options as shared
 
 if TYPE_CHECKING:
+    from ..graph import StepGraph
+    from ..hardware import Profile
     from ..report import Report
     from ..report.what_if import WhatIf
 
@@ -20,12 +22,19 @@ def add(commands: shared.Commands[argparse.ArgumentParser]) -> None:
         description="Trace one training step, price it on a hardware profile, and print the report.",
         epilog="example: foretrace run train.py:make_step -p batch=8 --on a100-sxm4-80gb",
     )
-    run.add_argument("target", metavar="TARGET", help="path.py:callable, package.module:callable, or a saved trace")
+    run.add_argument(
+        "target",
+        metavar="TARGET",
+        nargs="+",
+        help="path.py:callable, package.module:callable, or a saved trace; several, or -p batch=1,2,4, or "
+        "--on PROFILE,PROFILE, are shown side by side",
+    )
     shared.add_device(run)
-    run.add_argument("--format", choices=("table", "json"), default="table", help="what to print (%(default)s)")
+    run.add_argument("--format", choices=("table", "json", "csv"), default="table", help="what to print (%(default)s)")
     run.add_argument("--save", metavar="FILE", help="also write the trace, to be given as TARGET later")
     run.add_argument("--html", metavar="FILE", help="also write the report as one page for a browser")
     run.add_argument("--against", metavar="TRACE", help="with --html: a saved trace to show the differences from")
+    run.add_argument("--tree", action="store_true", help="also print what each module takes, repeated ones in one row")
     run.add_argument(
         "--what-if", action="store_true", help="also say what changes of the step would save; traces it several times"
     )
@@ -34,30 +43,62 @@ def add(commands: shared.Commands[argparse.ArgumentParser]) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from ..graph import ForetraceError, load
+    cases, profiles = shared.cases(options), options.on.split(",")
+    if len(cases) * len(profiles) > 1 or options.format == "csv":
+        return _several(cases, profiles)
+    return _one(cases[0])
+
+
+def _several(cases: list[argparse.Namespace], profiles: list[str]) -> int:
+    """One row for each case on each profile; a step is traced once for all of them."""
+    from ..graph import ForetraceError
     from ..hardware.profile import load as load_profile
-    from ..report import price, to_json, to_table
-    from ..report.html import save_html
+    from ..report.side_by_side import side_by_side, side_by_side_csv, side_by_side_json
+
+    first = cases[0]
+    for flag in ("html", "save", "what_if", "tree"):
+        if getattr(first, flag):
+            raise ForetraceError(f"--{flag.replace('_', '-')} is of one step", "Give one target, size and profile.")
+    devices = [load_profile(name) for name in profiles]
+    reports = [_priced(shared.graph_of(case), device, case) for case in cases for device in devices]
+    show = {"table": side_by_side, "csv": side_by_side_csv, "json": side_by_side_json}[first.format]
+    print(show(reports), end="")
+    return 0
+
+
+def _priced(graph: StepGraph, profile: Profile, options: argparse.Namespace) -> Report:
+    from ..report import price
+
+    memory = shared.size(options.memory) if options.memory else None
+    return price(graph, on=profile, conf=options.conf, memory_bytes=memory)
+
+
+def _one(options: argparse.Namespace) -> int:
+    from ..graph import ForetraceError, load, save
+    from ..hardware.profile import load as load_profile
+    from ..report import save_html, to_json, to_table
+    from ..report.tree import tree_table
     from ..report.what_if import what_if_document, what_if_table
 
     if options.against and not options.html:
         raise ForetraceError("--against means nothing without --html", "Add --html FILE.")
+    if options.tree and options.format == "json":
+        raise ForetraceError("--tree is text", "Leave out --format json.")
     profile = load_profile(options.on)
-    memory = shared.size(options.memory) if options.memory else None
     graph = shared.graph_of(options)
     if options.save:
-        from ..graph import save
-
         save(graph, options.save)
-    report = price(graph, on=profile, conf=options.conf, memory_bytes=memory)
+    report = _priced(graph, profile, options)
     if options.html:
-        before = price(load(options.against), on=profile) if options.against else None
+        before = _priced(load(options.against), profile, options) if options.against else None
         save_html(options.html, report, before, command=shared.command_line("run", options))
     found = _what_if(options, report) if options.what_if else None
     if options.format == "json":
         print(to_json(report, **({"what_if": what_if_document(found)} if found else {})), end="")
     else:
-        print(to_table(report), *([what_if_table(found)] if found else []), sep="\n" if found else "", end="")
+        more = [tree_table(report)] if options.tree else []
+        more += [what_if_table(found)] if found else []
+        print(to_table(report), *more, sep="\n", end="")
     return 0
 
 

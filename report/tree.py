@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
-from math import prod
+from math import isclose, prod
 from typing import TYPE_CHECKING
 
 from tabulate import tabulate
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 WIDTH = 80
 LEAST_NAME = 16
 ROLLED = "*"
+INDENT = "\ue000"  # of width 1, and not stripped
 COLUMNS = ("module", "parameters", "saved", "of peak", "FLOP", "time")
 
 
@@ -45,6 +46,10 @@ class Sums:
         self.peak_bytes += other.peak_bytes
         self.flops += other.flops
         self.seconds += other.seconds
+
+    def is_same(self, other: Sums) -> bool:
+        """True where both count the same, the rounding of seconds apart."""
+        return astuple(self)[:-1] == astuple(other)[:-1] and isclose(self.seconds, other.seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +109,7 @@ class _Tree:
         total, groups = self._total(paths), self._groups(paths)
         if name and len(groups) == 1:
             ((inner, inside),) = groups.items()
-            if self._total(inside) == total:
+            if self._total(inside).is_same(total):
                 return self.rows(f"{name}.{inner}", inside, depth)
         kinds = {self.kinds.get(path, "") for path in paths}
         kind = kinds.pop() if len(kinds) == 1 else ""
@@ -159,10 +164,10 @@ def _lines(rows: Sequence[ModuleRow], peak_bytes: int) -> list[str]:
     cells = [_cells(row, peak_bytes) for row in rows]
     numbers = zip(COLUMNS[1:], *(cell[1:] for cell in cells), strict=True)
     room = WIDTH - sum(max(map(len, column)) + 2 for column in numbers)
-    shown = [(_cut(name, max(room, LEAST_NAME)), *rest) for name, *rest in cells]
+    shown = [(_kept(_cut(name, max(room, LEAST_NAME))), *rest) for name, *rest in cells]
     align = ("left", *["right"] * (len(COLUMNS) - 1))
-    table = tabulate(shown, headers=COLUMNS, tablefmt="plain", colalign=align, disable_numparse=True)
-    return table.splitlines()
+    table = tabulate([COLUMNS, *shown], tablefmt="plain", colalign=align, disable_numparse=True)
+    return table.replace(INDENT, " ").splitlines()
 
 
 def _cells(row: ModuleRow, peak_bytes: int) -> tuple[str, ...]:
@@ -176,6 +181,12 @@ def _cells(row: ModuleRow, peak_bytes: int) -> tuple[str, ...]:
         count_text(flops, "") if flops else "",
         seconds_text(seconds) if seconds else "",
     )
+
+
+def _kept(name: str) -> str:
+    """The indent in letters that tabulate does not strip."""
+    bare = name.lstrip(" ")
+    return INDENT * (len(name) - len(bare)) + bare
 
 
 def _cut(text: str, width: int) -> str:
