@@ -310,8 +310,9 @@ def _reason(row: Kept, peak_bytes: int) -> str:
     saved = f"{_bytes(without)} ({bytes_text(peak_bytes - without)} less)"
     cells = (_text(what), _text(made), _text(row.kept_by))
     return (
-        f"<tr><th scope=row>{cells[0]}</th><td>{_bytes(held.bytes)}</td><td class=text>{cells[1]}</td>"
-        f"<td class=text>{cells[2]}</td><td>{saved}</td></tr>"
+        f"<tr><th scope=row>{cells[0]}</th><td data-label=together>{_bytes(held.bytes)}</td>"
+        f"<td class=text data-label='made by'>{cells[1]}</td><td class=text data-label='kept by'>{cells[2]}</td>"
+        f"<td data-label='peak without it'>{saved}</td></tr>"
     )
 
 
