@@ -43,8 +43,8 @@ format: $(INSTALLED) ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-golden: $(INSTALLED) ## rewrite the expected output of the command line
-	$(BIN)/pytest tests/test_cli.py --update-golden
+golden: $(INSTALLED) ## rewrite the expected output of the command line and of the check
+	$(BIN)/pytest tests/test_cli.py tests/checks/test_formats.py --update-golden
 
 docs: $(INSTALLED) ## the site, into build/site
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt 'mkdocs-material' 'mkdocstrings[python]'

@@ -11,6 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .commands.fit import fit, frontier
+    from .commands.formula import formula
     from .costmodels import Comparison, compare
     from .graph import ForetraceError, Measured, StepGraph, load, save
     from .hardware import Profile
@@ -29,6 +31,9 @@ _HOMES = {
     "Step": "tracer:Step",
     "StepGraph": "graph:StepGraph",
     "compare": "costmodels:compare",
+    "fit": "commands.fit:fit",
+    "formula": "commands.formula:formula",
+    "frontier": "commands.fit:frontier",
     "load": "graph:load",
     "measure": "tracer:measure",
     "price": "report:price",
@@ -50,6 +55,9 @@ __all__ = [
     "StepGraph",
     "__version__",
     "compare",
+    "fit",
+    "formula",
+    "frontier",
     "load",
     "measure",
     "price",

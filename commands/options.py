@@ -8,10 +8,13 @@ import re
 import shlex
 import sys
 import time
+from contextlib import chdir
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ..checks import Config, Target
     from ..graph import StepGraph
 
 Commands = argparse._SubParsersAction
@@ -45,7 +48,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 UNITS = {
-    **{"": 1, "B": 1},
+    "B": 1,
     **{f"{prefix}B": 1000**power for power, prefix in enumerate("KMGT", 1)},
     **{f"{prefix}iB": 1024**power for power, prefix in enumerate("KMGT", 1)},
 }
@@ -54,10 +57,10 @@ UNITS = {
 def size(text: str) -> int:
     """A number of bytes with its unit.
 
-    >>> size("24GiB"), size("1.5 GB"), size("512")
-    (25769803776, 1500000000, 512)
+    >>> size("24GiB"), size("1.5 GB")
+    (25769803776, 1500000000)
     """
-    found = re.fullmatch(r"([0-9.]+) ?([KMGT]?i?B?)", text.strip())
+    found = re.fullmatch(r"([0-9.]+) ?([KMGT]?i?B)", text.strip())
     if found is None or found[2] not in UNITS or found[1].count(".") > 1:
         from ..graph import ForetraceError
 
@@ -168,7 +171,12 @@ def _flag(name: str) -> str:
 
 
 def graph_of(options: argparse.Namespace) -> StepGraph:
-    """The trace that ``TARGET`` names: a saved one is loaded, a callable is traced."""
+    """The trace that ``TARGET`` names: a saved one is loaded, a callable or a configured target is traced."""
+    known = _configured(options.target)
+    if known is not None:
+        config, target = known
+        with chdir(config.root):
+            return _trace(target.step, {**target.args, **parameters(options)}, {**target.tracing, **given(options)})
     return _saved(options) if is_saved(options.target) else traced(options)
 
 
@@ -193,15 +201,36 @@ def _saved(options: argparse.Namespace) -> StepGraph:
 
 def traced(options: argparse.Namespace) -> StepGraph:
     """The trace of a callable, with a progress line and a last line on standard error."""
+    config, how = _config(), given(options)
+    if config is not None and config.assume:
+        how["assume"] = {**config.assume, **how.get("assume", {})}  # type: ignore[dict-item]
+    return _trace(options.target, parameters(options), how)
+
+
+def _trace(target: str, arguments: dict[str, object], how: dict[str, object]) -> StepGraph:
     from ..tracer import trace_target
 
-    how = given(options)
     start = time.perf_counter()
     with Progress() as progress:
-        graph = trace_target(options.target, parameters(options), progress=progress, **how)  # type: ignore[arg-type]
+        graph = trace_target(target, arguments, progress=progress, **how)  # type: ignore[arg-type]
     seconds = time.perf_counter() - start
     print(f"traced {len(graph.ops):,} ops in {seconds:.1f} s on this CPU; nothing was allocated", file=sys.stderr)
     return graph
+
+
+def _config() -> Config | None:
+    """What is configured for the working directory."""
+    from ..checks.config import find, load
+
+    found = find(Path.cwd())
+    return load(found, Path.cwd()) if found else None
+
+
+def _configured(name: str) -> tuple[Config, Target] | None:
+    """The configured target of that name, where it names no file and no callable."""
+    if ":" in name or os.path.exists(name) or (config := _config()) is None or name not in config.targets:
+        return None
+    return config, config.targets[name]
 
 
 def parameter(text: str) -> tuple[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import TYPE_CHECKING
 
 from . import options as shared
@@ -26,8 +27,8 @@ def add(commands: shared.Commands[argparse.ArgumentParser]) -> None:
         "target",
         metavar="TARGET",
         nargs="+",
-        help="path.py:callable, package.module:callable, or a saved trace; several, or -p batch=1,2,4, or "
-        "--on PROFILE,PROFILE, are shown side by side",
+        help="path.py:callable, package.module:callable, a configured name, or a saved trace; several, or "
+        "-p batch=1,2,4, or --on PROFILE,PROFILE, are shown side by side",
     )
     shared.add_device(run)
     run.add_argument("--format", choices=("table", "json", "csv"), default="table", help="what to print (%(default)s)")
@@ -106,6 +107,6 @@ def _what_if(options: argparse.Namespace, report: Report) -> WhatIf:
     """What changes would save; of a saved trace only what it tells by itself."""
     from ..report.what_if import what_if
 
-    if shared.is_saved(options.target):
+    if os.path.isfile(options.target):
         return what_if(report)
-    return what_if(report, lambda **changed: shared.traced(argparse.Namespace(**{**vars(options), **changed})))
+    return what_if(report, lambda **changed: shared.graph_of(argparse.Namespace(**{**vars(options), **changed})))

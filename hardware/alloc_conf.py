@@ -1,10 +1,9 @@
 """The text of ``PYTORCH_ALLOC_CONF`` -> an `AllocConf`. An *allocator setting* is one ``key:value`` of that text.
 
-The variable was called ``PYTORCH_CUDA_ALLOC_CONF``, which PyTorch still reads, and reads first. Keys, defaults and
-limits are those of PyTorch 2.13 and 2.14: ``c10/core/AllocatorConfig.h``, ``c10/core/AllocatorConfig.cpp`` and
-``c10/cuda/CUDAAllocatorConfig.h`` (https://github.com/pytorch/pytorch/tree/v2.13.0/c10); the tests hold the shared
-keys against the parser of the installed torch. What that parser would read by accident (``21x`` as 21, ``-1`` as an
-enormous size, a missing colon) is refused here.
+The variable was called ``PYTORCH_CUDA_ALLOC_CONF``, which PyTorch still reads, and reads first. Keys and defaults are
+those of ``c10/core/AllocatorConfig.h`` and ``c10/cuda/CUDAAllocatorConfig.h`` as PyTorch 2.13 and 2.14 ship them, and
+limits those that their parsers keep; the tests hold the shared keys against the parser of the installed torch. What
+that parser would read by accident (``21x`` as 21, ``-1`` as an enormous size, a missing colon) is refused here.
 
 Settings of pinned host memory and of locks are checked and kept, and change nothing on the device.
 """

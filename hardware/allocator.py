@@ -3,11 +3,14 @@
 The *caching allocator* takes segments from the device, cuts them into blocks, and keeps what is given back for later
 requests. What PyTorch calls *allocated* is the sum of the blocks handed out, *reserved* the sum of the segments.
 
-The rules are those of ``DeviceCachingAllocator`` in PyTorch 2.14
-(https://github.com/pytorch/pytorch/blob/v2.14.0/c10/cuda/CUDACachingAllocator.cpp), each named at the method that
-follows it. Two things of a real run are not in the requests and are settled here: a segment's address (each lies
-above the others, unless one says where), and when another stream is done with a block (only when
-`CachingAllocator.synchronize` says so, or when memory runs out and the allocator waits).
+The rules are those of ``DeviceCachingAllocator`` in ``c10/cuda/CUDACachingAllocator.cpp``, each named at the method
+that follows it: as in PyTorch's main branch of spring 2026, read in the mirror
+https://github.com/Continuous-Integrator/pytorch/blob/0919d01f216cbda88a9488b30075c674df16ff49/c10/cuda/CUDACachingAllocator.cpp,
+but for the order of equal blocks, which is that of https://github.com/pytorch/pytorch/pull/183591 and in PyTorch 2.14.
+
+Two things of a real run are not in the requests and are settled here: a segment's address (each lies above the others,
+unless one says where), and when another stream is done with a block (only when `CachingAllocator.synchronize` says so,
+or when memory runs out and the allocator waits).
 
 Not covered: private pools (CUDA graphs, ``torch.cuda.MemPool``), memory that other processes hold, and
 fragmentation of the device's own address space, which ``cudaMalloc`` hides.
@@ -46,11 +49,11 @@ class CachingAllocator:
     ``capacity_bytes`` is what the device can give to it: the device's memory less the CUDA context and what others
     hold; None is no limit. ``total_bytes`` is the device's whole memory, for the message of `OutOfMemory` and for
     ``per_process_memory_fraction``; the capacity where it is left out. ``start`` are segments that exist already, and
-    the keys of their allocated blocks are live.
+    the keys of their allocated blocks are live; expandable ones are not covered there.
 
-    Among free blocks of equal size PyTorch takes, since 2.13, the one whose segment is the oldest, and in that the
-    lowest address; before, the lowest address of all. ``by_age=False`` does the latter, and ``place`` tells the
-    address that the device gives to a new segment of some size.
+    Among free blocks of equal size PyTorch 2.14 takes the one whose segment is the oldest, and in that the lowest
+    address; most versions before May 2026 take the lowest address of all. ``by_age=False`` does the latter, and
+    ``place`` tells the address that the device gives to a new segment of some size.
 
     The attributes ``allocated_bytes``, ``requested_bytes``, ``active_bytes``, ``reserved_bytes`` and
     ``inactive_split_bytes`` hold the present counts, each with its own maximum in ``peak_...``; see `Counters` for

@@ -1,8 +1,8 @@
 """The priced ops of a step + a hardware profile -> the seconds of the step and of each phase, and its MFU.
 
-*Step time* is the sum of the kernel times of all ops on the device, one after the other, as one stream runs them.
-Its interval adds up the lows and the highs: it allows for every kernel being off the same way. In it is no host
-time: where kernels are short, eager PyTorch is slower than this, because it cannot issue them as fast.
+*Step time* is how long the step takes in eager mode: the kernels of one stream one after the other, and the waiting
+where the host cannot issue them as fast (`dispatch.py`). A phase is over when the device is done with it. The
+interval has every kernel, and the host, off the same way.
 """
 
 from __future__ import annotations
@@ -17,13 +17,22 @@ from ..costmodels.work import Work
 from ..graph.op import Op
 from ..graph.phase import Phase
 from ..graph.step_graph import StepGraph
-from .kernel_time import BOUNDS, FREE, OpTime, Unit, launches, matmul_unit, time_on, vector_dtype
-from .profile import Profile
+from .constants import constants
+from .dispatch import FASTEST, SLOWEST, WAITING, Issued, Run, dispatches, run
+from .kernel_time import BOUNDS, FREE, TIERS, Job, OpTime, Unit, job, operand_dtype, time_of
+from .profile import TENSOR_TYPES, Profile
 
 MFU_DEFINITION = (
+    "matrix FLOPs of the recorded step (attention in full, recomputation by checkpointing left out) / "
+    "(step seconds x peak FLOP/s of the unit that runs most of them)"
+)
+HFU_DEFINITION = (
     "matrix FLOPs of the recorded step (attention in full, recomputation included) / "
     "(step seconds x peak FLOP/s of the unit that runs most of them)"
 )
+
+LAUNCH_BOUND = 0.05
+"""A step is called launch-bound where the device waits for the host for more than this share of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +43,10 @@ class Span:
     low_seconds: float = 0.0
     high_seconds: float = 0.0
 
-    @classmethod
-    def of(cls, times: Sequence[OpTime]) -> Span:
-        """The ops one after the other."""
-        return cls(sum(t.seconds for t in times), sum(t.low_seconds for t in times), sum(t.high_seconds for t in times))
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepTime:
-    """Device time of one step on the profile of that name."""
+    """Time of one step on the profile of that name."""
 
     profile: str
     step: Span
@@ -50,9 +54,21 @@ class StepTime:
     ops: tuple[OpTime, ...]
     """One for each priced op, in the same order; what runs on the host, or is free, takes 0 s."""
     bound_seconds: Mapping[str, float]
-    """The step's seconds by what each op's are spent on."""
+    """The step's seconds by what each op's are spent on; ``host`` is waiting for the host."""
+    tier_seconds: Mapping[str, float]
+    """The kernels' seconds by what they rest on: `kernel_time.TIERS`."""
+    kernel_seconds: float
+    """All kernels, one after the other."""
+    host_seconds: float
+    """What the host spends on issuing them."""
+    waiting_seconds: float
+    """How long the device waits for the host; 0 where the host keeps ahead."""
     tensor_flops: int
-    """Matrix FLOPs, attention in full."""
+    """Matrix FLOPs, attention in full, recomputation included."""
+    recomputed_flops: int
+    """The part of them that checkpointing runs a second time: forward ops inside the backward pass."""
+    substitutes: Mapping[str, Unit]
+    """Element types that the device has no unit for, and what their products run on."""
     peak_unit: Unit | None
     """Which cores run most of them; None where there are none."""
     peak_flops_per_second: float
@@ -102,8 +118,27 @@ class StepTime:
     @property
     def mfu(self) -> float:
         """Model FLOPs utilisation, as `MFU_DEFINITION` says."""
+        return self._utilisation(self.tensor_flops - self.recomputed_flops)
+
+    @property
+    def hfu(self) -> float:
+        """Hardware FLOPs utilisation, as `HFU_DEFINITION` says."""
+        return self._utilisation(self.tensor_flops)
+
+    def _utilisation(self, flops: int) -> float:
         possible = self.step.seconds * self.peak_flops_per_second
-        return self.tensor_flops / possible if possible else 0.0
+        return flops / possible if possible else 0.0
+
+    @property
+    def is_launch_bound(self) -> bool:
+        """Does the device wait for the host for more than `LAUNCH_BOUND` of the step?"""
+        return self.waiting_seconds > LAUNCH_BOUND * self.step.seconds
+
+    @property
+    def tier_shares(self) -> dict[str, float]:
+        """The share of the kernels' time by what it rests on."""
+        total = sum(self.tier_seconds.values())
+        return {tier: seconds / total if total else 0.0 for tier, seconds in self.tier_seconds.items()}
 
 
 def estimate(
@@ -116,27 +151,67 @@ def estimate(
 ) -> StepTime:
     """Time of the step that these ops are. An op all of whose tensors are `host_storages` costs the device nothing."""
     timer = _Timer(profile, tf32, cudnn_tf32)
-    times = tuple(FREE if p.kind == "free" or _on_host(p.op, host_storages) else timer(p.op, p.work) for p in priced)
-    by_phase: dict[Phase, list[OpTime]] = {phase: [] for phase in Phase}
-    by_bound = dict.fromkeys(BOUNDS[:-1], 0.0)
+    free = tuple(p.kind == "free" for p in priced)
+    times = tuple(
+        FREE if is_free or _on_host(p.op, host_storages) else timer(p.op, p.work)
+        for p, is_free in zip(priced, free, strict=True)
+    )
+    host = dispatches((p.op for p in priced), free, constants())
+    usual = _run(priced, host, [t.seconds for t in times])
+    low = _run(priced, [FASTEST * s for s in host], [t.low_seconds for t in times])
+    high = _run(priced, [SLOWEST * s for s in host], [t.high_seconds for t in times])
     by_unit: dict[Unit, int] = defaultdict(int)
     for p, t in zip(priced, times, strict=True):
-        by_phase[p.op.phase].append(t)
-        if t is not FREE:
-            by_bound[t.bound] += t.seconds
         if t.unit:
             by_unit[t.unit] += p.work.tensor_flops
     unit = max(by_unit, key=by_unit.__getitem__, default=None)
     return StepTime(
         profile=profile.name,
-        step=Span.of(times),
-        phases={phase: Span.of(of_phase) for phase, of_phase in by_phase.items()},
+        step=Span(usual.seconds, low.seconds, high.seconds),
+        phases={p: Span(usual.phases[p], low.phases[p], high.phases[p]) for p in Phase},
         ops=times,
-        bound_seconds=by_bound,
+        bound_seconds={**_by(times, "bound", BOUNDS[:-2]), "host": usual.waiting_seconds},
+        tier_seconds=_by(times, "tier", TIERS[:-1]),
+        kernel_seconds=usual.kernel_seconds,
+        host_seconds=usual.host_seconds,
+        waiting_seconds=usual.waiting_seconds,
         tensor_flops=sum(by_unit.values()),
+        recomputed_flops=sum(
+            p.work.tensor_flops for p, t in zip(priced, times, strict=True) if t.unit and _again(p.op)
+        ),
+        substitutes=_substitutes(priced, times),
         peak_unit=unit,
         peak_flops_per_second=unit.peak(profile) if unit else 0.0,
     )
+
+
+def _run(priced: Sequence[Priced], host: Sequence[float], kernels: Sequence[float]) -> Run:
+    return run(Issued(p.op.phase, h, k, p.op.packet in WAITING) for p, h, k in zip(priced, host, kernels, strict=True))
+
+
+def _again(op: Op) -> bool:
+    """Is it a forward op that the backward pass runs again? Autograd's own ops know their forward op."""
+    return op.phase is Phase.BACKWARD and op.forward is None and op.sequence is not None
+
+
+def _substitutes(priced: Sequence[Priced], times: Sequence[OpTime]) -> dict[str, Unit]:
+    """Where a product's type is not the one that its unit computes in, though the type is one for tensor cores."""
+    found: dict[str, Unit] = {}
+    for p, t in zip(priced, times, strict=True):
+        if t.unit:
+            dtype = operand_dtype(p.op)
+            if dtype != t.unit.dtype and dtype in TENSOR_TYPES:
+                found[dtype] = t.unit
+    return found
+
+
+def _by(times: Sequence[OpTime], name: str, keys: Sequence[str]) -> dict[str, float]:
+    """Seconds of the ops that take some, added up by that attribute."""
+    sums = dict.fromkeys(keys, 0.0)
+    for time in times:
+        if time is not FREE:
+            sums[getattr(time, name)] += time.seconds
+    return sums
 
 
 def host_storages(graph: StepGraph) -> frozenset[int]:
@@ -154,20 +229,17 @@ def _on_host(op: Op, host: AbstractSet[int]) -> bool:
 
 
 class _Timer:
-    """Kernel times, each distinct piece of work computed once: a model repeats its layers."""
+    """Kernel times, each distinct job computed once: a model repeats its layers."""
 
     def __init__(self, profile: Profile, tf32: bool, cudnn_tf32: bool) -> None:
         self.profile, self.tf32, self.cudnn_tf32 = profile, tf32, cudnn_tf32
-        self.known: dict[tuple[Work, Unit | None, str, int], OpTime] = {}
+        self.known: dict[Job, OpTime] = {}
 
     def __call__(self, op: Op, work: Work) -> OpTime:
         if not (work.flops or work.bytes):
             return FREE
-        unit = None
-        if work.tensor_flops:
-            unit = matmul_unit(op, self.profile, tf32=self.tf32, cudnn_tf32=self.cudnn_tf32)
-        key = (work, unit, vector_dtype(op), launches(op))
+        key = job(work, op, self.profile, tf32=self.tf32, cudnn_tf32=self.cudnn_tf32)
         found = self.known.get(key)
         if found is None:
-            found = self.known[key] = time_on(self.profile, *key)
+            found = self.known[key] = time_of(key, self.profile)
         return found

@@ -1,12 +1,21 @@
-"""The largest number that fits: a question with a yes for small numbers and a no for large ones becomes that number.
+"""A limit in bytes and a function that traces -> the largest value of a size whose step *fits*, and the curve to it.
 
-*Fits* is monotone: what holds for a number holds for every smaller one. Only the numbers that decide are asked,
-since each costs a trace.
+*Fits* is monotone: what holds for a number holds for every smaller one. `largest` asks about the numbers that decide;
+`fit` asks for a handful of small traces, takes the timeline at every other value from exact formulas of its storages,
+and traces the answer once to confirm it. A *piece* is a range of values over which the program runs the same ops; where
+the confirming trace is not as predicted there is a *threshold* on the way, and another piece begins behind it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..costmodels.formula import Axis, Condition, Formula, Instances, line, quiet
+from ..graph import ForetraceError, StepGraph
 
 LARGEST = 1 << 20
 """Where the search gives up doubling."""
@@ -31,3 +40,302 @@ def largest(fits: Callable[[int], bool]) -> int:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     return low
+
+
+AT_ONCE = 1 << 16
+"""How many values of a size are looked at together."""
+
+MOST_PIECES = 8
+"""How many thresholds are followed before the search gives up."""
+
+REMAINDER = 64
+"""A size with a default from twice this on is followed on values with the default's remainder by it: padding and
+alignment ask no more. What lies between is found to be rounded, or not, by `costmodels.formula`."""
+
+TraceAt = Callable[..., StepGraph]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The sizes from ``first`` on, up to the next piece, over which the live bytes of every moment are one formula."""
+
+    first: int
+    formula: Formula
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The largest value of a size whose step fits in ``limit_bytes``; 0 where not even 1 does."""
+
+    name: str
+    limit_bytes: int
+    headroom: float
+    largest: int
+    largest_with_headroom: int
+    largest_reserved: int | None
+    """The same by what a caching allocator reserves; None where that was not asked."""
+    confirmed_bytes: int
+    """The peak of the trace at ``largest``, which is what the curve says there; 0 where nothing fits."""
+    breaks: str
+    """Where in the step one more goes beyond the limit."""
+    pieces: tuple[Piece, ...]
+    first_bytes: Mapping[int, int]
+    """The peak of values below the first piece, each traced."""
+    traces: int
+
+    def peak(self, value: Any) -> Any:
+        """The peak in bytes at a value of the size, a whole number or a numpy array of them."""
+        if isinstance(value, np.ndarray):
+            return np.array([self.peak(int(v)) for v in value.ravel()], dtype=object).reshape(value.shape)
+        if value in self.first_bytes:
+            return self.first_bytes[value]
+        formula = [piece for piece in self.pieces if piece.first <= value][-1].formula
+        return formula.peak.at(**{self.name: value})
+
+    @property
+    def expressions(self) -> list[Any]:
+        """The peak of each piece as a sympy expression."""
+        return [piece.formula.peak.expression for piece in self.pieces]
+
+    def regimes(self) -> list[tuple[int, int, str]]:
+        """From which value to which each point of the step has the peak, up to one more than the largest."""
+        found: list[tuple[int, int, str]] = []
+        ends = [piece.first for piece in self.pieces[1:]] + [max(self.largest, self.pieces[-1].first) + 2]
+        for piece, end in zip(self.pieces, ends, strict=True):
+            candidates = piece.formula.peak.candidates
+            for first in range(piece.first, min(end, self.largest + 2), AT_ONCE):
+                values = np.arange(first, min(first + AT_ONCE, end, self.largest + 2))
+                levels = [np.broadcast_to(c.polynomial.at(**{self.name: values}), values.shape) for c in candidates]
+                best = np.array(levels).argmax(axis=0)
+                for start in np.flatnonzero(np.diff(best, prepend=-1)).tolist():
+                    _extend(found, int(values[start]), str(candidates[best[start]].point))
+                found[-1] = (found[-1][0], int(values[-1]), found[-1][2])
+        return found
+
+
+def _extend(found: list[tuple[int, int, str]], value: int, point: str) -> None:
+    """From `value` on it is `point`; what came before ends there."""
+    if found:
+        found[-1] = (found[-1][0], value - 1, found[-1][2])
+    if not found or found[-1][2] != point:
+        found.append((value, value, point))
+
+
+def fit(
+    trace_at: TraceAt,
+    name: str,
+    limit_bytes: int,
+    *,
+    near: int = 8,
+    headroom: float = 0.05,
+    reserved: Callable[[StepGraph], int] | None = None,
+    asked: Callable[[Mapping[str, int], int], None] | None = None,
+) -> Fit:
+    """The largest value of the size `name` whose peak is at most `limit_bytes`, from a handful of traces.
+
+    `trace_at` gives the trace at a value of the size, as a keyword argument. The storages of a few small values are
+    fitted exactly and the timeline is taken anew at every value; the answer is then traced itself, and where it is not
+    what was predicted, the threshold in between is found and the search goes on from there. `near` is a value that is
+    usual; `headroom` the share of the limit to be left free for the second answer; `reserved` gives what an allocator
+    reserves for a trace, for the third.
+
+    Raises `ForetraceError` where the size changes the program from value to value.
+    """
+    with quiet():
+        return _Search(Instances(trace_at, asked), name, limit_bytes, near).run(headroom, reserved)
+
+
+class _Search:
+    """Follows the peak upward, piece by piece."""
+
+    def __init__(self, instances: Instances, name: str, limit_bytes: int, near: int) -> None:
+        self.instances, self.name, self.limit_bytes = instances, name, limit_bytes
+        self.step = REMAINDER if near >= 2 * REMAINDER else 1
+        self.start = REMAINDER + near % REMAINDER if self.step > 1 else 2
+        self.pieces: list[Piece] = []
+        self.below: dict[int, int] = {}
+
+    def run(self, headroom: float, reserved: Callable[[StepGraph], int] | None) -> Fit:
+        self.add_piece(self.start)
+        best = self.search(self.limit_bytes)
+        while best >= self.pieces[-1].first and not self.agrees(best):
+            if len(self.pieces) >= MOST_PIECES:
+                raise ForetraceError(
+                    f"{self.name} changes the program at more than {MOST_PIECES} places below {best}",
+                    "Ask for a size that leaves the ops as they are.",
+                )
+            self.add_piece(self.threshold(best))
+            best = self.search(self.limit_bytes)
+        if best < self.start:
+            best = self.from_below()
+        spared = int(self.limit_bytes * (1 - headroom))
+        return Fit(
+            name=self.name,
+            limit_bytes=self.limit_bytes,
+            headroom=headroom,
+            largest=best,
+            largest_with_headroom=self.search(spared) or self.best_below(spared),
+            largest_reserved=None if reserved is None else self.by_reserved(reserved, best),
+            confirmed_bytes=self.traced(best) if best else 0,
+            breaks=self.breaks(best + 1),
+            pieces=tuple(self.pieces),
+            first_bytes=self.below,
+            traces=self.instances.traces,
+        )
+
+    def add_piece(self, first: int) -> None:
+        axis = Axis(self.name, first, self.step)
+        self.pieces.append(Piece(first, line(self.instances, [axis])))
+
+    def search(self, limit_bytes: int) -> int:
+        """The largest value that the last pieces say fits; 0 where none of them does."""
+        for place in reversed(range(len(self.pieces))):
+            piece = self.pieces[place]
+            end = self.pieces[place + 1].first if place + 1 < len(self.pieces) else LARGEST * 8
+            found = _last_that_fits(piece, self.name, end, limit_bytes)
+            if found:
+                return found
+        return 0
+
+    def agrees(self, value: int) -> bool:
+        predicted: int = self.pieces[-1].formula.peak.at(**{self.name: value})
+        return self.traced(value) == predicted
+
+    def traced(self, value: int) -> int:
+        return self.instances.at({self.name: value}).peak_bytes
+
+    def threshold(self, wrong: int) -> int:
+        """The first value at which the last piece's formula is not the trace, between its start and `wrong`."""
+        low, high = self.pieces[-1].first, wrong
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.agrees(middle) else (low, middle)
+        return high
+
+    def from_below(self) -> int:
+        """Trace the values below the first piece, from the largest on, until one fits."""
+        return next((v for v in range(self.start - 1, 0, -1) if self.known_below(v) <= self.limit_bytes), 0)
+
+    def known_below(self, value: int) -> int:
+        if value not in self.below:
+            self.below[value] = self.traced(value)
+        return self.below[value]
+
+    def best_below(self, limit_bytes: int) -> int:
+        return max((v for v, size in self.below.items() if size <= limit_bytes), default=0)
+
+    def by_reserved(self, reserved: Callable[[StepGraph], int], most: int) -> int:
+        """Search downwards from what fits by allocated bytes: reserved are no fewer, and seldom many more."""
+
+        def fits(value: int) -> bool:
+            return reserved(self.instances.trace_at(**{self.name: value})) <= self.limit_bytes
+
+        low, high, stride = most, most + 1, 1
+        while low and not fits(low):
+            low, high, stride = max(low - stride, 0), low, 2 * stride
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(middle) else (low, middle)
+        return low
+
+    def breaks(self, value: int) -> str:
+        if value < self.pieces[0].first:
+            return str(self.instances.at({self.name: value}).highest())
+        formula = [piece for piece in self.pieces if piece.first <= value][-1].formula
+        return str(formula.peak.winner(**{self.name: value}).point)
+
+
+def _last_that_fits(piece: Piece, name: str, end: int, limit_bytes: int) -> int:
+    """The largest value from the piece's first on and below `end` with a peak of at most `limit_bytes`, else 0."""
+    holds = piece.formula.conditions
+    modulus = max((c.modulus for c in holds), default=1)
+    first = piece.first
+    if piece.formula.peak.at(**{name: first}) > limit_bytes:
+        return 0
+    low, high = 0, 1
+    while first + high * modulus < end and piece.formula.peak.at(**{name: first + high * modulus}) <= limit_bytes:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        value = first + middle * modulus
+        fits = value < end and piece.formula.peak.at(**{name: value}) <= limit_bytes
+        low, high = (middle, high) if fits else (low, middle)
+    return first + low * modulus
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """For each value of one size the largest value of another that fits."""
+
+    name: str
+    other: str
+    limit_bytes: int
+    points: tuple[tuple[int, int], ...]
+    """A value of ``other``, and the largest of ``name`` with it; 0 where none fits."""
+    confirmed: tuple[int, int]
+    """The point that was traced itself."""
+    formula: Formula
+    traces: int
+
+
+def frontier(
+    trace_at: TraceAt,
+    name: str,
+    other: str,
+    limit_bytes: int,
+    *,
+    near: Mapping[str, int],
+    asked: Callable[[Mapping[str, int], int], None] | None = None,
+) -> Frontier:
+    """The largest value of `name` for each of several values of `other`, from one set of traces; one is confirmed.
+
+    `near` are usual values of both. Raises `ForetraceError` where the confirming trace is not what was predicted.
+    """
+    with quiet():
+        instances = Instances(trace_at, asked)
+        axes = [_axis(size, near[size]) for size in (name, other)]
+        formula = line(instances, axes)
+        everywhere = Condition(other, "", least=min(2, axes[1].start))
+        condition = next((c for c in formula.conditions if c.name == other), everywhere)
+        values = _around(near[other], condition)
+        points = tuple(
+            (value, _largest_beside(formula, name, other, value, axes[0].start, limit_bytes)) for value in values
+        )
+        usual = min((p for p in points if p[1]), key=lambda p: abs(p[0] - near[other]), default=None)
+        if usual is None:
+            return Frontier(name, other, limit_bytes, points, (0, 0), formula, instances.traces)
+        found = instances.at({name: usual[1], other: usual[0]})
+        predicted = formula.peak.at(**{name: usual[1], other: usual[0]})
+        if found.peak_bytes != predicted:
+            raise ForetraceError(
+                f"at {other}={usual[0]} {name}={usual[1]} the peak is {found.peak_bytes:,}, predicted {predicted:,}",
+                f"The program changes on the way there: vary {name} alone, which follows it piece by piece.",
+            )
+        return Frontier(name, other, limit_bytes, points, (usual[0], usual[1]), formula, instances.traces)
+
+
+def _axis(name: str, near: int) -> Axis:
+    return Axis(name, REMAINDER + near % REMAINDER, REMAINDER) if near >= 2 * REMAINDER else Axis(name, 2, 1)
+
+
+def _around(near: int, condition: Condition) -> list[int]:
+    """Values from an eighth of the usual one to eight times it at which the formula holds; evenly spaced where
+    doubling leaves its remainder."""
+    doubled = sorted({near * 2**k // 8 for k in range(7)})
+    fitting = [v for v in doubled if v >= 1 and condition.holds(v)]
+    if len(fitting) > 3:
+        return fitting
+    first = next(v for v in range(max(1, near // 4), near + condition.modulus + 1) if condition.holds(v))
+    step = condition.modulus * max(1, (3 * near) // (6 * condition.modulus))
+    return sorted({first + step * k for k in range(8)} | ({near} if condition.holds(near) else set()))
+
+
+def _largest_beside(formula: Formula, name: str, other: str, value: int, start: int, limit_bytes: int) -> int:
+    low, high = start - 1, start
+    while high < LARGEST and formula.peak.at(**{name: high, other: value}) <= limit_bytes:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        fits = formula.peak.at(**{name: middle, other: value}) <= limit_bytes
+        low, high = (middle, high) if fits else (low, middle)
+    return low if low >= start else 0

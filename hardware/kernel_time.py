@@ -1,31 +1,43 @@
-"""Work of one op + a hardware profile -> the seconds its kernels take on the device, with an interval.
+"""Work of one op + a hardware profile -> the seconds its kernels take on the device, with an interval and a tier.
 
 *Kernel time* is from the start of an op's first kernel to the start of the next op's, with the launch queue full.
-This is a roofline: the floor of each launch, and on top of it the slowest of matrix arithmetic, other arithmetic
-and memory traffic, each at the share of its peak that kernels are measured to reach. The interval comes from the
-low and high shares, between which about eight kernels in ten lie.
+The *tier* is what the time rests on, the surest first:
 
-Not covered: shapes, layouts and alignment; data that is still in L2; the host, which in eager mode needs more time
-to issue a small op than the device to run it; copies between host and device.
+- *measured*: this op was timed with these sizes and types on this device (`measured.py`);
+- *tiles*: a matrix product, convolution or fused attention, from tiles and waves (`tiles.py`);
+- *rate*: matrix arithmetic of unknown sizes, at the usual share of the peak;
+- *bandwidth*: memory traffic at the bandwidth that its kind reaches (`traffic.py`), or other arithmetic;
+- *floor*: too small for any of these to matter: the cost of a kernel.
+
+Each is a floor per kernel, and on top of it the slowest of matrix arithmetic, other arithmetic and memory traffic. No
+rate passes its peak. The interval comes from the low and high efficiencies of the profile, between which about
+eight kernels in ten lie.
+
+Not covered: data that is still in L2; copies between host and device. The host's own time is in `dispatch.py`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil
 from typing import NamedTuple
 
 from ..costmodels.work import Work
 from ..graph.dtype import is_floating
-from ..graph.op import Op, Tensor
+from ..graph.op import Op
+from .constants import constants
+from .measured import Measurement, key_of
+from .problems import Problem, problems
 from .profile import Profile
+from .tiles import share_of_peak
+from .traffic import Traffic, launches, traffic
 
-BOUNDS = ("tensor", "vector", "memory", "floor", "free")
+BOUNDS = ("tensor", "vector", "memory", "floor", "host", "free")
 """What an op's time is spent on: matrix arithmetic (on whichever cores), other arithmetic, memory traffic,
-launching, or nothing."""
+launching, waiting for the host, or nothing."""
 
-TIER = "roofline"
+TIERS = ("measured", "tiles", "rate", "bandwidth", "floor", "free")
+"""What an op's time rests on."""
 
 LOW, TYPICAL, HIGH = range(3)
 """Places in a `Range`."""
@@ -34,12 +46,6 @@ LOW, TYPICAL, HIGH = range(3)
 # torch.backends.cuda.matmul.allow_tf32 is off unless turned on:
 # https://docs.pytorch.org/docs/stable/notes/cuda.html, "TensorFloat-32 (TF32) on Ampere (and later) devices"
 CUDNN_WORDS = ("convolution", "conv_", "cudnn_rnn")
-
-# A multi-tensor kernel takes at most so many tensors by the number of lists, 2,240 blocks, 65,536 elements a block
-# (CUDA 13 and later): https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cuda/MultiTensorApply.cuh
-CHUNK_ELEMENTS = 65_536
-MOST_BLOCKS = 2_240
-MOST_TENSORS = (770, 448, 336, 252, 210)
 
 
 class Unit(NamedTuple):
@@ -69,37 +75,111 @@ class OpTime:
     """One of `BOUNDS`."""
     unit: Unit | None = None
     """Which cores run its matrix arithmetic; None where it has none."""
-    tier: str = TIER
+    tier: str = "floor"
+    """One of `TIERS`."""
 
 
-FREE = OpTime(0.0, 0.0, 0.0, "free")
+FREE = OpTime(0.0, 0.0, 0.0, "free", tier="free")
+
+
+STREAM = Traffic("stream")
+
+
+class Job(NamedTuple):
+    """All that a kernel time depends on beside the device: two ops with equal jobs take equally long."""
+
+    work: Work
+    unit: Unit | None
+    vector: str
+    launches: int
+    traffic: Traffic
+    problems: tuple[Problem, ...]
+    turned_bytes: int = 0
+    """What a library reads and writes to turn operands into the order that its kernels want."""
+    measured: Measurement | None = None
+    """The measured time of this op, where the profile has one."""
 
 
 def kernel_time(work: Work, op: Op, profile: Profile, *, tf32: bool = False, cudnn_tf32: bool = True) -> OpTime:
     """Time of `op` on that device. `tf32` and `cudnn_tf32` are PyTorch's two ``allow_tf32`` settings."""
     if not (work.flops or work.bytes):
         return FREE
-    unit = matmul_unit(op, profile, tf32=tf32, cudnn_tf32=cudnn_tf32) if work.tensor_flops else None
-    return time_on(profile, work, unit, vector_dtype(op), launches(op))
+    return time_of(job(work, op, profile, tf32=tf32, cudnn_tf32=cudnn_tf32), profile)
 
 
-def time_on(profile: Profile, work: Work, unit: Unit | None, vector: str, launches: int) -> OpTime:
-    """Time of work whose cores are known."""
-    low, typical, high = (_parts(profile, work, unit, vector, launches, at) for at in (HIGH, TYPICAL, LOW))
+def job(work: Work, op: Op, profile: Profile, *, tf32: bool = False, cudnn_tf32: bool = True) -> Job:
+    """What `op` asks of a device."""
+    measured = _measured(op, profile)
+    if not work.tensor_flops:
+        return Job(work, None, vector_dtype(op), launches(op), traffic(op), (), measured=measured)
+    unit = matmul_unit(op, profile, tf32=tf32, cudnn_tf32=cudnn_tf32)
+    found = problems(op)
+    turned = _turned_bytes(op, found) if unit.cores == "tensor" and unit.dtype in ("float16", "bfloat16") else 0
+    return Job(work, unit, vector_dtype(op), launches(op), STREAM, found, turned, measured)
+
+
+def _measured(op: Op, profile: Profile) -> Measurement | None:
+    if not profile.measured:
+        return None
+    key = key_of(op)
+    return profile.measured.get(key) if key else None
+
+
+def _turned_bytes(op: Op, found: tuple[Problem, ...]) -> int:
+    """cuDNN's half-precision kernels want channels last; operands in another order are turned for each product.
+
+    https://docs.nvidia.com/deeplearning/performance/dl-performance-convolutional/index.html#tensor-layout
+    """
+    if not found or found[0].kind != "convolution":
+        return 0
+    images = [t for t in (*op.inputs, *op.outputs) if len(t.shape) >= 4 and t is not op.args.get("weight")]
+    turned = [t for t in images if t.strides[1] != 1 and t.shape[1] > 1]
+    return 2 * sum(sorted((t.bytes for t in turned), reverse=True)[:2]) * len(found)
+
+
+def time_of(job: Job, profile: Profile) -> OpTime:
+    """Time of that job on that device."""
+    low, typical, high = (_parts(job, profile, at) for at in (HIGH, TYPICAL, LOW))
     bound = max(typical, key=typical.__getitem__)
-    return OpTime(_seconds(typical, unit), _seconds(low, unit), _seconds(high, unit), bound, unit)
+    if job.measured:
+        return _as_measured(job.measured, bound, job.unit)
+    seconds = _seconds(typical, job.unit)
+    return OpTime(seconds, _seconds(low, job.unit), _seconds(high, job.unit), bound, job.unit, _tier(job, bound))
 
 
-def _parts(profile: Profile, work: Work, unit: Unit | None, vector: str, launches: int, at: int) -> dict[str, float]:
+def _as_measured(one: Measurement, bound: str, unit: Unit | None) -> OpTime:
+    """The measured time; what it is spent on is still the model's word."""
+    low, middle, high = one.low * 1e-6, one.microseconds * 1e-6, one.high * 1e-6
+    return OpTime(middle, low, high, bound, unit, "measured")
+
+
+def _tier(job: Job, bound: str) -> str:
+    if bound == "floor":
+        return "floor"
+    if bound == "tensor":
+        return "tiles" if job.problems else "rate"
+    return "bandwidth"
+
+
+def _parts(job: Job, profile: Profile, at: int) -> dict[str, float]:
     """Seconds by bound with every efficiency at its low, typical or high value, and the floor the other way round."""
-    vector_rate = profile.vector_flops_per_second[vector] * profile.vector_efficiency[at]
+    vector_rate = profile.vector_flops_per_second[job.vector] * profile.vector_efficiency[at]
     bandwidth = profile.memory_bandwidth_bytes_per_second * profile.memory_bandwidth_efficiency[at]
     return {
-        "tensor": _matmul_seconds(profile, work, unit, at) if unit else 0.0,
-        "vector": work.vector_flops / vector_rate,
-        "memory": work.bytes / bandwidth,
-        "floor": launches * profile.kernel_floor_seconds[HIGH - at],
+        "tensor": _matmul_seconds(job, profile, at) + job.turned_bytes / bandwidth,
+        "vector": job.work.vector_flops / vector_rate,
+        "memory": job.work.bytes / bandwidth if at == HIGH else _memory_seconds(job, profile, bandwidth),
+        "floor": job.launches * profile.kernel_floor_seconds[HIGH - at],
     }
+
+
+def _memory_seconds(job: Job, profile: Profile, bandwidth: float) -> float:
+    """Moving the bytes as its kind of traffic does, or stepping through the elements, and what each row costs."""
+    known, (kind, elements, rows) = constants(), job.traffic
+    clocks = profile.sm_count * profile.clock_hertz
+    moving = job.work.bytes / (bandwidth * known[f"traffic_share.{kind}"])
+    stepping = elements / (clocks * known[f"elements_per_clock.{kind}"])
+    return max(moving, stepping) + rows * known[f"row_clocks.{kind}"] / clocks
 
 
 def _seconds(parts: dict[str, float], unit: Unit | None) -> float:
@@ -109,17 +189,32 @@ def _seconds(parts: dict[str, float], unit: Unit | None) -> float:
     return parts["floor"] + max(arithmetic, parts["memory"])
 
 
-def _matmul_seconds(profile: Profile, work: Work, unit: Unit, at: int) -> float:
-    """Time of the multiply-adds that run, and of the last wave of tiles, which is at most one wave more."""
-    peak = unit.peak(profile)
-    flops = work.tensor_flops - work.skippable_flops
-    body = flops / (peak * profile.matmul_efficiency[unit.dtype][at])
-    return body + min(profile.tensor_tail_flops / peak, body)
+def _matmul_seconds(job: Job, profile: Profile, at: int) -> float:
+    """Time of the multiply-adds that run, at the share of the peak that their sizes allow."""
+    if job.unit is None:
+        return 0.0
+    peak = job.unit.peak(profile)
+    flops = job.work.tensor_flops - job.work.skippable_flops
+    return flops / (peak * _share(job, job.unit, profile, at))
+
+
+def _share(job: Job, unit: Unit, profile: Profile, at: int) -> float:
+    """The share of the peak of all problems together: their FLOPs over the FLOPs that their time would allow."""
+    best = profile.matmul_efficiency[unit.dtype][at]
+    bandwidth = profile.memory_bandwidth_bytes_per_second * profile.memory_bandwidth_efficiency[TYPICAL]
+    per_byte = unit.peak(profile) / bandwidth
+    done = spent = 0.0
+    for problem in job.problems:
+        if problem.flops:
+            share = share_of_peak(problem, unit.cores, best, profile.sm_count, per_byte, constants())
+            done += problem.flops
+            spent += problem.flops / share
+    return done / spent if spent else best
 
 
 def matmul_unit(op: Op, profile: Profile, *, tf32: bool = False, cudnn_tf32: bool = True) -> Unit:
     """The cores that run `op`'s matrix arithmetic: what its first floating-point input allows on that device."""
-    dtype = _operand_dtype(op)
+    dtype = operand_dtype(op)
     if dtype == "float32" and (cudnn_tf32 if _is_cudnn(op.name) else tf32):
         dtype = "tfloat32"
     if dtype.startswith("float8") and dtype not in profile.tensor_flops_per_second:
@@ -138,25 +233,8 @@ def vector_dtype(op: Op) -> str:
     return "float64" if any(t.dtype in wide and t.shape for t in (*op.inputs, *op.outputs)) else "float32"
 
 
-def launches(op: Op) -> int:
-    """How many kernels `op` is at the least: one, or for a list of tensors as many as their chunks need."""
-    if "._foreach_" not in op.name and "._fused_" not in op.name:
-        return 1
-    lists = [value for value in op.args.values() if isinstance(value, tuple) and value and _all_tensors(value)]
-    if not lists:
-        return 1
-    first = lists[0]
-    chunks = sum(ceil(t.numel / CHUNK_ELEMENTS) for t in first if isinstance(t, Tensor))
-    most_tensors = MOST_TENSORS[min(len(lists), len(MOST_TENSORS)) - 1]
-    return max(1, ceil(len(first) / most_tensors), ceil(chunks / MOST_BLOCKS))
-
-
-def _all_tensors(value: tuple[object, ...]) -> bool:
-    # A Tensor is itself a tuple; only a plain tuple is a list of tensors.
-    return type(value) is tuple and all(isinstance(item, Tensor) for item in value)
-
-
-def _operand_dtype(op: Op) -> str:
+def operand_dtype(op: Op) -> str:
+    """The type of `op`'s first floating-point or complex tensor; of its first tensor where there is none."""
     given = (*op.inputs, *op.outputs)
     floating = next((t.dtype for t in given if is_floating(t.dtype) or t.dtype.startswith("complex")), None)
     return floating or next((t.dtype for t in given), "float32")

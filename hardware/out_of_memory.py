@@ -1,7 +1,7 @@
 """A request that found no memory -> the message that PyTorch prints.
 
 The wording, the order of the numbers and their rounding are those of ``DeviceCachingAllocator::malloc`` and
-``format_size`` in PyTorch 2.14 (https://github.com/pytorch/pytorch/blob/v2.14.0/c10/cuda/CUDACachingAllocator.cpp).
+``format_size`` (source: `allocator`); the library of PyTorch 2.14.1 holds the same texts.
 The numbers are those after the allocator has given back to the device all that it could.
 """
 

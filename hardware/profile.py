@@ -5,7 +5,7 @@ a URL or a document and table, or the measurement and the fit that it came from.
 `KEYS` says between which bounds a value is believable, so that a factor of 1,000 cannot hide. A profile of one's
 own may start from another one with ``base = "a100-sxm4-80gb"`` and state only what differs.
 
-Not covered: links between devices, and energy.
+Not covered: networks between machines, and energy.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from types import MappingProxyType
 from typing import NamedTuple, cast
 
 from ..graph.errors import ForetraceError
+from .constants import FILE as CONSTANTS
+from .measured import Key as MeasuredKey
+from .measured import Measurement, measurements
 
 FOLDER = Path(__file__).parent
 
@@ -73,12 +76,12 @@ KEYS: Mapping[str, Key] = MappingProxyType(
         "cublas_workspace_bytes": Key("bytes", 0, 1e9, "integer"),
         "l2_bytes": Key("bytes", 1e5, 1e10, "integer"),
         "memory_bandwidth_bytes_per_second": Key("bytes/s", 1e10, 1e14),
+        "link_bytes_per_second": Key("bytes/s", 0, 1e14),
         "sm_count": Key("multiprocessors", 1, 1e4, "integer"),
         "clock_hertz": Key("Hz", 1e8, 1e10),
         "tensor_flops_per_second": Key("FLOP/s", 1e11, 1e17, by_type=True),
         "vector_flops_per_second": Key("FLOP/s", 1e10, 1e16, by_type=True),
         "kernel_floor_seconds": Key("s", 1e-8, 1e-3, "range"),
-        "tensor_tail_flops": Key("FLOP", 0, 1e12, "integer"),
         "memory_bandwidth_efficiency": Key("share of peak", 0.001, 1, "range"),
         "vector_efficiency": Key("share of peak", 0.001, 1, "range"),
         "matmul_efficiency": Key("share of peak", 0.001, 1, "range", by_type=True),
@@ -113,6 +116,8 @@ class Profile:
     """What PyTorch allocates once for a cuBLAS handle and stream; in PyTorch's statistics."""
     l2_bytes: int
     memory_bandwidth_bytes_per_second: float
+    link_bytes_per_second: float
+    """To other devices of the same machine, both directions added up; 0 where there is only PCI Express."""
     sm_count: int
     clock_hertz: float
     tensor_flops_per_second: Mapping[str, float]
@@ -121,12 +126,12 @@ class Profile:
     """Peak of the CUDA cores by element type, a fused multiply-add counted as two."""
     kernel_floor_seconds: Range
     """From the start of one kernel to that of the next when they do next to nothing."""
-    tensor_tail_flops: int
-    """Work a matrix kernel could have done in the time that its last, partly filled wave of tiles takes."""
     memory_bandwidth_efficiency: Range
     vector_efficiency: Range
     matmul_efficiency: Mapping[str, Range]
     """By element type; ``float32`` is a matrix product on CUDA cores."""
+    measured: Mapping[MeasuredKey, Measurement]
+    """Times of single ops that were measured on the device; none in a profile that comes with foretrace."""
     sources: Mapping[str, str]
     """Where each number comes from, by its key; ``key.type`` where there is one for each element type."""
 
@@ -139,6 +144,8 @@ class Profile:
             values = {f"{key}.{name}": value for name, value in held.items()} if spec.by_type else {key: held}
             for name, value in values.items():
                 yield Fact(name, value, spec.unit, self.sources[name])
+        for one in self.measured.values():
+            yield Fact(f"measured {one.op} {' '.join(one.inputs)}", one.microseconds * 1e-6, "s", one.source)
 
 
 def names() -> tuple[str, ...]:
@@ -147,7 +154,7 @@ def names() -> tuple[str, ...]:
     >>> "a100-sxm4-80gb" in names()
     True
     """
-    return tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.toml") if path != CONSTANTS))
 
 
 def load(name_or_path: str | Path) -> Profile:
@@ -189,6 +196,7 @@ def _read(path: Path) -> Table:
 
 def _from_table(file: str, table: Table) -> Profile:
     table = _with_base(file, table)
+    measured = measurements(file, table.pop("measured", []))
     _refuse_unknown(file, "", table, (*TEXT_KEYS, *KEYS))
     sources: dict[str, str] = {}
     fields: dict[str, object] = {key: _text(file, table, key) for key in TEXT_KEYS}
@@ -200,7 +208,7 @@ def _from_table(file: str, table: Table) -> Profile:
             fields[key] = MappingProxyType(by_type)
         else:
             fields[key] = _entry(file, key, spec, entry, sources)
-    profile = Profile(**fields, sources=MappingProxyType(sources))  # type: ignore[arg-type]
+    profile = Profile(**fields, measured=measured, sources=MappingProxyType(sources))  # type: ignore[arg-type]
     _check_whole(file, profile)
     return profile
 
@@ -212,7 +220,8 @@ def _with_base(file: str, table: Table) -> Table:
         return table
     if not isinstance(base, str) or base not in names():
         raise ForetraceError(f"{file}: base is {base!r}", f"Name one of {', '.join(names())}")
-    return _overlay(_read(FOLDER / f"{base}.toml"), table)
+    below = _read(FOLDER / f"{base}.toml")
+    return _overlay(_with_base(f"{base}.toml", below), table)
 
 
 def _overlay(below: Table, above: Table) -> Table:

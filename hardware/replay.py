@@ -2,8 +2,8 @@
 
 A step graph is one step. It is replayed as a run of steps: what is live at the start is allocated first, in order of
 its ids; then come each step's births and deaths in their order, and from step to step storages go on as each other
-(`succession`). Several graphs make a run of different steps: a first one without optimizer state, batches of
-differing shape.
+(`succession`). A single graph makes a run of a first step, without optimizer state at its start, and of further ones;
+several graphs make a run of different steps, such as batches of differing shape.
 
 Kernels take memory that no op returns. What is known of it is given as *extras* (`Extras`): for an op, `Scratch`
 taken when its outputs have been allocated and given back before anything dies, and `Lasting` taken at its first use
@@ -25,6 +25,7 @@ from ..graph import Category, Event, ForetraceError, Op, Source, StepGraph, Stor
 from .alloc_conf import AllocConf
 from .allocator import CachingAllocator
 from .blocks import Counters, SegmentState
+from .first_step import first_step
 from .out_of_memory import OutOfMemory
 from .profile import Profile
 from .requests import Free, Malloc, Request, Sample, ask
@@ -51,6 +52,7 @@ class Lasting(NamedTuple):
     bytes: int
     name: str
     """One and the same for all ops that share it."""
+    before_outputs: bool = False
 
 
 Extra = Scratch | Lasting
@@ -121,10 +123,10 @@ class _Run:
             births = max((i + 1 for i, event in enumerate(mine) if event.bytes > 0), default=0)
             extras = tuple(self.extras(op)) if op is not None else ()
             at = Place(self.step, op.id if op is not None else BEFORE)
-            yield from self._take(at, (e for e in extras if isinstance(e, Scratch) and e.before_outputs))
+            yield from self._take(at, (e for e in extras if e.before_outputs))
             for event in mine[:births]:
                 yield self._event(graph, event)
-            yield from self._take(at, (e for e in extras if not (isinstance(e, Scratch) and e.before_outputs)))
+            yield from self._take(at, (e for e in extras if not e.before_outputs))
             while self.scratch:
                 yield Placed(Free(self.scratch.pop()[0]), at)
             for event in mine[births:]:
@@ -271,21 +273,25 @@ def replay_steps(
     conf: AllocConf | None = None,
     extras: Extras | None = None,
     sample_every: int = 0,
+    allocator: CachingAllocator | None = None,
 ) -> RunMemory:
-    """Replay a run of steps on a fresh allocator, as long as there is memory.
+    """Replay a run of steps, as long as there is memory.
 
-    A single graph is replayed `steps` times, a sequence as it is. Memory is limited by `profile` (its memory less the
-    CUDA context), or to `capacity_bytes`, or not at all. The curve has a point after every `sample_every` requests.
+    A single graph is replayed `steps` times, the first time as `first_step` has it: the segments that a first step
+    leaves behind shape those of the later ones. A sequence is replayed as it is. Memory is limited by `profile` (its
+    memory less the CUDA context), or to `capacity_bytes`, or not at all; or `allocator` is given instead, of which
+    nothing is in use. The curve has a point after every `sample_every` requests.
 
     Raises `ForetraceError` for a trace of another device, and for steps of different models.
     """
-    run = (graphs,) * steps if isinstance(graphs, StepGraph) else tuple(graphs)
+    run = (first_step(graphs), *[graphs] * (steps - 1)) if isinstance(graphs, StepGraph) else tuple(graphs)
     for graph in run:
         _check_device(graph)
-    total_bytes = profile.memory_total_bytes if profile is not None else capacity_bytes
-    if profile is not None and capacity_bytes is None:
-        capacity_bytes = profile.memory_total_bytes - profile.cuda_context_bytes
-    allocator = CachingAllocator(capacity_bytes, conf, total_bytes=total_bytes)
+    if allocator is None:
+        total_bytes = profile.memory_total_bytes if profile is not None else capacity_bytes
+        if profile is not None and capacity_bytes is None:
+            capacity_bytes = profile.memory_total_bytes - profile.cuda_context_bytes
+        allocator = CachingAllocator(capacity_bytes, conf, total_bytes=total_bytes)
     return _Watch(allocator, run, _Run(extras), sample_every).replay()
 
 

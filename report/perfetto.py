@@ -1,7 +1,7 @@
 """`Report` -> a trace for Perfetto and ``chrome://tracing``: kernels, the modules around them, and the memory.
 
-The kernels of a step stand one after the other, as one stream would run them, with the time that each is predicted to
-take. A module's span lasts from its first kernel to its last, and the spans nest. The counter ``memory`` has a series
+The kernels of a step stand one after the other, with the time that each is predicted to take; where the device waits
+for the host is not shown. A module's span lasts from its first kernel to its last, and the spans nest. The counter ``memory`` has a series
 for each category; at a kernel's start it shows the most that is alive during it, at its end what it leaves. An arrow
 leads from the kernel that made a tensor saved for backward to the first one of backward that reads it.
 

@@ -21,6 +21,7 @@ from ..hardware import DeviceMemory, Profile, StepTime, device_memory, estimate,
 from ..hardware import load as load_profile
 from ..hardware.alloc_conf import AllocConf, parse
 from ..hardware.fit import largest
+from ..hardware.plan import batch_of, tokens_of
 from .html import to_html
 from .json import to_json
 from .notebook import plot, report_html, to_pandas
@@ -29,7 +30,7 @@ from .table import to_table
 NOT_MODELLED = (
     "workspaces of cuDNN",
     "kernel choices of other GPUs than those of compute capability 8.0",
-    "the host's time between kernels, and copies between host and device",
+    "copies between host and device, and data loading",
 )
 
 
@@ -147,6 +148,24 @@ class Report:
         """The kind of device that was traced: cuda or cpu."""
         return self.trace.facts.device.partition(":")[0]
 
+    @cached_property
+    def batch(self) -> int | None:
+        """Samples of the step: the first size that all its inputs share; None where they do not."""
+        return batch_of(self.trace)
+
+    @property
+    def samples_per_second(self) -> float | None:
+        """None where the batch is not known."""
+        return self._rate(self.batch)
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """For a step whose first input is a matrix of whole numbers; None for others."""
+        return self._rate(tokens_of(self.trace))
+
+    def _rate(self, count: int | None) -> float | None:
+        return count / self.time.step_seconds if count and self.time.step_seconds else None
+
     @property
     def peak_op(self) -> Op | None:
         """The op during which the peak is reached; None where it is the start of the step."""
@@ -159,7 +178,7 @@ class Report:
 
     @cached_property
     def takers(self) -> tuple[Taker, ...]:
-        """Who takes the time, longest first; their seconds add up to the step's."""
+        """Who takes the device's time, longest first; their seconds add up to that of the step's kernels."""
         groups: dict[tuple[str, str], list[int]] = {}
         for place, op in enumerate(self.trace.ops):
             if self.time.ops[place].seconds:
@@ -208,6 +227,7 @@ class Report:
             "low_seconds": time.low_seconds,
             "high_seconds": time.high_seconds,
             "bound": time.bound,
+            "tier": time.tier,
             "priced": str(priced.kind),
             "by": priced.by,
         }
@@ -310,5 +330,10 @@ def _coverage(trace: StepGraph, priced: Iterable[Priced], work: Totals, time: St
         assumed=work.assumed,
         assumed_seconds=sum(assumed, 0.0),
         assumptions=trace.facts.assumptions,
-        notes=trace.facts.notes,
+        notes=(*trace.facts.notes, *_substitutes(time)),
     )
+
+
+def _substitutes(time: StepTime) -> Iterable[str]:
+    for dtype, unit in time.substitutes.items():
+        yield f"products in {dtype} run on {unit}: this device has no unit for {dtype}"

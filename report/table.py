@@ -47,6 +47,15 @@ BOUND_WORDS = {
     "vector": "other arithmetic",
     "memory": "memory traffic",
     "floor": "launching kernels",
+    "host": "waiting for the host",
+}
+
+TIER_WORDS = {
+    "measured": "measured ops",
+    "tiles": "tiles and waves",
+    "rate": "a usual rate",
+    "bandwidth": "bandwidth",
+    "floor": "a floor per kernel",
 }
 
 
@@ -172,7 +181,24 @@ def _step_time(report: Report) -> list[str]:
     return [
         *_labelled("step time", [f"~ {seconds_text(time.step_seconds)}  {doubt}".rstrip(), *shown]),
         *_labelled("", spent),
+        *_labelled("", _launching(report)),
+        *_labelled("", _rates(report)),
     ]
+
+
+def _launching(report: Report) -> list[str]:
+    """Who sets the pace, where it is the host."""
+    time = report.time
+    if not time.is_launch_bound:
+        return []
+    waits = f"launch-bound: the device waits {seconds_text(time.waiting_seconds)} for the host"
+    return [waits, f"its kernels alone take {seconds_text(time.kernel_seconds)}"]
+
+
+def _rates(report: Report) -> list[str]:
+    rates = ((report.samples_per_second, "samples/s"), (report.tokens_per_second, "tokens/s"))
+    shown = [f"{rate:,.4g} {name}" if rate < 1e4 else f"{rate:,.0f} {name}" for rate, name in rates if rate]
+    return [*shown, f"at batch {report.batch:,}"] if shown and report.batch else shown
 
 
 def _compute(report: Report) -> list[str]:
@@ -183,7 +209,9 @@ def _compute(report: Report) -> list[str]:
     if flops.causal_total != flops.total:
         lines += _labelled("", [f"{count_text(flops.causal_total, 'FLOP')} without what the causal mask throws away"])
     if report.time.peak_unit:
-        lines += _labelled("", [f"MFU {share_text(report.time.mfu, 1)} of {_unit_peak(report)}"])
+        mfu, hfu = share_text(report.time.mfu, 1), share_text(report.time.hfu, 1)
+        again = f", HFU {hfu} with what checkpointing recomputes" if report.time.recomputed_flops else ""
+        lines += _labelled("", [f"MFU {mfu} of {_unit_peak(report)}{again}"])
     return lines
 
 
@@ -281,6 +309,10 @@ def _doubt(report: Report) -> list[str]:
     if coverage.assumptions:
         paragraphs.append(f"assumed of the data: {_some([_assumption(item) for item in coverage.assumptions])}")
     paragraphs += coverage.notes
+    shares = sorted(((share, tier) for tier, share in report.time.tier_shares.items() if share), reverse=True)
+    if shares:
+        resting = ", ".join(f"{TIER_WORDS[tier]} {share_text(share, 1)}" for share, tier in shares)
+        paragraphs.append(f"the kernels' time rests on {resting}")
     paragraphs.append(f"not modelled: {'; '.join(coverage.not_modelled)}")
     return [line for text in paragraphs for line in wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)]
 

@@ -1,8 +1,9 @@
-"""`Report` -> the tree of modules: what each takes, in rows of parameters, saved bytes, share of the peak, FLOPs, time.
+"""`Report` -> the tree of modules: what each takes, in rows of parameters, saved bytes, share of the peak, FLOPs
+and the time of its kernels.
 
 A row counts the module and all below it, so the first row is the whole step. Modules of one class that are numbered
 one after the other are *rolled* into one row, ``h.* x48``, which adds them up. What belongs to no module, such as the
-optimizer's ops, is in the first row alone.
+optimizer's ops, is in the first row alone; waiting for the host is in none.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ WIDTH = 80
 LEAST_NAME = 16
 ROLLED = "*"
 INDENT = "\ue000"  # of width 1, and not stripped
-COLUMNS = ("module", "parameters", "saved", "of peak", "FLOP", "time")
+COLUMNS = ("module", "parameters", "saved", "of peak", "FLOP", "kernels")
 
 
 @dataclass(slots=True)

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+
+import foretrace
+from foretrace.cli import main
+from foretrace.costmodels import timeline
+from foretrace.costmodels.formula import letters_for, parse, written
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -21,6 +28,16 @@ def test_the_accounting_page_shows_what_its_program_prints() -> None:
         assert f"```\n{block}\n```" in page
 
 
+def test_the_accounting_page_shows_what_plan_prints(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs" / "accounting.md").read_text()
+    (command,) = (line.strip() for line in page.splitlines() if line.startswith("    foretrace plan "))
+    monkeypatch.chdir(ROOT)
+    assert main(command.split()[1:]) == 0
+    assert f"```\n{capsys.readouterr().out.strip()}\n```" in page
+
+
 def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path) -> None:
     pytest.importorskip("pandas")
     pytest.importorskip("matplotlib")
@@ -31,3 +48,59 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path) -> None:
     printed = subprocess.run([sys.executable, "-W", "ignore", str(program)], capture_output=True, text=True, check=True)
     saved, letters = map(int, printed.stdout.split())
     assert saved > 0 and letters > 100_000
+
+
+PAGE = ROOT / "docs" / "formula.md"
+SIZES = {"batch": 3, "seq": 200, "layers": 4, "width": 320, "heads": 5, "vocab": 900}
+TEXTBOOK = f"{ROOT / 'examples' / 'closed_forms.py'}:textbook"
+BLOCK = re.compile(r"^(\w+) attention, (\w+), (\w+) AdamW$\n((?:^  .*$\n)+)", re.MULTILINE)
+
+
+def documented() -> dict[tuple[str, str, str], list[str]]:
+    """The lines of each way to run the step on the page on closed forms."""
+    return {(a, p, o): text.splitlines() for a, p, o, text in BLOCK.findall(PAGE.read_text())}
+
+
+def unrounded(text: str, sizes: dict[str, int]) -> int:
+    letters = letters_for(list(sizes))
+    plain = re.sub(r"⌈T⌉₃₂", "(32*ceiling(T/32))", text.replace(",", ""))
+    value = parse(plain, letters).at(**sizes)
+    assert isinstance(value, int)
+    return value
+
+
+@pytest.mark.parametrize("way", sorted(documented()), ids="-".join)
+def test_the_closed_forms_of_the_page_are_those_of_a_trace(way: tuple[str, str, str]) -> None:
+    attention, precision, optimizer = way
+    lines = [line.strip() for line in documented()[way]]
+    how = {"optimizer": "adamw:fused"} if optimizer == "fused" else {}
+    how |= {} if precision == "float32" else {"autocast": precision}
+    graph = foretrace.trace_target(TEXTBOOK, {**SIZES, "fused": attention == "fused"}, **how)
+    found = timeline(graph)
+    formulas = {title: formula for title, formula in pairwise(lines) if not title.startswith("largest")}
+    saved = formulas.pop("saved for backward")
+    assert unrounded(saved, SIZES) == found.saved_for_backward_bytes
+    live = [unrounded(formula, SIZES) for title, formula in formulas.items() if title.startswith("live in")]
+    assert max(live) <= found.peak_bytes
+    assert set(live) <= set(found.live_bytes)
+
+
+def test_the_page_on_closed_forms_has_all_ways_that_it_names() -> None:
+    assert len(documented()) >= 4
+
+
+@pytest.mark.parametrize(("text", "coefficients"), [("6*(12*L*d^2 + 2*L*d + 2*V*d + d)*B*T", {"72", "12"})])
+def test_the_rule_of_six_on_the_page(text: str, coefficients: set[str]) -> None:
+    letters = letters_for(list(SIZES))
+    assert {str(c) for c in parse(text, letters).terms.values()} == coefficients | {"6"}
+
+
+def test_a_formula_of_pytorch_code_with_padding_in_a_kernel() -> None:
+    """Memory-efficient attention pads its row statistics to 32."""
+    target = f"{ROOT / 'examples' / 'gpt2_xl.py'}:gpt2_xl"
+    fixed = {"layers": 2, "width": 64, "heads": 2, "vocab": 101, "batch": 3, "seq": 512}
+    found = foretrace.formula(target, "batch,seq", parameters=fixed, held_out=5)
+    assert "16·B·⌈T⌉₃₂" in written(found.saved_for_backward.polynomial, found.letters)
+    for batch, seq in ((5, 77), (2, 32)):
+        peak = timeline(foretrace.trace_target(target, {**fixed, "batch": batch, "seq": seq})).peak_bytes
+        assert found.at("peak", batch=batch, seq=seq) == peak

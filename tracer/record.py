@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from ..graph import ForetraceError, Phase
-from . import kernels, signature, sparse
+from . import foreach, kernels, signature, sparse
 from .arena import SMALL_FLOAT_BYTES, Owner, base_of
 from .assumptions import Assumptions
 from .calls import META, dense, describe, fits, has_mask, on_meta, scan
@@ -129,7 +129,8 @@ class Recorder(Log):
         given: list[torch.Tensor],
         owners: list[Owner | None],
     ) -> Any:
-        known = sig.name in _LIKE or all(owner is None or owner.known for owner in owners)
+        read = [] if sig.name in _LIKE else owners
+        known = all(owner is None or owner.known for owner in read)
         if sig.dynamic and sig.name not in STANDS_FOR_META and (sig.name != "aten.index.Tensor" or has_mask(args[1])):
             return self._dynamic(sig, args, kwargs, owners, known)
         spec = self._specs.get(key)
@@ -160,7 +161,7 @@ class Recorder(Log):
         if sig.name.startswith("aten.empty") or sig.name.startswith("aten.new_empty"):
             return False
         # What derives from masks, ids and lengths may be as large as these, also where it is a float.
-        wide = any(
+        wide = sig.name not in _LIKE and any(
             owner is not None and (owner.bytes > SMALL_FLOAT_BYTES or not t.is_floating_point())
             for t, owner in zip(given, owners, strict=True)
         )
@@ -273,6 +274,8 @@ class Recorder(Log):
         if sig.name in SHAPES:
             results = SHAPES[sig.name](args)
             return (tuple if len(sig.aliases) > 1 else None, results)
+        if sig.name.startswith("aten._foreach_") and (told := foreach.answer(sig, args)) is not None:
+            return told
         if self.device == "cpu" and sig.name in kernels.CPU_DIFFERS:
             asked = kernels.ask(sig.func, args, kwargs)
             if asked is not None:

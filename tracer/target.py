@@ -56,6 +56,27 @@ def resolve(target: str, parameters: dict[str, Any], inputs: str | None = None) 
     return step
 
 
+def defaults(target: str | Callable[..., Any]) -> dict[str, Any]:
+    """The keyword arguments that a target takes, with their defaults; None for those without one.
+
+    Raises `ForetraceError` for a target that is not there or cannot be called.
+    """
+    if callable(target):
+        function: Callable[..., Any] = target
+    else:
+        place, _, name = target.rpartition(":")
+        if not place or not name:
+            raise ForetraceError(f"{target!r} is not a target", _GRAMMAR)
+        with _importable():
+            function = _find(place, name)
+    try:
+        taken = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return {}
+    by_name = (p for p in taken if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+    return {p.name: None if p.default is p.empty else p.default for p in by_name}
+
+
 def _spare(function: Callable[..., Any], parameters: dict[str, Any], inputs: str) -> set[str]:
     """The names that the callable does not take, so that they can only be sizes.
 

@@ -226,11 +226,16 @@ def _randomness_kept() -> Iterator[None]:
 
 @contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """Frees happen when references go, never when a collector happens to run: so traces repeat."""
+    """Frees happen when references go, never when a collector happens to run: so traces repeat.
+
+    What was there before is frozen, so that a collection looks at the step's own objects only.
+    """
     enabled = gc.isenabled()
     gc.disable()
+    gc.freeze()
     try:
         yield
     finally:
+        gc.unfreeze()
         if enabled:
             gc.enable()

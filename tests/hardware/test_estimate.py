@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from foretrace.costmodels.price import Priced
@@ -17,8 +19,8 @@ A100 = load("a100-sxm4-80gb")
 
 
 def priced(phase: Phase, work: Work, dtype: str = "bfloat16", kind: str = "rule", storage: int = 0) -> Priced:
-    one = Tensor(storage, dtype, (8, 8), (8, 1))
-    op = Op(id=0, name="aten.mm.default", phase=phase, args={"self": one}, result=one)
+    one = Tensor(storage, dtype, (4096, 4096), (4096, 1))
+    op = Op(id=0, name="aten.mm.default", phase=phase, args={"self": one, "mat2": one}, result=one)
     return Priced(op=op, work=work, kind=kind, by="here")  # type: ignore[arg-type]
 
 
@@ -40,11 +42,12 @@ def test_a_step_is_the_sum_of_its_ops() -> None:
     step = estimate(STEP, A100)
     alone = [kernel_time(p.work, p.op, A100) for p in STEP]
     matmul, copy, add = alone[0].seconds, alone[1].seconds, alone[5].seconds
-    assert step.forward_seconds == pytest.approx(matmul + copy)
+    assert step.forward_seconds == pytest.approx(step.waiting_seconds + matmul + copy)
     assert step.backward_seconds == pytest.approx(2 * matmul)
     assert step.optimizer_seconds == pytest.approx(add)
     assert step.zero_grad_seconds == 0
-    assert step.step_seconds == pytest.approx(3 * matmul + copy + add)
+    assert step.kernel_seconds == pytest.approx(3 * matmul + copy + add)
+    assert step.step_seconds == pytest.approx(step.kernel_seconds + step.waiting_seconds)
     assert step.low_seconds < step.step_seconds < step.high_seconds
     assert [t.bound for t in step.ops] == ["tensor", "memory", "free", "tensor", "tensor", "floor"]
     assert step.ops[0] == alone[0]
@@ -55,7 +58,9 @@ def test_shares_sum_to_one() -> None:
     step = estimate(STEP, A100)
     assert sum(step.bound_shares.values()) == pytest.approx(1)
     assert sum(step.bound_seconds.values()) == pytest.approx(step.step_seconds)
-    assert set(step.bound_shares) == {"tensor", "vector", "memory", "floor"}
+    assert set(step.bound_shares) == {"tensor", "vector", "memory", "floor", "host"}
+    assert sum(step.tier_seconds.values()) == pytest.approx(step.kernel_seconds)
+    assert sum(step.tier_shares.values()) == pytest.approx(1)
     assert step.bound_shares["memory"] == pytest.approx(step.ops[1].seconds / step.step_seconds)
 
 
@@ -83,6 +88,21 @@ def test_an_empty_step_takes_no_time() -> None:
 def test_an_op_on_the_host_costs_the_device_nothing() -> None:
     step = [priced(Phase.OPTIMIZER, ADD, storage=7), priced(Phase.OPTIMIZER, ADD, storage=8)]
     assert [t.bound for t in estimate(step, A100, host_storages={7}).ops] == ["free", "floor"]
+
+
+def test_what_checkpointing_runs_again_counts_for_the_hardware_only() -> None:
+    first = priced(Phase.FORWARD, MATMUL)
+    again = replace(first, op=replace(first.op, phase=Phase.BACKWARD, sequence=3))
+    gradient = replace(first, op=replace(first.op, phase=Phase.BACKWARD, forward=0, sequence=3))
+    step = estimate([first, again, gradient], A100)
+    assert (step.tensor_flops, step.recomputed_flops) == (3 * 2 * 4096**3, 2 * 4096**3)
+    assert step.mfu == pytest.approx(step.hfu * 2 / 3)
+
+
+def test_a_type_that_the_device_has_no_unit_for_is_named() -> None:
+    step = [priced(Phase.FORWARD, MATMUL, "bfloat16"), priced(Phase.FORWARD, MATMUL, "float16")]
+    assert estimate(step, load("v100-sxm2-16gb")).substitutes == {"bfloat16": Unit("vector", "float32")}
+    assert estimate(step, A100).substitutes == {}
 
 
 def test_what_is_on_the_host_follows_from_the_device_of_the_trace() -> None:

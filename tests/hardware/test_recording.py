@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,7 @@ from foretrace.hardware.allocator import CachingAllocator
 from foretrace.hardware.blocks import SegmentState, State
 from foretrace.hardware.recording import requests, start
 from foretrace.hardware.requests import Free, Malloc, replay
-from memory_history import NAMES, read
+from memory_history import NAMES, allocator_at_start, read
 
 MIB = 1 << 20
 
@@ -23,13 +24,6 @@ COUNTS = {
     "xl_ctx128_full_step_bf16": (6158, 0, 68_630_923_776, 68_163_520_516, 74_134_323_200),
     "xl_ctx128_full_step_none": (4872, 0, 68_711_221_760, 68_173_760_516, 74_637_639_680),
 }
-
-
-def model(name: str) -> CachingAllocator:
-    """The allocator at the start of a history. The recorded PyTorch broke ties by address, and CUDA chose addresses."""
-    events, end = read(name)
-    addresses = iter([event.address for event in events if event.action == "segment_alloc"])
-    return CachingAllocator(start=start(events, end), by_age=False, place=lambda size: next(addresses))
 
 
 def plain(segments: tuple[SegmentState, ...]) -> tuple[SegmentState, ...]:
@@ -49,7 +43,7 @@ def plain(segments: tuple[SegmentState, ...]) -> tuple[SegmentState, ...]:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_request_gets_its_recorded_address(name: str) -> None:
     events, _ = read(name)
-    allocator, placed = model(name), []
+    allocator, placed = allocator_at_start(name), []
     for request in requests(events):
         if isinstance(request, Malloc):
             allocator.malloc(*request)
@@ -62,7 +56,7 @@ def test_every_request_gets_its_recorded_address(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_segments_and_blocks_end_as_recorded(name: str) -> None:
     events, end = read(name)
-    replayed = replay(requests(events), model(name))
+    replayed = replay(requests(events), allocator_at_start(name))
     assert plain(replayed.segments) == end
     assert replayed.at_end.reserved_bytes == sum(segment.bytes for segment in end)
 
@@ -70,7 +64,7 @@ def test_segments_and_blocks_end_as_recorded(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_counts_of_a_history(name: str) -> None:
     events, _ = read(name)
-    replayed = replay(requests(events), model(name))
+    replayed = replay(requests(events), allocator_at_start(name))
     assert (
         sum(event.action == "alloc" for event in events),
         replayed.device_allocations,
@@ -82,10 +76,18 @@ def test_the_counts_of_a_history(name: str) -> None:
     assert replayed.retries == 0
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_page_on_the_allocator_has_these_counts(name: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "allocator.md").read_text()
+    allocations, _, allocated, _, reserved = COUNTS[name]
+    row = next(line for line in page.splitlines() if line.startswith(f"| `{name}`"))
+    assert f"| {allocations:,} | 0 | {allocated / MIB:,.2f} | {reserved / MIB:,.2f} | all as recorded |" in row
+
+
 @pytest.mark.parametrize("name", ["linear_grad", "convnet_small", "xl_ctx128_forward_none"])
 def test_segments_are_taken_when_and_as_large_as_recorded(name: str) -> None:
     events, _ = read(name)
-    allocator, taken, number = model(name), [], -1
+    allocator, taken, number = allocator_at_start(name), [], -1
     for request in requests(events):
         before = allocator.reserved_bytes
         if isinstance(request, Malloc):

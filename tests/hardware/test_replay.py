@@ -7,9 +7,11 @@ from dataclasses import replace
 import pytest
 
 from foretrace.costmodels import timeline
-from foretrace.graph import Category, Facts, ForetraceError, Phase, Source, StepGraph
+from foretrace.graph import Category, Facts, ForetraceError, Phase, Source, StepGraph, laws
 from foretrace.hardware import load
 from foretrace.hardware.alloc_conf import parse
+from foretrace.hardware.allocator import CachingAllocator
+from foretrace.hardware.first_step import first_step
 from foretrace.hardware.replay import (
     BEFORE,
     Extra,
@@ -137,6 +139,23 @@ def test_no_extras_are_as_none(graph: StepGraph) -> None:
 # -- what comes of it -----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("batch", [4, 7])
+def test_a_first_step_is_derived_from_a_steady_one(batch: int) -> None:
+    derived = first_step(step(batch))
+    requested = [[request for request, _ in requests([graph])] for graph in (derived, step(batch, first=True))]
+    assert requested[0] == requested[1]
+    assert first_step(derived) is derived
+    found, expected = replay_steps(step(batch)), replay_steps([step(batch, first=True), step(batch), step(batch)])
+    assert (found.steps[1:], found.segments) == (expected.steps[1:], expected.segments)
+
+
+def test_a_derived_first_step_is_legal() -> None:
+    derived = first_step(perceptron())
+    laws.check(derived)
+    assert derived.facts.warmup == 0
+    assert timeline(derived).end_bytes == timeline(perceptron()).end_bytes
+
+
 def test_a_run_of_steps() -> None:
     found = replay_steps([step(4, first=True), step(4), step(4)], sample_every=4)
     first, second, last = found.steps
@@ -160,7 +179,7 @@ def test_a_run_of_steps() -> None:
 @pytest.mark.parametrize("graph", [step(4), step(7), perceptron(), perceptron(layers=5, batch=300)])
 def test_requested_bytes_are_the_timelines(graph: StepGraph) -> None:
     expected = timeline(graph)
-    for found in replay_steps(graph).steps:
+    for found in replay_steps([graph] * 3).steps:
         assert found.peak_requested_bytes == expected.peak_bytes
         assert found.start.requested_bytes == expected.start_bytes
         assert found.end.requested_bytes == expected.end_bytes
@@ -189,7 +208,7 @@ def test_expandable_segments_save_what_fragments() -> None:
 
 
 def test_out_of_memory_is_foretold_with_its_place() -> None:
-    found = replay_steps(step(30), capacity_bytes=120 * MIB, extras=lambda op: [Lasting(20 * MIB, "cublas")])
+    found = replay_steps([step(30)], capacity_bytes=120 * MIB, extras=lambda op: [Lasting(20 * MIB, "cublas")])
     failure = found.failure
     assert failure is not None and not found.fits
     # 30 + 8 + 8 + 30 at the start take 30 + 20 + 30 MiB; the output would need 30 more, and then there is the extra.
@@ -213,7 +232,7 @@ def test_out_of_memory_is_foretold_with_its_place() -> None:
 
 def test_extras_are_among_the_holders() -> None:
     found = replay_steps(
-        step(30), capacity_bytes=120 * MIB, extras=lambda op: [Lasting(10 * MIB, "cublas"), Scratch(11 * MIB)]
+        [step(30)], capacity_bytes=120 * MIB, extras=lambda op: [Lasting(10 * MIB, "cublas"), Scratch(11 * MIB)]
     )
     assert found.failure is not None
     workspaces = [row for row in found.failure.holders if row.category is Category.WORKSPACE]
@@ -241,6 +260,11 @@ def test_a_profile_gives_the_capacity() -> None:
     failure = replay_steps(step(80_000), profile=profile).failure
     assert failure is not None
     assert failure.error.total_bytes == profile.memory_total_bytes
+
+
+def test_a_given_allocator_takes_the_place_of_a_fresh_one() -> None:
+    found = replay_steps(step(4), allocator=CachingAllocator(30 * MIB))
+    assert (found.capacity_bytes, found.fits) == (30 * MIB, False)
 
 
 def test_a_trace_of_another_device_is_refused() -> None:

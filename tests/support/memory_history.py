@@ -5,8 +5,9 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
+from foretrace.hardware.allocator import CachingAllocator
 from foretrace.hardware.blocks import BlockState, SegmentState, State
-from foretrace.hardware.recording import Recorded
+from foretrace.hardware.recording import Recorded, start
 
 FOLDER = Path(__file__).parents[1] / "data" / "memory_history"
 NAMES = tuple(sorted(path.name.removesuffix(".txt.gz") for path in FOLDER.iterdir()))
@@ -36,3 +37,10 @@ def segment(lines: list[str]) -> SegmentState:
 def block(line: str) -> BlockState:
     word, size, requested = line.split()
     return BlockState(int(size), int(requested), State.ALLOCATED if word == "block" else State.INACTIVE)
+
+
+def allocator_at_start(name: str) -> CachingAllocator:
+    """The allocator when a history began. The recorded PyTorch broke ties by address, and CUDA chose addresses."""
+    events, end = read(name)
+    addresses = iter([event.address for event in events if event.action == "segment_alloc"])
+    return CachingAllocator(start=start(events, end), by_age=False, place=lambda size: next(addresses))

@@ -1,133 +1,31 @@
-"""The transformer of a published GPU recording, and the training step that was recorded (see tests/data/README.md).
-
-Written from its description: the ops and their order matter, since every allocation is compared.
-"""
+"""The training step of a published GPU recording (see tests/data/README.md): 3.4 billion parameters, batch 4."""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
-from math import sqrt
 
 import torch
-import torch.nn.functional as F
-from einops import einsum, rearrange
 from torch import Tensor, nn
 
 from foretrace.tracer import Step
+from gpt_by_hand import SIZES, VOCABULARY, Transformer, training_step
 
-VOCABULARY, WIDTH, HIDDEN, LAYERS, HEADS, BATCH = 10_000, 2560, 10_240, 32, 32, 4
-
-
-class Linear(nn.Module):
-    def __init__(self, width_in: int, width_out: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(width_out, width_in))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return einsum(x, self.weight, "... d_in, d_out d_in -> ... d_out")
-
-
-class Embedding(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(VOCABULARY, WIDTH))
-
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.weight[ids, :]
-
-
-class RMSNorm(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(WIDTH))
-
-    def forward(self, x: Tensor) -> Tensor:
-        dtype, x = x.dtype, x.to(torch.float32)
-        x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5)
-        return (self.weight * x).to(dtype)
-
-
-class Rotary(nn.Module):
-    def __init__(self, context: int) -> None:
-        super().__init__()
-        self.register_buffer("table", torch.empty(2, context, WIDTH // HEADS // 2), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        even, odd = rearrange(x, "... (pairs two) -> two ... pairs", two=2).unbind(0)
-        cos, sin = self.table.unbind(0)
-        return torch.stack((cos * even - sin * odd, sin * even + cos * odd), dim=-1).flatten(-2)
-
-
-def softmax(x: Tensor) -> Tensor:
-    exponentials = torch.exp(x - x.max(dim=-1, keepdim=True).values)
-    return exponentials / exponentials.sum(dim=-1, keepdim=True)
-
-
-class Attention(nn.Module):
-    def __init__(self, rotary: Rotary) -> None:
-        super().__init__()
-        self.q, self.k, self.v, self.out = (Linear(WIDTH, WIDTH) for _ in range(4))
-        self.rotary = rotary
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.q(x), self.k(x), self.v(x)
-        q, k, v = (rearrange(t, "b t (h d) -> b h t d", h=HEADS) for t in (q, k, v))
-        q, k = self.rotary(q), self.rotary(k)
-        place = torch.arange(x.shape[1], device=x.device)
-        seen = (place[:, None] >= place[None, :])[None, None]
-        scores = einsum(q, k, "... q d, ... k d -> ... q k") / sqrt(WIDTH // HEADS)
-        weights = softmax(torch.where(seen, scores, float("-inf")))
-        mixed = einsum(weights, v, "... q k, ... k d -> ... q d")
-        return self.out(rearrange(mixed, "b h t d -> b t (h d)").contiguous())
-
-
-class FeedForward(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.w1, self.w2, self.w3 = Linear(WIDTH, HIDDEN), Linear(HIDDEN, WIDTH), Linear(WIDTH, HIDDEN)
-
-    def forward(self, x: Tensor) -> Tensor:
-        gate = self.w1(x)
-        return self.w2(gate * torch.sigmoid(gate) * self.w3(x))
-
-
-class Block(nn.Module):
-    def __init__(self, rotary: Rotary) -> None:
-        super().__init__()
-        self.attention, self.mlp = Attention(rotary), FeedForward()
-        self.norm1, self.norm2 = RMSNorm(), RMSNorm()
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
-
-
-class Transformer(nn.Module):
-    def __init__(self, context: int) -> None:
-        super().__init__()
-        rotary = Rotary(context)
-        self.tokens = Embedding()
-        self.layers = nn.ModuleList(Block(rotary) for _ in range(LAYERS))
-        self.norm, self.head = RMSNorm(), Linear(WIDTH, VOCABULARY)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        x = self.tokens(ids)
-        for layer in self.layers:
-            x = layer(x)
-        return self.head(self.norm(x))
+SIZE, BATCH = SIZES["xl-2026"], 4
 
 
 def recorded_step(context: int, bfloat16: bool) -> Step:
-    """The full step: zero_grad, forward (under autocast), cross-entropy in float32, backward, AdamW."""
+    """The step as it was recorded, in float32 or under bfloat16 autocast."""
+    return training_step(SIZE, BATCH, context, autocast=torch.bfloat16 if bfloat16 else None)
+
+
+def recorded_forward(context: int, bfloat16: bool) -> Step:
+    """The forward alone, without gradients."""
 
     def step(model: nn.Module, optimizer: torch.optim.Optimizer, inputs: tuple[Tensor, Tensor]) -> None:
-        ids, targets = inputs
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cuda", torch.bfloat16) if bfloat16 else nullcontext():
-            logits = model(ids)
-        loss = F.cross_entropy(logits.float().reshape(-1, VOCABULARY), targets.reshape(-1))
-        loss.backward()
-        optimizer.step()
+        with torch.no_grad():
+            with torch.autocast("cuda", torch.bfloat16) if bfloat16 else nullcontext():
+                logits = model(inputs[0])
+            del logits
 
     ids, targets = (torch.randint(0, VOCABULARY, (BATCH, context)) for _ in range(2))
-    return Step(Transformer(context), (ids, targets), step=step)
+    return Step(Transformer(SIZE, context), (ids, targets), step=step, optimizer=None)

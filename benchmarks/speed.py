@@ -1,0 +1,288 @@
+"""What it costs to ask: whole training steps recorded, priced and replayed, beside bare PyTorch and peers, in one run.
+
+    python benchmarks/speed.py [--model gpt2-xl ...] [--rounds 3] [--without-slow] [--page docs/performance.md]
+
+Every contender runs in a process of its own, so that its peak resident memory is its own, and does its work once
+before it is timed, so that imports and caches are paid for. Contenders take turns, ``--rounds`` times; the table has
+medians, the smallest and largest ratio, and resident memory beyond ``import torch``. Times are of the processor, which
+other programs on the machine disturb least.
+
+- bare: one step (forward, backward, foreach AdamW) dispatched on meta tensors, with nobody looking: the floor;
+- foretrace: two such steps traced, the second one lifted to a graph, priced, replayed on the allocator, and printed;
+- flop_counter: forward and backward under ``torch.utils.flop_counter.FlopCounterMode``, which knows no memory;
+- make_fx: forward and backward traced by ``torch.fx.experimental.proxy_tensor.make_fx`` on meta tensors;
+- mem_tracker: one step under ``torch.distributed._tools.MemTracker`` and ``FakeTensorMode`` (slow);
+- fvcore, calflops: forward only, FLOPs, where they are installed and take the model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from speed_models import CASES, case
+
+Figures = dict[str, Any]
+PROFILE = "a100-sxm4-80gb"
+SLOW = ("mem_tracker", "make_fx")
+
+
+def timed(work: Callable[[], Any], figures: Figures, name: str = "seconds") -> Any:
+    """Do the work and note how long the processor took."""
+    start = time.process_time()
+    result = work()
+    figures[name] = time.process_time() - start
+    return result
+
+
+def bare(name: str) -> Figures:
+    import torch
+
+    model, inputs, loss = case(name)
+    optimizer = torch.optim.AdamW(model.parameters(), foreach=True)
+    inputs = tuple(x.to("meta") for x in inputs)
+
+    def step() -> None:
+        loss(model(*inputs)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    found: Figures = {}
+    step()
+    timed(step, found)
+    return found
+
+
+def foretrace(name: str) -> Figures:
+    from foretrace.report import price, to_table
+    from foretrace.tracer import trace
+
+    def work(found: Figures) -> None:
+        graph = timed(lambda: trace(*_given(name), device="cuda"), found, "trace")
+        timed(lambda: graph.graph.number_of_edges(), found, "graph")
+        report = timed(lambda: price(graph, on=PROFILE), found, "price")
+        timed(lambda: report.device_memory, found, "allocator")
+        timed(lambda: to_table(report), found, "report")
+        found |= {"ops": len(graph.ops), "peak_bytes": report.memory.peak_bytes, "flops": report.flops.total}
+
+    work({})
+    found: Figures = {}
+    timed(lambda: work(found), found)
+    return found
+
+
+def _given(name: str) -> tuple[Any, Any]:
+    """The module and its inputs, the loss inside the module."""
+    from foretrace.tracer import Step
+
+    def built() -> Step:
+        model, inputs, loss = case(name)
+        return Step(model, inputs, loss)
+
+    return built, None
+
+
+def flop_counter(name: str) -> Figures:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model, inputs, loss = case(name)
+    inputs = tuple(x.to("meta") for x in inputs)
+
+    def step() -> int:
+        with FlopCounterMode(display=False) as counter:
+            loss(model(*inputs)).backward()
+        return counter.get_total_flops()
+
+    found: Figures = {}
+    step()
+    found["flops"] = timed(step, found)
+    return found
+
+
+def make_fx(name: str) -> Figures:
+    import torch
+    from torch.fx.experimental.proxy_tensor import make_fx as traced
+
+    model, inputs, loss = case(name)
+    inputs = tuple(x.to("meta") for x in inputs)
+    parameters = dict(model.named_parameters())
+
+    def step(parameters: dict[str, Any], *inputs: Any) -> Any:
+        result = loss(torch.func.functional_call(model, parameters, inputs))
+        return torch.autograd.grad(result, list(parameters.values()))
+
+    found: Figures = {}
+    timed(lambda: traced(step)(parameters, *inputs), found)
+    return found
+
+
+def mem_tracker(name: str) -> Figures:
+    import torch
+    from torch._subclasses import FakeTensorMode
+    from torch.distributed._tools.mem_tracker import MemTracker
+
+    with FakeTensorMode():
+        made, inputs, loss = case(name)
+        model = made.to_empty(device="cpu")
+        inputs = tuple(torch.empty(x.shape, dtype=x.dtype) for x in inputs)
+        optimizer = torch.optim.AdamW(model.parameters())
+        tracker = MemTracker()
+        tracker.track_external(model, optimizer, *inputs)
+
+        def step() -> None:
+            with tracker:
+                loss(model(*inputs)).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+
+        found: Figures = {}
+        timed(step, found)
+    found["peak_bytes"] = sum(row["Total"] for row in tracker.get_tracker_snapshot("peak").values())
+    return found
+
+
+def fvcore(name: str) -> Figures:
+    from fvcore.nn import FlopCountAnalysis
+
+    model, inputs, _ = case(name)
+    inputs = tuple(x.to("meta") for x in inputs)
+    found: Figures = {}
+    found["flops"] = timed(lambda: FlopCountAnalysis(model, inputs).unsupported_ops_warnings(False).total(), found)
+    return found
+
+
+def calflops(name: str) -> Figures:
+    from calflops import calculate_flops
+
+    model, inputs, _ = case(name)
+    inputs = [x.to("meta") for x in inputs]
+    found: Figures = {}
+    timed(lambda: calculate_flops(model, args=inputs, print_results=False, output_as_string=False), found)
+    return found
+
+
+CONTENDERS: dict[str, Callable[[str], Figures]] = {
+    "bare": bare,
+    "foretrace": foretrace,
+    "flop_counter": flop_counter,
+    "make_fx": make_fx,
+    "mem_tracker": mem_tracker,
+    "fvcore": fvcore,
+    "calflops": calflops,
+}
+
+
+# -- processes ------------------------------------------------------------------------------------
+
+
+def in_child(contender: str, model: str, seconds: float) -> Figures:
+    """Run one contender in a process of its own and read what it found, or why it did not."""
+    command = [sys.executable, __file__, "--child", contender, "--model", model]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return {"error": f"more than {seconds:g} s"}
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        return {"error": lines[-1][:90] if lines else f"exit code {done.returncode}"}
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def as_child(contender: str, model: str) -> None:
+    import torch  # noqa: F401  (what importing torch takes is no contender's own)
+
+    warnings.filterwarnings("ignore")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    figures = CONTENDERS[contender](model)
+    figures["resident_bytes"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    print(json.dumps(figures))
+
+
+def rounds(model: str, names: list[str], count: int, seconds: float) -> dict[str, list[Figures]]:
+    """The contenders in turns; one that fails is not asked again."""
+    found: dict[str, list[Figures]] = {name: [] for name in names}
+    for _ in range(count):
+        for name in names:
+            if not any("error" in figures for figures in found[name]):
+                found[name].append(in_child(name, model, seconds))
+    return found
+
+
+# -- the page -------------------------------------------------------------------------------------
+
+
+def table(found: dict[str, list[Figures]]) -> str:
+    floor = [figures["seconds"] for figures in found["bare"] if "seconds" in figures]
+    rows = []
+    for name, runs in found.items():
+        if runs and "error" in runs[-1]:
+            rows.append([name, "", "", "", runs[-1]["error"]])
+            continue
+        times = [run["seconds"] for run in runs]
+        ratios = [a / b for a, b in zip(times, floor, strict=False)]
+        spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else ""
+        resident = max(run["resident_bytes"] for run in runs)
+        rows.append([name, f"{statistics.median(times):.2f}", spread, f"{resident / 1e6:,.0f}", _said(runs[-1])])
+    head = ["", "seconds", "x bare", "MB beyond torch", "says"]
+    return tabulate(rows, head, tablefmt="github", disable_numparse=True, colalign=("left", *("right",) * 3, "left"))
+
+
+def _said(figures: Figures) -> str:
+    said = []
+    if "peak_bytes" in figures:
+        said.append(f"{figures['peak_bytes'] / 2**30:.2f} GiB")
+    if figures.get("flops"):
+        said.append(f"{figures['flops'] / 1e12:.2f} TFLOP")
+    if "ops" in figures:
+        stages = ", ".join(f"{n} {figures[n]:.2f}" for n in ("trace", "graph", "price", "allocator", "report"))
+        said.append(f"{figures['ops']:,} ops ({stages})")
+    return ", ".join(said)
+
+
+def page(tables: dict[str, str], count: int) -> str:
+    import torch
+
+    made = f"torch {torch.__version__.partition('+')[0]}, Python {platform.python_version()}, {platform.machine()}"
+    doc = __doc__.split("\n\n", 1)[1].replace("    python", "    python", 1)
+    parts = [f"# What it costs to ask\n\n{doc.strip()}\n\nMade with {made}, {count} rounds."]
+    parts += [f"## {name}\n\n{text}" for name, text in tables.items()]
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", action="append", choices=CASES, help="may be repeated (default: all)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--without-slow", action="store_true", help=f"leave {' and '.join(SLOW)} out")
+    parser.add_argument("--seconds", type=float, default=240, help="time limit of one contender")
+    parser.add_argument("--page", type=Path, help="write the page, too")
+    parser.add_argument("--child", choices=CONTENDERS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    models = options.model or list(CASES)
+    if options.child:
+        return as_child(options.child, models[0])
+    peers = [n for n in ("fvcore", "calflops") if importlib.util.find_spec(n) is not None]
+    names = ["bare", "foretrace", "flop_counter", *(() if options.without_slow else SLOW), *peers]
+    tables = {}
+    for model in models:
+        tables[model] = table(rounds(model, names, options.rounds, options.seconds))
+        print(f"{model}\n{tables[model]}\n", flush=True)
+    if options.page:
+        options.page.write_text(page(tables, options.rounds), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

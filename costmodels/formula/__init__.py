@@ -1,0 +1,43 @@
+"""Closed forms: a function that traces becomes exact polynomials in a model's sizes, and what a hand formula misses."""
+
+from .compare import HandComparison, Row, compare_by_hand, explain
+from .derive import derive, line
+from .digest import Digest, digest
+from .expression import check_expression, letters_for, parse, written
+from .instances import Instances, NoInstance, in_words, quiet
+from .lattice import Axis, Recovery, recover
+from .polynomial import Atom, Polynomial
+from .result import Candidate, Condition, Formula, Part, Peak, Proof, Quantity, Regime, Residue
+
+__all__ = [
+    "Atom",
+    "Axis",
+    "Candidate",
+    "Condition",
+    "Digest",
+    "Formula",
+    "HandComparison",
+    "Instances",
+    "NoInstance",
+    "Part",
+    "Peak",
+    "Polynomial",
+    "Proof",
+    "Quantity",
+    "Recovery",
+    "Regime",
+    "Residue",
+    "Row",
+    "check_expression",
+    "compare_by_hand",
+    "derive",
+    "digest",
+    "explain",
+    "in_words",
+    "letters_for",
+    "line",
+    "parse",
+    "quiet",
+    "recover",
+    "written",
+]

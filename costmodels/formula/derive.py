@@ -1,0 +1,473 @@
+"""A function that traces + full sizes -> the `Formula`: recovered on a lattice, rounded where it must be, proved.
+
+In order: plan a lattice of small instances; recover every class of storages and ops, and the live bytes of every
+point, as polynomials; find what is rounded (padding) by instances between the lattice points; give the values that
+run another program (a batch of 1) a formula of their own; take the candidates for the peak apart into classes; compare
+everything with traces that had no part in it, the full-size one among them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from ...graph import Category, ForetraceError, Phase
+from . import peak as peaks
+from .digest import AFTER_FORWARD, Counted, Digest, Level, Live, Made, Point, Series, Spent, StorageClass
+from .expression import letters_for
+from .instances import Asked, Instances, Sizes, TraceAt, in_words, quiet
+from .lattice import Axis, Index, Recovery, recover
+from .plan import Plan, check_same_regime, difference, plan
+from .polynomial import Atom, Polynomial
+from .result import (
+    Candidate,
+    Condition,
+    Formula,
+    Part,
+    Peak,
+    Proof,
+    Quantity,
+    Regime,
+    Residue,
+    largest_first,
+)
+
+HELD_OUT = 20
+"""How many instances the proof takes at the least."""
+
+ROUNDINGS = (2, 4, 8, 16, 32, 64, 128, 256)
+
+BYTES = {
+    "parameter_bytes": ("parameters", Category.PARAMETER),
+    "buffer_bytes": ("buffers", Category.BUFFER),
+    "gradients": ("gradients", Category.GRADIENT),
+    "optimizer_state": ("optimizer state", Category.OPTIMIZER_STATE),
+    "saved_for_backward": ("saved for backward", Category.SAVED),
+}
+"""The quantities that are a category of storages on the device."""
+
+
+def derive(
+    trace_at: TraceAt,
+    full: Sizes,
+    *,
+    at: Mapping[str, Sequence[int]] | None = None,
+    letters: Mapping[str, str] | None = None,
+    held_out: int = HELD_OUT,
+    prove_at: Sequence[Sizes] = (),
+    apart: AbstractSet[str] = frozenset(),
+    asked: Asked | None = None,
+) -> Formula:
+    """The formula over the sizes that `full` names, from small instances, proved at `full` and at others.
+
+    `trace_at` gives the trace at any sizes. `at` has values for the lattice of a size where the ones chosen here do
+    not suit the model; `prove_at` are instances to prove it on besides. Where a size is 1 at its full value, or is in
+    `apart`, and the program is another at 1, that value gets a formula of its own; else the formula says that it holds
+    from 2 on.
+
+    Raises `ForetraceError` where no lattice can be built, where a quantity is no polynomial, and where a held-out
+    instance disagrees: a formula that is returned was exact on all of them.
+    """
+    with quiet():
+        deriver = _Deriver(Instances(trace_at, asked), full, at or {}, letters_for(list(full), letters), apart)
+        return deriver.run(held_out, prove_at)
+
+
+def line(instances: Instances, axes: Sequence[Axis], letters: Mapping[str, str] | None = None) -> Formula:
+    """The formula on lattices that the caller chose, with no proof: `instances` that it holds for are to be compared.
+
+    Raises `ForetraceError` as `derive` does.
+    """
+    starts = {axis.name: axis.start for axis in axes}
+    deriver = _Deriver(instances, starts, {}, letters_for(list(starts), letters))
+    return deriver.on(Plan(instances, starts, {}, {axis.name: axis for axis in axes}))
+
+
+@dataclass
+class _Deriver:
+    instances: Instances
+    full: Sizes
+    given: Mapping[str, Sequence[int]]
+    letters: Mapping[str, str]
+    apart: AbstractSet[str] = frozenset()
+    """Sizes whose 1 shall have a formula of its own, as those have that are 1 at the full sizes."""
+    among: AbstractSet[Index] | None = None
+    """The lattice points to which the recovery is limited; None for whatever it needs."""
+
+    def run(self, held_out: int, prove_at: Sequence[Sizes]) -> Formula:
+        formula = self.formula(pin=True)
+        formula = replace(formula, conditions=(*formula.conditions, *self.beyond(formula)))
+        self.conditions_now = formula.conditions
+        proof = self.prove(formula, held_out, prove_at)
+        return replace(formula, proof=proof, traces=self.instances.traces)
+
+    # --- recovery ---
+
+    def formula(self, *, pin: bool) -> Formula:
+        formula = self.on(plan(self.instances, self.full, self.given))
+        return self.pinned(formula) if pin else formula
+
+    def on(self, planned: Plan) -> Formula:
+        """The formula on a lattice."""
+        self.plan = planned
+        self.plan.mark_structure()
+        self.base = self.instances.at(self.plan.base())
+        self.points = peaks.points(self.base, [self.neighbour(name) for name in sorted(self.plan.structural)])
+        sizes_first = list(self.base.numbers)
+        levels = [Level(point) for point in (AFTER_FORWARD, *self.points)]
+        self.found: Recovery[Series] = recover(
+            list(self.plan.axes.values()), [*sizes_first, *levels], self.values, among=self.among
+        )
+        self.check_polynomial()
+        self.atoms: dict[Series, dict[str, Atom]] = {}
+        conditions = list(self.rounding())
+        return self.assemble(tuple(conditions))
+
+    def neighbour(self, name: str) -> Digest:
+        return self.instances.at(self.plan.node(**{name: 1}))
+
+    def digest(self, index: Sequence[int]) -> Digest:
+        found = self.instances.at(self.plan.at(index))
+        check_same_regime(self.base, found, "the first of the lattice")
+        return found
+
+    def values(self, index: Sequence[int]) -> list[int]:
+        found = self.digest(index)
+        try:
+            return [*found.numbers_of(self.base.numbers), *(found.level(p) for p in (AFTER_FORWARD, *self.points))]
+        except KeyError as error:
+            raise ForetraceError(
+                f"{in_words(found.sizes)} has no {error.args[0]}, which {in_words(self.base.sizes)} has",
+                "A size that changes the program's structure cannot be in a formula: set it with -p.",
+            ) from error
+
+    def check_polynomial(self) -> None:
+        failures = [f for f in self.found.failures if not isinstance(f.series, Level)]
+        if not failures:
+            return
+        first = failures[0]
+        values = ", ".join(f"{v:,}" for v in first.values)
+        line = ", ".join(str(first.axis.value(k)) for k in range(len(first.values)))
+        more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+        raise ForetraceError(
+            f"{describe(first.series)} is no polynomial in {first.axis.name}: at {line} it is {values}{more}",
+            f"Choose values of one kind with --at {first.axis.name}=A,B (one remainder, one side of a threshold), or "
+            f"leave {first.axis.name} out: foretrace fit --vary {first.axis.name} follows it piece by piece.",
+        )
+
+    def polynomial(self, series: Series) -> Polynomial:
+        return self.found.polynomial(series, self.atoms.get(series))
+
+    # --- rounding ---
+
+    def rounding(self) -> Iterator[Condition]:
+        """Find what is rounded between the lattice points; what cannot be explained becomes a condition."""
+        for name, axis in self.plan.axes.items():
+            if axis.step == 1 or name in self.plan.structural:
+                continue
+            offsets = dict.fromkeys(d for d in (1, axis.step - 1, 2, 4, 8, 16, axis.step // 2) if d % axis.step)
+            there = (axis.start + d for d in offsets if self.is_there(name, axis.start + d))
+            seen = [self.instances.at(self.plan.base(**{name: v})) for v in islice(there, 2)]
+            alike = [d for d in seen if d.regime == self.base.regime]
+            before = dict(self.atoms)
+            unexplained = self.explain_rounding(name, alike)
+            if len(alike) == len(seen) and not unexplained:
+                continue
+            self.atoms = before
+            if unexplained:
+                why = f"{describe(unexplained)} is rounded in a way that is not known"
+            else:
+                other = next(d for d in seen if d.regime != self.base.regime)
+                why = f"at {name}={other.sizes[name]} other ops run: {difference(self.base, other)}"
+            modulus = self.finest(name)
+            yield Condition(name, why, modulus, axis.start % modulus)
+
+    def finest(self, name: str) -> int:
+        """The smallest divisor of an axis's step whose multiples from its start on need no rounding."""
+        axis = self.plan.axes[name]
+        for modulus in (d for d in range(2, axis.step) if axis.step % d == 0):
+            values = [axis.start + modulus * k for k in (1, 2, 3)]
+            seen = [self.instances.at(self.plan.base(**{name: v})) for v in values if self.is_there(name, v)]
+            if len(seen) == len(values) and all(self.is_plain(d) for d in seen):
+                return modulus
+        return axis.step
+
+    def is_plain(self, seen: Digest) -> bool:
+        return seen.regime == self.base.regime and all(
+            self.polynomial(series).at(**seen.sizes) == value for series, value in seen.numbers.items()
+        )
+
+    def is_there(self, name: str, value: int) -> bool:
+        return self.instances.builds(self.plan.base(**{name: value}))
+
+    def explain_rounding(self, name: str, seen: Sequence[Digest]) -> Series | None:
+        """Give each series that differs between the lattice points its rounded size; the first that has none."""
+        for series in self.base.numbers:
+            polynomial = self.polynomial(series)
+            if all(polynomial.at(**d.sizes) == d.numbers[series] for d in seen):
+                continue
+            atom = next((a for a in self.roundings(name) if self.is_rounded(series, a, seen)), None)
+            if atom is None:
+                return series
+            self.atoms[series] = {**self.atoms.get(series, {}), name: atom}
+        return None
+
+    def roundings(self, name: str) -> Iterator[Atom]:
+        step = self.plan.axes[name].step
+        for up in (True, False):
+            yield from (Atom(name, multiple, up) for multiple in ROUNDINGS if step % multiple == 0)
+
+    def is_rounded(self, series: Series, atom: Atom, seen: Sequence[Digest]) -> bool:
+        polynomial = self.found.polynomial(series, {**self.atoms.get(series, {}), atom.name: atom})
+        return all(polynomial.at(**d.sizes) == d.numbers[series] for d in seen)
+
+    # --- assembly ---
+
+    def assemble(self, conditions: tuple[Condition, ...]) -> Formula:
+        chosen = peaks.candidates(self.found, self.full)
+        live = self.live([AFTER_FORWARD, *chosen])
+        storages = {s.of: self.polynomial(s) for s in self.base.numbers if isinstance(s, Made)}
+        totals = [self.bytes_at(point, "peak", live[point]) for point in chosen]
+        shares = peaks.winners([quantity.polynomial for quantity in totals], self.full)
+        best = tuple(Candidate(*item) for item in zip(chosen, totals, shares, strict=True))
+        return Formula(
+            names=tuple(self.full),
+            letters=self.letters,
+            full=dict(self.full),
+            axes=tuple(self.plan.axes.values()),
+            quantities=self.quantities(storages, live[AFTER_FORWARD]),
+            peak=Peak(best, self.letters),
+            conditions=conditions,
+            elsewhere=storages,
+        )
+
+    def live(self, points: Sequence[Point]) -> dict[Point, dict[StorageClass, Polynomial]]:
+        """Live bytes of each class at some points."""
+        series = sorted({Live(point, c) for point in points for d in self.known() for c in d.live(point)}, key=str)
+
+        def values(index: Sequence[int]) -> list[int]:
+            found = self.digest(index)
+            at = {point: found.live(point) for point in points}
+            return [at[s.at].get(s.of, 0) for s in series]
+
+        recovery = recover(list(self.plan.axes.values()), series, values)
+        result: dict[Point, dict[StorageClass, Polynomial]] = {point: {} for point in points}
+        for s in series:
+            result[s.at][s.of] = recovery.polynomial(s, self.atoms.get(Made(s.of)))
+        return result
+
+    def known(self) -> list[Digest]:
+        """The first instance, and its neighbours along each axis."""
+        return [self.base, *(self.neighbour(name) for name in self.plan.axes)]
+
+    def bytes_at(self, point: Point, name: str, live: Mapping[StorageClass, Polynomial]) -> Quantity:
+        return self.quantity(name, str(point), "bytes", [self.part(c, p) for c, p in live.items()])
+
+    def part(self, of: StorageClass, polynomial: Polynomial) -> Part:
+        return Part(of, polynomial, self.base.keeps.get(of, ""))
+
+    def quantity(self, name: str, title: str, unit: str, parts: Sequence[Part]) -> Quantity:
+        there = [part for part in parts if part.polynomial]
+        return Quantity(name, title, unit, largest_first(there, self.full), self.letters)
+
+    def quantities(
+        self, storages: Mapping[StorageClass, Polynomial], after_forward: Mapping[StorageClass, Polynomial]
+    ) -> dict[str, Quantity]:
+        counted = [Part(s.of, self.polynomial(s)) for s in self.base.numbers if isinstance(s, Counted)]
+        spent = [Part(s.of, self.polynomial(s)) for s in self.base.numbers if isinstance(s, Spent)]
+        found = [self.quantity("parameters", "parameters", "numbers", counted)]
+        for name, (title, category) in BYTES.items():
+            on_device = [self.part(c, p) for c, p in storages.items() if c.on_device and c.category is category]
+            if on_device:
+                found.append(self.quantity(name, title, "bytes", on_device))
+        found.append(self.bytes_at(AFTER_FORWARD, "after_forward", after_forward))
+        for phase in Phase:
+            if any(part.kind == phase for part in spent):
+                parts = [part for part in spent if part.kind == phase]
+                found.append(self.quantity(f"flops_{phase}", f"FLOPs of {phase.replace('_', ' ')}", "FLOPs", parts))
+        found.append(self.quantity("flops", "FLOPs of the step", "FLOPs", spent))
+        return {quantity.name: quantity for quantity in found}
+
+    # --- regimes ---
+
+    def pinned(self, formula: Formula) -> Formula:
+        """Look at 1 of every size, and give it a formula of its own where the program or its bytes differ."""
+        regimes: list[Regime] = []
+        conditions: list[Condition] = []
+        for name, axis in self.plan.axes.items():
+            sizes = self.plan.base(**{name: 1})
+            if axis.start == 1 or not self.instances.builds(sizes):
+                continue
+            found = self.instances.at(sizes)
+            if not residues(formula, found) and found.regime == self.base.regime:
+                continue
+            differs = difference(self.base, found) or str(residues(formula, found)[0])
+            wanted = self.full[name] == 1 or name in self.apart
+            if wanted and name not in self.plan.structural and len(self.plan.axes) > 1:
+                regimes.append(Regime(name, 1, differs, self.at_one(name)))
+            else:
+                conditions += self.from_on(name, formula, differs)
+        return replace(formula, regimes=tuple(regimes), conditions=(*formula.conditions, *conditions))
+
+    def from_on(self, name: str, formula: Formula, why: str) -> list[Condition]:
+        """The smallest size from which on the formula holds, and what is different at 1."""
+        modulus = next((c.modulus for c in formula.conditions if c.name == name), 1)
+        start = self.plan.axes[name].start
+        values = range(start % modulus or modulus, start + 1, modulus)
+        low, high = 0 if values[0] == 1 else -1, len(values) - 1
+        while high - low > 1:
+            middle = low + 1 if low <= 0 else (low + high) // 2
+            holds = self.holds_at(formula, self.plan.base(**{name: values[middle]}))
+            low, high = (low, middle) if holds else (middle, high)
+            if holds and middle - low == 1:
+                break
+        why = f"{name}=1 is different: {why}"
+        return [Condition(name, why, least=values[high])] if values[high] > 1 and values[high] != modulus else []
+
+    def holds_at(self, formula: Formula, sizes: Sizes) -> bool:
+        if not self.instances.builds(sizes):
+            return False
+        found = self.instances.at(sizes)
+        return found.regime == self.base.regime and not residues(formula, found)
+
+    def at_one(self, name: str) -> Formula:
+        """The formula at 1 of a size, from the lattice points that the other formula needed: it has no other terms."""
+        others = {n: v for n, v in self.full.items() if n != name}
+        axes = {n: [a.start, a.start + a.step] for n, a in self.plan.axes.items() if n != name}
+        place = list(self.plan.axes).index(name)
+        among = frozenset((*index[:place], *index[place + 1 :]) for index in self.found.indices)
+        inner = _Deriver(_Pinned(self.instances, {name: 1}), others, axes, self.letters, among=among)
+        return inner.formula(pin=False)
+
+    def beyond(self, formula: Formula) -> Iterator[Condition]:
+        """Look at twice the full value of every size that does not lengthen the program."""
+        for name, value in self.full.items():
+            step = self.plan.axes[name].step
+            far = 2 * value - (2 * value - self.plan.axes[name].start) % step
+            sizes = self.plan.base(**{name: far})
+            if name in self.plan.structural or far <= value or not self.instances.builds(sizes):
+                continue
+            found = self.instances.at(sizes)
+            if found.regime == self.base.regime and residues(formula, found):
+                yield Condition(name, f"beyond, {residues(formula, found)[0]}", most=value)
+
+    # --- proof ---
+
+    def prove(self, formula: Formula, held_out: int, more: Sequence[Sizes]) -> Proof:
+        """Compare with instances that the formula was not made from."""
+        proved: list[Sizes] = []
+        wrong: list[Residue] = []
+        others: dict[str, Sizes] = {}
+        for sizes in self.held_out(held_out, more):
+            found = self.instances.at(sizes)
+            part = _regime(formula, sizes)
+            reference = self.base if part is formula else None
+            if reference is not None and found.regime != reference.regime:
+                others.setdefault(difference(reference, found), sizes)
+                continue
+            proved.append(sizes)
+            wrong += residues(part, found)
+            if len(proved) >= held_out + len(more):
+                break
+        if wrong:
+            raise ForetraceError(
+                f"the formula is wrong on {len({in_words(r.sizes) for r in wrong})} of {len(proved)} held-out "
+                f"instances: {'; '.join(str(r) for r in wrong[:3])}",
+                "No formula is given where one is wrong. Choose sizes of one kind with --at, or set the size with -p.",
+            )
+        return Proof(tuple(proved), (), others)
+
+    def held_out(self, count: int, more: Sequence[Sizes]) -> Iterator[Sizes]:
+        """The full sizes, those asked for, and random small ones, on the lattice's remainders and off them."""
+        known = {in_words(self.plan.base())}
+        for sizes in (self.full, self.plan.reference.sizes, *more):
+            if in_words(sizes) not in known:
+                known.add(in_words(sizes))
+                yield sizes
+        asked = self.lattice_asked()
+        chance = random.Random(0)
+        for _ in range(40 * count):
+            sizes = self.random_sizes(chance)
+            if in_words(sizes) not in known and tuple(sizes.items()) not in asked and self.instances.builds(sizes):
+                known.add(in_words(sizes))
+                yield sizes
+
+    def lattice_asked(self) -> set[tuple[tuple[str, int], ...]]:
+        return {tuple(self.plan.at(index).items()) for index in self.found.indices}
+
+    def random_sizes(self, chance: random.Random) -> dict[str, int]:
+        between = chance.random() < 0.5
+        sizes = {}
+        for name, axis in self.plan.axes.items():
+            value = axis.value(chance.randrange(5))
+            modulus = next((c.modulus for c in self.conditions_now if c.name == name), 1)
+            if between and axis.step > 1 and chance.random() < 0.5:
+                value += chance.randrange(0, axis.step, modulus)
+            sizes[name] = value
+        return sizes
+
+    conditions_now: tuple[Condition, ...] = ()
+
+
+class _Pinned(Instances):
+    """The instances where some sizes are set."""
+
+    def __init__(self, inside: Instances, pinned: Sizes) -> None:
+        super().__init__(inside.trace_at, inside.asked)
+        self.inside, self.pinned = inside, dict(pinned)
+
+    def at(self, sizes: Sizes) -> Digest:
+        return self.inside.at({**sizes, **self.pinned})
+
+
+def _regime(formula: Formula, sizes: Sizes) -> Formula:
+    """The formula for these sizes."""
+    return next((r.formula for r in formula.regimes if sizes[r.name] == r.value), formula)
+
+
+def residues(formula: Formula, found: Digest) -> list[Residue]:
+    """Where a formula and an instance of its regime differ."""
+    sizes = {name: found.sizes[name] for name in formula.names}
+    traced = quantities_of(found)
+    predicted = {name: quantity.at(**sizes) for name, quantity in formula.quantities.items()}
+    predicted["peak"] = formula.peak.at(**sizes)
+    return [
+        Residue(found.sizes, name, value, traced.get(name, 0))
+        for name, value in predicted.items()
+        if value != traced.get(name, 0)
+    ]
+
+
+def quantities_of(found: Digest) -> dict[str, int]:
+    """The quantities of one instance, counted."""
+    values = {"peak": found.peak_bytes, "after_forward": found.level(AFTER_FORWARD)}
+
+    def add(name: str, value: int) -> None:
+        return values.update({name: values.get(name, 0) + value})
+
+    for series, value in found.numbers.items():
+        if isinstance(series, Counted):
+            add("parameters", value)
+        elif isinstance(series, Spent):
+            add(f"flops_{series.of[0]}", value)
+            add("flops", value)
+        elif isinstance(series, Made) and series.of.on_device:
+            for name, (_, category) in BYTES.items():
+                if series.of.category is category:
+                    add(name, value)
+    return values
+
+
+def describe(series: object) -> str:
+    """A series in words."""
+    match series:
+        case Made(of=of):
+            return f"the {of.category.replace('_', ' ')} of {' '.join(p for p in (of.module, of.what, of.at) if p)}"
+        case Spent(of=of):
+            return f"the FLOPs of {peaks.place_in_words(of)}"
+        case Counted(of=of):
+            return f"the parameter {of}"
+    return str(series)

@@ -1,0 +1,218 @@
+"""Sizes and their full values -> the lattice that a formula is recovered on: small, buildable, and of the same kind.
+
+*The same kind* means that the small instances run the kernels of the full one. So a large size keeps the full one's
+remainder by `STEP` (padding and alignment ask no more), a count that lengthens the program (layers) begins at 3, where
+a first, a middle and a last one differ, and no size is 1, which PyTorch often treats apart. Where a value does not
+divide as the model wants (heads and width), the other size's values are multiplied until it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import pairwise
+from math import lcm
+
+from ...graph import ForetraceError
+from .digest import Digest, Made, Place, Spent
+from .instances import Instances, Sizes, in_words
+from .lattice import Axis
+
+STEP = 64
+FIRST_LAYERS = 3
+DEEPEST = 2
+"""How many axes may be enlarged for the sake of one another."""
+
+LOOKAHEAD = 4
+"""How many steps along each axis are tried before the recovery begins."""
+
+
+@dataclass
+class Plan:
+    """A lattice in the making."""
+
+    instances: Instances
+    full: Sizes
+    given: Mapping[str, Sequence[int]]
+    axes: dict[str, Axis] = field(default_factory=dict)
+    structural: set[str] = field(default_factory=set)
+    """The sizes that lengthen the program."""
+
+    @cached_property
+    def reference(self) -> Digest:
+        """The instance at the full sizes, or its like with 2 in place of 1 where that can be built."""
+        like = {name: max(value, 2) for name, value in self.full.items()}
+        return self.instances.at(like if self.instances.builds(like) else self.full)
+
+    def base(self, **other: int) -> dict[str, int]:
+        """The first value along every axis, but for `other`."""
+        return {name: axis.start for name, axis in self.axes.items()} | other
+
+    def node(self, **steps: int) -> dict[str, int]:
+        """The values at some steps along some axes."""
+        return self.base(**{name: self.axes[name].value(k) for name, k in steps.items()})
+
+    def at(self, index: Sequence[int]) -> dict[str, int]:
+        """The values at a lattice point."""
+        return {name: axis.value(k) for (name, axis), k in zip(self.axes.items(), index, strict=True)}
+
+    def suits(self, sizes: Sizes) -> bool:
+        """Whether the model can be built at `sizes`, and then runs what it runs at its full size."""
+        return self.instances.builds(sizes) and self.instances.at(sizes).regime == self.reference.regime
+
+    def mark_structure(self) -> None:
+        """Note which sizes lengthen the program."""
+        first = self.instances.at(self.base())
+        self.structural = {n for n in self.axes if longer(first, self.instances.at(self.node(**{n: 1})))}
+
+    def line_suits(self, name: str) -> bool:
+        """Whether the first values along an axis suit."""
+        return all(self.suits(self.node(**{name: k})) for k in range(LOOKAHEAD))
+
+    def pair_suits(self, name: str, other: str) -> bool:
+        """Whether the first values along two axes suit together."""
+        return all(self.suits(self.node(**{name: k, other: j})) for k, j in ((1, 1), (2, 1), (1, 2)))
+
+
+def plan(instances: Instances, full: Sizes, given: Mapping[str, Sequence[int]]) -> Plan:
+    """The lattice for the sizes `full`, with the values that were `given` for some of them."""
+    made = Plan(instances, full, given)
+    made.axes = {
+        name: _given_axis(name, given[name]) if name in given else replace(_first(full[name]), name=name)
+        for name in full
+    }
+    _make_base(made)
+    for name in full:
+        _make_room(made, name)
+    for name in full:
+        _count_layers(made, name)
+    return made
+
+
+def _given_axis(name: str, values: Sequence[int]) -> Axis:
+    ordered = sorted(set(values))
+    steps = {b - a for a, b in pairwise(ordered)}
+    if len(steps) != 1 or ordered[0] < 1:
+        raise ForetraceError(
+            f"the values {', '.join(map(str, values))} of {name} are not equally spaced",
+            f"Give two or more, such as {name}=64,128; more of the kind are taken where they are needed.",
+        )
+    return Axis(name, ordered[0], steps.pop())
+
+
+def _first(full: int) -> Axis:
+    if full >= 2 * STEP:
+        return Axis("", STEP + full % STEP, STEP)
+    return Axis("", 4, 4) if full >= 16 else Axis("", 2, 1)
+
+
+def _make_base(made: Plan) -> None:
+    """Have the first instance suit, if need be by larger values along one axis."""
+    if made.suits(made.base()):
+        return
+    for name, axis in made.axes.items():
+        for factor in (2, 3, 4, 8) if name not in made.given else ():
+            made.axes[name] = replace(axis, start=factor * axis.start)
+            if made.suits(made.base()):
+                return
+        made.axes[name] = axis
+    check_same_regime(made.reference, made.instances.at(made.base()), "the full-size instance")
+
+
+def _make_room(made: Plan, name: str, depth: int = 0) -> bool:
+    """Have the first values along an axis suit, if need be by larger values along another; whether they do.
+
+    The last of them may be one too many. Raises `ForetraceError` where the others do not suit.
+    """
+    for k in range(LOOKAHEAD):
+        if made.suits(made.node(**{name: k})) or _enlarge_another(made, name, k, depth):
+            continue
+        if k < LOOKAHEAD - 1 and not depth:
+            check_same_regime(made.reference, made.instances.at(made.node(**{name: k})), "the full-size instance")
+        return False
+    return True
+
+
+def _enlarge_another(made: Plan, name: str, k: int, depth: int) -> bool:
+    """Try larger first values along the other axes."""
+    value, before = made.axes[name].value(k), dict(made.axes)
+    others = [other for other in before if other != name and other not in made.given]
+    for other in sorted(others, key=lambda o: -before[o].start):
+        for start in _larger(before[other].start, value):
+            for step in dict.fromkeys((before[other].step, start // 4, start // 3, start // 2, start)):
+                made.axes = before | {other: Axis(other, start, step)}
+                if not made.suits(made.node(**{name: k})):
+                    break
+                if _fits_together(made, name, other, k, depth):
+                    return True
+    made.axes = before
+    return False
+
+
+def _larger(start: int, value: int) -> list[int]:
+    """The first values to try in place of `start`: one that `value` divides, or where it does, multiples."""
+    common = lcm(start, value)
+    found = [common] if common != start else [2 * start, 3 * start, 4 * start]
+    return [size for size in found if size <= 32 * start]
+
+
+def _fits_together(made: Plan, name: str, other: str, k: int, depth: int) -> bool:
+    return (
+        all(made.suits(made.node(**{name: j})) for j in range(k))
+        and (made.line_suits(other) or (depth < DEEPEST and _make_room(made, other, depth + 1)))
+        and made.pair_suits(name, other)
+    )
+
+
+def _count_layers(made: Plan, name: str) -> None:
+    """Where a size lengthens the program, count it from `FIRST_LAYERS` on."""
+    first, second = (made.instances.at(made.node(**{name: k})) for k in (0, 1))
+    if not longer(first, second):
+        return
+    axis = made.axes[name]
+    if name not in made.given and (axis.start, axis.step) != (FIRST_LAYERS, 1):
+        made.axes[name] = Axis(name, FIRST_LAYERS, 1)
+        if not all(made.suits(made.node(**{name: k})) for k in range(LOOKAHEAD)):
+            made.axes[name] = axis
+
+
+def longer(first: Digest, second: Digest) -> bool:
+    """Whether two instances differ in how many ops or moments they have."""
+    return first.ops != second.ops or {p: len(e) for p, e in first.moments.items()} != {
+        p: len(e) for p, e in second.moments.items()
+    }
+
+
+def check_same_regime(reference: Digest, other: Digest, who: str) -> None:
+    """Raise `ForetraceError` where two instances run different kernels or branches, and say which."""
+    only = difference(reference, other)
+    if only:
+        raise ForetraceError(
+            f"{in_words(other.sizes)} runs other ops than {who}, {in_words(reference.sizes)}: {only}",
+            "Name small sizes of the same kind with --at, such as --at width=128,256, or leave out the size that "
+            "changes the program.",
+        )
+
+
+def difference(reference: Digest, other: Digest) -> str:
+    """The ops that only one of two instances runs, in words; empty where there are none."""
+    missing = _ops_of(reference) - _ops_of(other)
+    more = _ops_of(other) - _ops_of(reference)
+    parts = [f"{sign} {text}" for sign, found in (("without", missing), ("with", more)) for text in sorted(found)[:3]]
+    return ", ".join(parts) + (", ..." if len(missing) > 3 or len(more) > 3 else "")
+
+
+def _ops_of(d: Digest) -> set[str]:
+    """What an instance runs and holds, in words."""
+    found = set()
+    for series in d.regime:
+        if isinstance(series, Spent):
+            found.add(_words(series.of))
+        elif isinstance(series, Made):
+            found.add(_words(series.of.maker) or series.of.name)
+    return found
+
+
+def _words(place: Place) -> str:
+    return " ".join(part for part in (place[2], place[1], place[3]) if part)

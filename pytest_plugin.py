@@ -1,0 +1,285 @@
+"""pytest plugin: limits on the steps that a test traces, and a committed baseline for them.
+
+A *step fixture* call traces what a test gives it and returns the report; the marker ``foretrace`` holds every report of
+a test against limits. Nothing here is imported, printed or changed until a test uses one of the two: no torch, no line
+in the header.
+
+    @pytest.mark.foretrace(peak="24 GiB", time="250 ms", on="a100-sxm4-80gb")
+    def test_step_fits(foretrace_step):
+        report = foretrace_step("train.py:make_step", {"batch": 8})
+        foretrace_step.matches_baseline()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from .checks import Outcome, Snapshot
+    from .report import Report
+
+DEFAULT_PROFILE = "a100-sxm4-80gb"
+DEFAULT_BASELINE = "foretrace-baseline.toml"
+MARKER = (
+    "foretrace(on=None, allow=None, peak=None, reserved=None, saved=None, kept=None, time=None, flops=None): limits "
+    'for every step that the test traces with the fixture foretrace_step, such as peak="24 GiB"; on is a hardware '
+    'profile, allow what may be worse than the baseline, such as {"time": "+5 %"}'
+)
+LIMITS = ("peak", "reserved", "saved", "kept", "time", "flops")
+MOST_HOLDERS = 10
+_UPDATES = "foretrace_updates"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The options of the plugin, and the same as ini keys."""
+    group = parser.getgroup("foretrace", "training steps traced without a GPU")
+    group.addoption("--foretrace-update", action="store_true", help="write what tests trace into the baseline")
+    group.addoption("--foretrace-on", metavar="PROFILE", help="hardware profile (ini key foretrace_on)")
+    group.addoption("--foretrace-disable", action="store_true", help="trace, and hold nothing against limits")
+    parser.addini("foretrace_on", "hardware profile of traced steps", default=DEFAULT_PROFILE)
+    parser.addini("foretrace_baseline", "the baseline, from the root folder", default=DEFAULT_BASELINE)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the marker known."""
+    config.addinivalue_line("markers", MARKER)
+    config.stash[_updates_key] = {}
+
+
+_updates_key = pytest.StashKey[dict[str, str]]()
+_steps_key = pytest.StashKey["Steps"]()
+
+
+class LimitExceeded(AssertionError):
+    """Raised when a traced step is over a limit, or worse than its baseline."""
+
+
+class Steps:
+    """What the fixture ``foretrace_step`` gives a test: call it to trace a step and have it priced."""
+
+    def __init__(self, node: pytest.Item) -> None:
+        self._node = node
+        self._named: set[str] = set()
+        self.reports: list[Report] = []
+        """Every report of the test, in order."""
+
+    def __call__(self, target: Any, *arguments: Any, **how: Any) -> Report:
+        """The report of a step; arguments are those of ``foretrace.trace``, or of ``trace_target`` for a text."""
+        from .report import price
+        from .tracer import trace, trace_target
+
+        graph = (trace_target if isinstance(target, str) else trace)(target, *arguments, **how)
+        report = price(graph, on=self._profile())
+        self.reports.append(report)
+        return report
+
+    def matches_baseline(self, report: Report | None = None, name: str = "") -> None:
+        """Fail where a report, the last one unless it is given, is worse than the baseline says of this test.
+
+        A test that compares several names each. ``pytest --foretrace-update`` writes the baseline.
+        """
+        if report is None and not self.reports:
+            raise LimitExceeded("nothing was traced yet: call foretrace_step first")
+        key = self._node.nodeid + (f" {name}" if name else "")
+        if key in self._named:
+            raise LimitExceeded(f"{key} is compared twice: give each report a name")
+        self._named.add(key)
+        _hold(self._node, key, report or self.reports[-1], self._limits()[1])
+
+    def check_limits(self) -> None:
+        """Fail where a report is over a limit of the marker."""
+        from .checks.quantity import FACTS, text
+
+        limits, _ = self._limits()
+        if limits and not self.reports:
+            raise LimitExceeded("limits are set, and nothing was traced: use the fixture foretrace_step")
+        for report in self.reports:
+            facts = _snapshot(report).facts
+            for fact, limit in limits.items():
+                if fact not in facts:
+                    raise LimitExceeded(f"{fact} is not known of a step yet, so it cannot be limited")
+                if facts[fact] > limit:
+                    over = text(fact, facts[fact] - limit)
+                    raise LimitExceeded(
+                        f"{_name(report)}: {FACTS[fact].words} is {text(fact, facts[fact])}, {over} over the limit of "
+                        f"{text(fact, limit)} on {report.profile.name}"
+                    )
+
+    def _profile(self) -> str:
+        config = self._node.config
+        marked = [marker.kwargs["on"] for marker in self._node.iter_markers("foretrace") if marker.kwargs.get("on")]
+        return str(config.getoption("--foretrace-on") or (marked or [config.getini("foretrace_on")])[0])
+
+    def _limits(self) -> tuple[dict[str, int], dict[str, Any]]:
+        """The limits of the markers in their units, the nearest first, and the allowances."""
+        from .checks.quantity import quantity
+
+        limits: dict[str, int] = {}
+        allow: dict[str, Any] = {}
+        for marker in self._node.iter_markers("foretrace"):
+            _check_marker(marker)
+            for fact in LIMITS:
+                if marker.kwargs.get(fact) is not None:
+                    limits.setdefault(fact, quantity(fact, marker.kwargs[fact]))
+            allow = {**(marker.kwargs.get("allow") or {}), **allow}
+        return limits, allow
+
+
+def _check_marker(marker: pytest.Mark) -> None:
+    """A limit that is not known would hold nothing."""
+    import difflib
+
+    known = (*LIMITS, "on", "allow")
+    for name in marker.kwargs:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it knows {', '.join(known)}"
+            raise pytest.UsageError(f"@pytest.mark.foretrace has no {name!r}: {hint}")
+    if marker.args:
+        raise pytest.UsageError('@pytest.mark.foretrace takes names only, such as peak="24 GiB"')
+
+
+@pytest.fixture
+def foretrace_step(request: pytest.FixtureRequest) -> Steps:
+    """Trace a step and have it priced: ``foretrace_step(model, inputs)``, or of a target's name."""
+    steps = Steps(request.node)
+    request.node.stash[_steps_key] = steps
+    return steps
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """After the test itself, its limits."""
+    result = yield
+    if item.get_closest_marker("foretrace") and not item.config.getoption("--foretrace-disable"):
+        item.stash.get(_steps_key, Steps(item)).check_limits()
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that is over a limit says who holds the peak, and is told from other failures."""
+    report = yield
+    if call.excinfo is not None and call.excinfo.errisinstance(LimitExceeded):
+        report.foretrace = True  # type: ignore[attr-defined]
+        report.longrepr = str(call.excinfo.value)
+        steps = item.stash.get(_steps_key, None)
+        for priced in steps.reports if steps else ():
+            most = None if item.config.get_verbosity() > 1 else MOST_HOLDERS
+            report.sections.append((f"who holds the peak of {_name(priced)}", _holders(priced, most)))
+    return report
+
+
+def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
+    """The letter M for a test that is over a limit."""
+    return ("failed", "M", "MEMORY") if report.failed and getattr(report, "foretrace", False) else None
+
+
+def _name(report: Report) -> str:
+    from .report.json import portable
+
+    return portable(report.trace.facts.target) or "the step"
+
+
+def _holders(report: Report, most: int | None) -> str:
+    """The rows of the peak, largest first."""
+    from .checks.snapshot import UNKNOWN
+    from .report.format import bytes_text, share_text
+
+    rows = _snapshot(report).rows["peak"]
+    lines = [
+        f"{bytes_text(row.value):>9}  {share_text(row.value, report.memory.peak_bytes):>5}  {row.times} x {row.form}  "
+        f"{'' if row.module == UNKNOWN else row.module + ' '}{row.what} ({row.kind}) {row.source or ''}".rstrip()
+        for row in rows[:most]
+    ]
+    rest = len(rows) - len(lines)
+    return "\n".join([*lines, *([f"and {rest} more; -vv shows all"] if rest else [])])
+
+
+# --- the baseline ---
+
+
+def _snapshot(report: Report) -> Snapshot:
+    from . import __version__
+    from .checks import snapshot
+
+    return snapshot(report, __version__)
+
+
+def _path(config: pytest.Config) -> Path:
+    return config.rootpath / str(config.getini("foretrace_baseline"))
+
+
+def _hold(node: pytest.Item, key: str, report: Report, allow: dict[str, Any]) -> None:
+    """A report against the baseline; with ``--foretrace-update`` it becomes the baseline."""
+    from .checks import judge
+    from .checks.baseline import read, to_toml
+    from .checks.config import plain
+
+    config = node.config
+    now = _snapshot(report)
+    if config.getoption("--foretrace-update"):
+        config.stash[_updates_key][key] = to_toml({key: now})
+        return
+    if config.getoption("--foretrace-disable"):
+        return
+    before = (read(_path(config)) or {}).get(key)
+    if before is None:
+        raise LimitExceeded(f"{_path(config).name} has nothing of {key}: write it with pytest --foretrace-update")
+    outcome = judge(replace(plain(key, {}), allow=_allowances(allow)), now, before, Path.cwd())
+    if outcome.findings:
+        raise LimitExceeded(_said(outcome))
+
+
+def _allowances(given: dict[str, Any]) -> dict[str, Any]:
+    from .checks.config import plain
+    from .checks.quantity import allowance
+
+    return {**plain("", {}).allow, **{fact: allowance(fact, text) for fact, text in given.items()}}
+
+
+def _said(outcome: Outcome) -> str:
+    from .checks.findings import Checked
+    from .checks.full import to_full
+
+    return to_full(Checked(outcomes=(outcome,), accept="pytest --foretrace-update", baseline="the baseline"))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the baseline once; a worker of pytest-xdist hands what it has to the process that started it."""
+    config = session.config
+    updates = config.stash[_updates_key]
+    if not updates:
+        return
+    output: dict[str, Any] | None = getattr(config, "workeroutput", None)
+    if output is not None:
+        output[_UPDATES] = updates
+    else:
+        _write(config, updates)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """What a worker of pytest-xdist has traced, which sends text but no objects."""
+    handed = getattr(node, "workeroutput", {}).get(_UPDATES, {})
+    node.config.stash[_updates_key].update(handed)
+
+
+def _write(config: pytest.Config, updates: dict[str, str]) -> None:
+    """The baseline with what these tests have traced; what other tests and targets have in it stays."""
+    import tomllib
+
+    from .checks.baseline import parsed, read, write
+
+    new = {key: snapshot for text in updates.values() for key, snapshot in parsed(tomllib.loads(text)).items()}
+    write(_path(config), {**(read(_path(config)) or {}), **new})
+
+
+__all__: list[str] = ["LimitExceeded", "Steps", "foretrace_step"]

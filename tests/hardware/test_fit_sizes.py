@@ -1,0 +1,121 @@
+"""What fits: the answer of a few traces is that of trying every value, thresholds included."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from foretrace.costmodels import timeline
+from foretrace.graph import ForetraceError, StepGraph
+from foretrace.hardware.fit import fit, frontier, largest
+from foretrace.report.fit import fit_json, fit_text, picture
+from handmade import perceptron
+
+
+def step(batch: int = 4, width: int = 64, layers: int = 3) -> StepGraph:
+    return perceptron(layers=layers, batch=batch, width=width)
+
+
+def by_trying(at, limit: int, most: int = 400) -> int:
+    return max((n for n in range(1, most) if timeline(at(n)).peak_bytes <= limit), default=0)
+
+
+@pytest.mark.parametrize("limit", [100_000, 245_763, 245_764, 300_001, 345_678])
+def test_the_batch_is_that_of_trying_every_one(limit: int) -> None:
+    at = lambda batch: step(batch=batch)  # noqa: E731
+    found = fit(at, "batch", limit)
+    assert found.largest == by_trying(at, limit)
+    assert found.traces < 12
+    if found.largest:
+        assert found.confirmed_bytes == timeline(at(found.largest)).peak_bytes == found.peak(found.largest)
+
+
+def test_layers_and_width_can_be_varied_too() -> None:
+    for name, near in (("layers", 3), ("width", 64)):
+        at = lambda name=name, **sizes: step(**sizes)  # noqa: E731
+        found = fit(at, name, 500_000, near=near)
+        fits = lambda n, name=name: timeline(step(**{name: n})).peak_bytes <= 500_000  # noqa: E731
+        assert found.largest == largest(fits)
+
+
+def test_a_threshold_on_the_way_is_found() -> None:
+    def at(batch: int) -> StepGraph:
+        return step(batch=batch if batch < 37 else batch + 50)
+
+    found = fit(at, "batch", 320_000)
+    assert [piece.first for piece in found.pieces] == [2, 37]
+    assert found.largest == by_trying(at, 320_000) > 37
+
+
+def test_another_kernel_on_the_way_is_found() -> None:
+    def at(batch: int) -> StepGraph:
+        graph = step(batch=batch)
+        if batch < 37:
+            return graph
+        ops = tuple(replace(op, name=op.name.replace("relu", "gelu")) for op in graph.ops)
+        doubled = step(batch=batch + 10)
+        return replace(doubled, ops=tuple(replace(op, name=n.name) for op, n in zip(doubled.ops, ops, strict=True)))
+
+    found = fit(at, "batch", 320_000)
+    assert found.largest == by_trying(at, 320_000)
+
+
+def test_headroom_and_what_is_reserved() -> None:
+    at = lambda batch: step(batch=batch)  # noqa: E731
+    found = fit(at, "batch", 400_000, headroom=0.2, reserved=lambda graph: timeline(graph).peak_bytes + 65_536)
+    assert found.largest_with_headroom == by_trying(at, 320_000)
+    assert found.largest_reserved == by_trying(at, 400_000 - 65_536)
+
+
+def test_the_peak_moves_from_the_optimizer_to_backward() -> None:
+    found = fit(lambda batch: step(batch=batch), "batch", 400_000)
+    first, last = found.regimes()[0], found.regimes()[-1]
+    assert first[2].startswith("optimizer") and last[2].startswith("backward")
+    assert found.breaks == last[2]
+    for value in range(2, found.largest + 2):
+        assert found.peak(value) == timeline(step(batch=value)).peak_bytes
+    assert list(found.peak(np.arange(2, 5))) == [found.peak(n) for n in range(2, 5)]
+
+
+def test_where_nothing_fits() -> None:
+    found = fit(lambda batch: step(batch=batch), "batch", 1000)
+    assert (found.largest, found.largest_with_headroom, found.confirmed_bytes) == (0, 0, 0)
+    assert "largest batch by allocated bytes: 0" in fit_text(found)
+
+
+def test_a_frontier_of_two_sizes() -> None:
+    found = frontier(step, "batch", "width", 500_000, near={"batch": 4, "width": 64})
+    assert len(found.points) > 3
+    for width, most in found.points:
+        expected = largest(lambda n, width=width: timeline(step(batch=n, width=width)).peak_bytes <= 500_000)
+        assert most == (expected if expected > 1 else 0)
+    assert found.confirmed in found.points
+    assert json.loads(fit_json(found))["points"][0] == {"width": found.points[0][0], "batch": found.points[0][1]}
+
+
+def test_a_frontier_with_a_threshold_is_refused() -> None:
+    def at(batch: int, width: int) -> StepGraph:
+        return step(batch=batch if batch < 20 else batch + 9, width=width)
+
+    with pytest.raises(ForetraceError, match="predicted"):
+        frontier(at, "batch", "width", 500_000, near={"batch": 4, "width": 64})
+
+
+def test_the_views_of_a_fit() -> None:
+    found = fit(lambda batch: step(batch=batch), "batch", 400_000)
+    text = fit_text(found, "model.py:make")
+    assert text.splitlines()[:2] == ["model.py:make", "  limit 400,000 bytes (0.00 GiB, 0.00 GB)"]
+    assert all(len(line) <= 80 for line in text.splitlines())
+    assert json.loads(fit_json(found))["largest"] == found.largest
+    for drawn in (picture(found), picture(frontier(step, "batch", "width", 500_000, near={"batch": 4, "width": 64}))):
+        assert drawn.startswith("<svg ") and drawn.endswith("</svg>\n") and "<polyline" in drawn
+
+
+def test_the_curve_is_a_sympy_expression() -> None:
+    found = fit(lambda batch: step(batch=batch), "batch", 400_000)
+    (curve,) = found.expressions
+    (symbol,) = curve.free_symbols
+    assert [int(curve.subs({symbol: n})) for n in (2, 40)] == [found.peak(2), found.peak(40)]
