@@ -1,9 +1,10 @@
 """`Report` -> a trace for Perfetto and ``chrome://tracing``: kernels, the modules around them, and the memory.
 
 The kernels of a step stand one after the other, with the time that each is predicted to take; where the device waits
-for the host is not shown. A module's span lasts from its first kernel to its last, and the spans nest. The counter ``memory`` has a series
-for each category; at a kernel's start it shows the most that is alive during it, at its end what it leaves. An arrow
-leads from the kernel that made a tensor saved for backward to the first one of backward that reads it.
+for the host is not shown. A module's span lasts from its first kernel to its last, and the spans nest. The counter
+``memory`` has a series for each category; at a kernel's start it shows the most that is alive during it, at its end
+what it leaves. An arrow leads from the kernel that made a tensor saved for backward to the first one of backward that
+reads it.
 
 The format is that of the Trace Event Format document of Chromium
 (https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU): times are in microseconds.
