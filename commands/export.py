@@ -49,7 +49,7 @@ def _run(options: argparse.Namespace) -> int:
 
     profile = load_profile(options.on)
     memory = shared.size(options.memory) if options.memory else None
-    report = price(shared.graph_of(options), on=profile, conf=options.conf, memory_bytes=memory)
+    report = price(shared.graph_of(options, profile.capability), on=profile, conf=options.conf, memory_bytes=memory)
     written = export(report, options.to, options.depth)
     if options.output is None:
         _print(written, options.to)

@@ -170,14 +170,19 @@ def _flag(name: str) -> str:
     return {"parameters": "-p", "inputs": "--input"}.get(name, f"--{name.replace('_', '-')}")
 
 
-def graph_of(options: argparse.Namespace) -> StepGraph:
-    """The trace that ``TARGET`` names: a saved one is loaded, a callable or a configured target is traced."""
+def graph_of(options: argparse.Namespace, capability: str | None = None) -> StepGraph:
+    """The trace that ``TARGET`` names: a saved one is loaded, another is traced for a GPU of that capability."""
     known = _configured(options.target)
     if known is not None:
         config, target = known
         with chdir(config.root):
-            return _trace(target.step, {**target.args, **parameters(options)}, {**target.tracing, **given(options)})
-    return _saved(options) if is_saved(options.target) else traced(options)
+            how = {**_of(capability), **target.tracing, **given(options)}
+            return _trace(target.step, {**target.args, **parameters(options)}, how)
+    return _saved(options) if is_saved(options.target) else traced(options, capability)
+
+
+def _of(capability: str | None) -> dict[str, object]:
+    return {} if capability is None else {"capability": capability}
 
 
 def is_saved(target: str) -> bool:
@@ -199,9 +204,9 @@ def _saved(options: argparse.Namespace) -> StepGraph:
     return load(options.target)
 
 
-def traced(options: argparse.Namespace) -> StepGraph:
+def traced(options: argparse.Namespace, capability: str | None = None) -> StepGraph:
     """The trace of a callable, with a progress line and a last line on standard error."""
-    config, how = _config(), given(options)
+    config, how = _config(), {**_of(capability), **given(options)}
     if config is not None and config.assume:
         how["assume"] = {**config.assume, **how.get("assume", {})}  # type: ignore[dict-item]
     return _trace(options.target, parameters(options), how)

@@ -86,7 +86,7 @@ def _one(options: argparse.Namespace) -> int:
     if options.tree and options.format == "json":
         raise ForetraceError("--tree is text", "Leave out --format json.")
     profile = load_profile(options.on)
-    graph = shared.graph_of(options)
+    graph = shared.graph_of(options, profile.capability)
     if options.save:
         save(graph, options.save)
     report = _priced(graph, profile, options)

@@ -4,6 +4,7 @@ Nothing in this folder imports torch, so everything said about a trace can be
 said on a machine without it.
 """
 
+from .capability import capability_of
 from .dtype import itemsize
 from .errors import ForetraceError
 from .measured import Block, Measured
@@ -29,6 +30,7 @@ __all__ = [
     "StepGraph",
     "Storage",
     "Tensor",
+    "capability_of",
     "itemsize",
     "load",
     "save",

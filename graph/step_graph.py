@@ -55,6 +55,8 @@ class Facts:
     arguments: Mapping[str, object] = field(default_factory=dict)
     """What the target was called with."""
     device: str = "cpu"
+    capability: str = ""
+    """Compute capability of the GPU whose kernels were chosen; empty for a CPU, and in older files (there 8.0)."""
     autocast: str | None = None
     warmup: int = 1
     optimizer: Mapping[str, object] = field(default_factory=dict)

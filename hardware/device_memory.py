@@ -1,21 +1,22 @@
 """A recorded step + hardware profile -> what ``torch.cuda`` would report of its memory there, and whether it fits.
 
-The step is replayed on a model of the caching allocator, `STEPS` times: *allocated* is ``max_memory_allocated``
-(blocks as they are handed out), *reserved* is ``max_memory_reserved`` (the segments), and the *device total* is
-reserved and the CUDA context, about what ``nvidia-smi`` shows. A step *fits* when every request of the replay finds
-memory on the device, also where the allocator first has to give back what it holds in reserve.
+The step is replayed on a model of the caching allocator, `STEPS` times, with what its kernels take for themselves:
+*allocated* is ``max_memory_allocated`` (blocks as they are handed out), *reserved* is ``max_memory_reserved`` (the
+segments), and the *device total* is reserved and the CUDA context, about what ``nvidia-smi`` shows. A step *fits* when
+every request of the replay finds memory on the device, also where the allocator first has to give back what it holds
+in reserve.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..graph import Op, StepGraph
+from ..graph import StepGraph
 from .alloc_conf import AllocConf
 from .blocks import Counters
 from .profile import Profile
-from .replay import Extra, Failure, Lasting, replay_steps
+from .replay import Failure, replay_steps
+from .workspaces import extras
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,11 +51,11 @@ def device_memory(graph: StepGraph, profile: Profile, *, conf: AllocConf | None 
 
     Raises `ForetraceError` for a trace of another device.
     """
-    extras = KernelExtras(profile)
-    found = replay_steps(graph, profile=profile, conf=conf, extras=extras)
+    taken = extras(profile)
+    found = replay_steps(graph, profile=profile, conf=conf, extras=taken)
     failure = found.failure
     if failure is not None:
-        found = replay_steps(graph, conf=conf, extras=extras)
+        found = replay_steps(graph, conf=conf, extras=taken)
     last = found.last
     return DeviceMemory(
         allocated_peak_bytes=last.peak_allocated_bytes,
@@ -65,18 +66,3 @@ def device_memory(graph: StepGraph, profile: Profile, *, conf: AllocConf | None 
         capacity_bytes=profile.memory_total_bytes - profile.cuda_context_bytes,
         failure=failure,
     )
-
-
-class KernelExtras:
-    """What the kernels of a device take beside the outputs of an op."""
-
-    def __init__(self, profile: Profile) -> None:
-        self.cublas = Lasting(profile.cublas_workspace_bytes, "cuBLAS workspace")
-
-    def __call__(self, op: Op) -> Iterable[Extra]:
-        """The extras of one op."""
-        return (self.cublas,) if op.packet in CUBLAS else ()
-
-
-CUBLAS = frozenset(f"aten.{name}" for name in ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "addbmm"))
-"""Ops that cuBLAS computes."""

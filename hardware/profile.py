@@ -11,6 +11,7 @@ Not covered: networks between machines, and energy.
 from __future__ import annotations
 
 import math
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -134,6 +135,11 @@ class Profile:
     """Times of single ops that were measured on the device; none in a profile that comes with foretrace."""
     sources: Mapping[str, str]
     """Where each number comes from, by its key; ``key.type`` where there is one for each element type."""
+
+    @property
+    def capability(self) -> str | None:
+        """The compute capability for which kernels are chosen; None for GPUs that have none, which are not NVIDIA's."""
+        return self.compute_capability if re.fullmatch(r"\d+\.\d+", self.compute_capability) else None
 
     def facts(self) -> Iterator[Fact]:
         """Every number with its unit and source, in the order of the file."""

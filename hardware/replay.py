@@ -6,8 +6,8 @@ its ids; then come each step's births and deaths in their order, and from step t
 several graphs make a run of different steps, such as batches of differing shape.
 
 Kernels take memory that no op returns. What is known of it is given as *extras* (`Extras`): for an op, `Scratch`
-taken when its outputs have been allocated and given back before anything dies, and `Lasting` taken at its first use
-and kept for good.
+taken when its outputs have been allocated (or before) and given back before anything dies, last taken first unless a
+`Return` says otherwise, and `Lasting` taken at its first use and kept for good. Ops on the host take none.
 
 Memory in the result is *requested* (the storages' bytes, and the extras'), *allocated* (the blocks that hold them)
 and *reserved* (the segments). The CUDA context comes on top.
@@ -55,7 +55,15 @@ class Lasting(NamedTuple):
     before_outputs: bool = False
 
 
-Extra = Scratch | Lasting
+class Return(NamedTuple):
+    """A `Scratch` that is given back while its op goes on: the last one taken under that name."""
+
+    name: str
+    before_outputs: bool = False
+    """True where that happens before the op's outputs are allocated."""
+
+
+Extra = Scratch | Lasting | Return
 Extras = Callable[[Op], Iterable[Extra]]
 """What an op takes beside its outputs, in the order in which its kernels ask for it."""
 
@@ -121,7 +129,8 @@ class _Run:
         for op, now in events:
             mine = [event for event in now if counted[event.storage]]
             births = max((i + 1 for i, event in enumerate(mine) if event.bytes > 0), default=0)
-            extras = tuple(self.extras(op)) if op is not None else ()
+            runs_there = op is not None and any(counted[t.storage] for t in (*op.outputs, *op.inputs))
+            extras = tuple(self.extras(op)) if op is not None and runs_there else ()
             at = Place(self.step, op.id if op is not None else BEFORE)
             yield from self._take(at, (e for e in extras if e.before_outputs))
             for event in mine[:births]:
@@ -143,6 +152,9 @@ class _Run:
 
     def _take(self, at: Place, extras: Iterable[Extra]) -> Iterator[Placed]:
         for extra in extras:
+            if isinstance(extra, Return):
+                yield from self._give_back(at, extra.name)
+                continue
             if extra.bytes <= 0 or (isinstance(extra, Lasting) and extra.name in self.lasting):
                 continue
             key = self._key()
@@ -151,6 +163,12 @@ class _Run:
             else:
                 self.scratch.append((key, extra))
             yield Placed(Malloc(key, extra.bytes), at)
+
+    def _give_back(self, at: Place, name: str) -> Iterator[Placed]:
+        for i in reversed(range(len(self.scratch))):
+            if self.scratch[i][1].name == name:
+                yield Placed(Free(self.scratch.pop(i)[0]), at)
+                return
 
     def _key(self) -> int:
         self.keys += 1
@@ -183,6 +201,11 @@ def _by_op(graph: StepGraph) -> Iterator[tuple[Op | None, list[Event]]]:
 def requests(graphs: Iterable[StepGraph], extras: Extras | None = None) -> Iterator[Placed]:
     """The requests that a run of steps makes of the allocator, each with its place. Keys are whole numbers."""
     return _Run(extras).requests(graphs)
+
+
+def run_of(graph: StepGraph, steps: int = STEPS) -> tuple[StepGraph, ...]:
+    """The run that a single step stands for: a first one as `first_step` has it, and `steps` - 1 like itself."""
+    return (first_step(graph), *[graph] * (steps - 1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,7 +307,7 @@ def replay_steps(
 
     Raises `ForetraceError` for a trace of another device, and for steps of different models.
     """
-    run = (first_step(graphs), *[graphs] * (steps - 1)) if isinstance(graphs, StepGraph) else tuple(graphs)
+    run = run_of(graphs, steps) if isinstance(graphs, StepGraph) else tuple(graphs)
     for graph in run:
         _check_device(graph)
     if allocator is None:

@@ -89,6 +89,7 @@ def _device_memory(report: Report) -> dict[str, object]:
     return {
         "allocated_peak_bytes": found.allocated_peak_bytes if found else None,
         "reserved_peak_bytes": found.reserved_peak_bytes if found else None,
+        "workspace_bytes": report.workspace_bytes,
         "device_peak_bytes": found.device_peak_bytes if found else None,
         "fragmentation": found.at_peak.fragmentation if found else None,
         "out_of_memory": _failure(found.failure) if found and found.failure else None,

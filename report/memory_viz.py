@@ -2,7 +2,7 @@
 
 A *snapshot* is what ``torch.cuda.memory._dump_snapshot`` writes: the segments and blocks of the caching allocator at
 the end, and a trace of its actions. Here both come from the replay of the step on the modelled allocator: the trace is
-the last of `STEPS` equal steps, begun with everything that is alive then, as the viewer would otherwise not show it.
+the last of `STEPS` steps, begun with everything that is alive then, as the viewer would otherwise not show it.
 
 Three rules of the viewer are kept (https://github.com/pytorch/pytorch/tree/v2.13.0/torch/utils/viz): the pickle is of
 protocol 4 and made of dicts, lists, strings and numbers alone; the trace begins with an event of the category
@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from ..graph import Category, ForetraceError, Op, Source, Storage
 from ..hardware.allocator import CachingAllocator
 from ..hardware.blocks import SegmentState
-from ..hardware.device_memory import KernelExtras
-from ..hardware.replay import STEPS, Place, requests
+from ..hardware.replay import STEPS, Place, requests, run_of
 from ..hardware.requests import Free, Malloc, ask
+from ..hardware.workspaces import extras
 from .result import Report
 from .words import phase_text
 
@@ -65,9 +65,9 @@ class _Recorder:
         self.allocator = CachingAllocator(None, self.report.conf, total_bytes=self.report.profile.memory_total_bytes)
 
     def snapshot(self) -> Plain:
-        graph, extras = self.report.trace, KernelExtras(self.report.profile)
+        asked = requests(run_of(self.report.trace), extras(self.report.profile))
         before: tuple[SegmentState, ...] | None = None
-        for request, place in requests((graph,) * STEPS, extras):
+        for request, place in asked:
             if before is None and place.step == STEPS - 1:
                 before = self._begin()
             self._ask(request, place, is_recorded=before is not None)

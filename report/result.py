@@ -29,7 +29,6 @@ from .table import to_table
 
 NOT_MODELLED = (
     "workspaces of cuDNN",
-    "kernel choices of other GPUs than those of compute capability 8.0",
     "copies between host and device, and data loading",
 )
 
@@ -117,6 +116,12 @@ class Report:
     def available_bytes(self) -> int:
         """What the device has for tensors."""
         return self.profile.memory_total_bytes - self.profile.cuda_context_bytes
+
+    @property
+    def workspace_bytes(self) -> int | None:
+        """What kernels take for themselves adds to the peak so much; None for a step that was not traced for CUDA."""
+        found = self.device_memory
+        return found.requested_peak_bytes - self.memory.peak_bytes if found else None
 
     @property
     def reserved_peak_bytes(self) -> int | None:
@@ -286,7 +291,7 @@ def price(
         time=time,
         flops=_flops(work),
         parameters=_parameters(trace),
-        coverage=_coverage(trace, priced, work, time),
+        coverage=_coverage(trace, profile, priced, work, time),
         conf=parse(conf) if isinstance(conf, str) else conf,
     )
 
@@ -322,7 +327,16 @@ def _parameters(trace: StepGraph) -> Parameters:
     )
 
 
-def _coverage(trace: StepGraph, priced: Iterable[Priced], work: Totals, time: StepTime) -> Coverage:
+def not_modelled(trace: StepGraph, profile: Profile) -> tuple[str, ...]:
+    """What no figure holds: `NOT_MODELLED`, and kernels where the device would choose others than were traced."""
+    traced_for = trace.facts.capability or "8.0"
+    if not trace.facts.device.startswith("cuda") or profile.capability == traced_for:
+        return NOT_MODELLED
+    of = f"compute capability {profile.capability}" if profile.capability is not None else f"{profile.vendor}'s GPUs"
+    return (*NOT_MODELLED, f"kernel choices of {of}: the step was traced for compute capability {traced_for}")
+
+
+def _coverage(trace: StepGraph, profile: Profile, priced: Iterable[Priced], work: Totals, time: StepTime) -> Coverage:
     assumed = (t.seconds for p, t in zip(priced, time.ops, strict=True) if p.kind is Kind.ASSUMED)
     return Coverage(
         ops=len(trace.ops),
@@ -331,6 +345,7 @@ def _coverage(trace: StepGraph, priced: Iterable[Priced], work: Totals, time: St
         assumed_seconds=sum(assumed, 0.0),
         assumptions=trace.facts.assumptions,
         notes=(*trace.facts.notes, *_substitutes(time)),
+        not_modelled=not_modelled(trace, profile),
     )
 
 

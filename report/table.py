@@ -142,8 +142,9 @@ def _allocator(report: Report) -> list[str]:
         return []
     shown = [
         f"allocated {bytes_text(found.allocated_peak_bytes)}",
+        f"kernels' workspaces {bytes_text(report.workspace_bytes or 0)} of it",
         f"reserved {bytes_text(found.reserved_peak_bytes)}",
-        f"{share_text(found.at_peak.unallocated_bytes, found.at_peak.reserved_bytes)} of it free at the peak",
+        f"{share_text(found.at_peak.unallocated_bytes, found.at_peak.reserved_bytes)} free at the peak",
         f"device total {bytes_text(found.device_peak_bytes)}",
     ]
     return _labelled("  as CUDA says", shown)

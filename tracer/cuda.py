@@ -4,8 +4,9 @@ The tensors of a trace are CPU tensors, so a composite op in C++ that branches o
 CPU's way. The table `KERNELS` puts CUDA's way back, one function per op, each with its source in PyTorch.
 It holds while a step is traced for ``device="cuda"``.
 
-Not covered yet: the size of cuDNN's reserve space and workspaces (batch norm, RNN, convolution); CTC loss,
-grid sampling and affine grids by cuDNN; architectures other than sm80 and sm90.
+Not covered yet: the size of cuDNN's reserve space and workspaces (batch norm, RNN, convolution); CTC loss, grid
+sampling and affine grids by cuDNN; the fused GRU cell, and an LSTM cell without biases; the range checks of
+``one_hot``, which CUDA leaves out; the kernels of a whole encoder layer that PyTorch runs in evaluation.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from .log import dtype_name
+from .attention import Attention, choose_attention, run_attention
 from .record import Recorder
 
 aten = torch.ops.aten
@@ -74,43 +75,9 @@ def _dropout(recorder: Recorder, choices: Counter[str]) -> Chooser:
 
 # -- scaled dot product attention -----------------------------------------------------------------
 
-FLASH, EFFICIENT, MATH = "flash", "efficient", "math"
-
-
-class Attention(NamedTuple):
-    """A call of ``scaled_dot_product_attention``."""
-
-    query: torch.Tensor
-    key: torch.Tensor
-    value: torch.Tensor
-    mask: torch.Tensor | None = None
-    dropout: float = 0.0
-    causal: bool = False
-    scale: float | None = None
-    gqa: bool = False
-
-    @property
-    def tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Query, key and value."""
-        return self.query, self.key, self.value
-
-    @property
-    def needs_grad(self) -> bool:
-        """Whether autograd will ask for the derivative."""
-        return torch.is_grad_enabled() and any(t.requires_grad for t in self.tensors)
-
-    def heads_match(self, grouped: bool) -> bool:
-        """Whether batch and heads agree; `grouped` allows fewer heads of key and value."""
-        if any(t.dim() != 4 for t in self.tensors):
-            return True
-        query, key, value = self.tensors
-        if not query.shape[0] == key.shape[0] == value.shape[0] or key.shape[1] != value.shape[1]:
-            return False
-        return query.shape[1] % key.shape[1] == 0 if grouped else query.shape[1] == key.shape[1]
-
 
 def _attention(recorder: Recorder, choices: Counter[str]) -> Chooser:
-    """Backend selection (ATen/native/transformers/cuda/sdp_utils.cpp) and calls (transformers/attention.cpp)."""
+    """The backend that `attention` chooses for the call and the GPU, with the reasons kept."""
     stock = _stock("scaled_dot_product_attention")
 
     def attention(*args: Any, scale: float | None = None, enable_gqa: bool = False, **kwargs: Any) -> Any:
@@ -118,112 +85,16 @@ def _attention(recorder: Recorder, choices: Counter[str]) -> Chooser:
             return stock(*args, scale=scale, enable_gqa=enable_gqa, **kwargs)
         named = {_ARGUMENTS[name]: value for name, value in kwargs.items()}
         call = Attention(*args, **{**named, "scale": scale, "gqa": enable_gqa})
-        backend, reasons = choose_attention(call)
+        backend, refused = choose_attention(call, recorder.capability)
         if recorder.recording:
-            told = "; ".join(f"{name} refused: {why}" for name, why in reasons)
+            told = "; ".join(f"{name} refused: {why}" for name, why in refused)
             choices[f"attention runs the {backend} kernel" + (f" ({told})" if told else "")] += 1
-        return _BACKENDS[backend](call)
+        return run_attention(backend, call)
 
     return attention
 
 
 _ARGUMENTS = {"attn_mask": "mask", "dropout_p": "dropout", "is_causal": "causal"}
-
-
-def choose_attention(call: Attention) -> tuple[str, list[tuple[str, str]]]:
-    """The backend that an sm80 GPU runs, and why those before it in line were refused."""
-    refused: list[tuple[str, str]] = []
-    for name, test in ((FLASH, _refuses_flash), (EFFICIENT, _refuses_efficient)):
-        why = test(call) or _refuses_both(call)
-        if why is None:
-            return name, refused
-        refused.append((name, why))
-    return MATH, refused
-
-
-def _refuses_both(call: Attention) -> str | None:
-    if any(t.dim() != 4 for t in call.tensors):
-        return "not four dimensions"
-    if any(t.stride(-1) != 1 and t.shape[-1] != 1 for t in call.tensors):
-        return "last dimension not contiguous"
-    if call.query.shape[2] == 0 or call.key.shape[2] == 0:
-        return "empty sequence"
-    return None
-
-
-def _refuses_flash(call: Attention) -> str | None:
-    if not torch.backends.cuda.flash_sdp_enabled():
-        return "switched off"
-    if call.query.dtype not in (torch.float16, torch.bfloat16):
-        return dtype_name(call.query.dtype)
-    if call.mask is not None:
-        return "explicit mask"
-    widths = [t.shape[-1] for t in call.tensors]
-    if len(set(widths)) > 1 or widths[0] > 256:
-        return "head dimensions " + ", ".join(map(str, widths))
-    if not call.heads_match(call.gqa):
-        return "batch or heads differ"
-    if call.causal and call.query.shape[-2] != call.key.shape[-2]:
-        return "causal with sequences of different length"
-    return None
-
-
-def _refuses_efficient(call: Attention) -> str | None:
-    if not torch.backends.cuda.mem_efficient_sdp_enabled():
-        return "switched off"
-    query, key, value = call.tensors
-    if query.dtype not in (torch.float16, torch.bfloat16, torch.float32):
-        return dtype_name(query.dtype)
-    # minimum_gemm_alignment for sm80: 128-bit loads on tensor cores
-    alignment = max(4, 16 // query.itemsize)
-    if query.shape[-1] != key.shape[-1] or query.shape[-1] % alignment or value.shape[-1] % alignment:
-        return f"head dimensions {query.shape[-1]}, {value.shape[-1]} not multiples of {alignment}"
-    if any(t.numel() and t.storage_offset() % alignment for t in call.tensors):
-        return f"storage offsets not multiples of {alignment}"
-    return None if call.heads_match(grouped=False) else "batch or heads differ"
-
-
-def _flash(call: Attention) -> torch.Tensor:
-    size = call.query.shape[-1]
-    scale = call.scale if call.scale is not None else size**-0.5
-    padded = (_padded(t, 8) for t in call.tensors)
-    out: torch.Tensor = aten._scaled_dot_product_flash_attention.default(
-        *padded, call.dropout, call.causal, False, scale=scale
-    )[0]
-    return out if out.shape[-1] == size else out.narrow(-1, 0, size)
-
-
-def _padded(tensor: torch.Tensor, multiple: int) -> torch.Tensor:
-    missing = -tensor.shape[-1] % multiple
-    return torch.nn.functional.pad(tensor, (0, missing)) if missing else tensor
-
-
-def _efficient(call: Attention) -> torch.Tensor:
-    mask = None if call.mask is None else _as_bias(call.mask, call.query, call.key)
-    result: torch.Tensor = aten._scaled_dot_product_efficient_attention.default(
-        *call.tensors, mask, call.needs_grad, call.dropout, call.causal, scale=call.scale
-    )[0]
-    return result
-
-
-def _as_bias(mask: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    """A mask as the kernel wants it: of the query's dtype, rows padded to 16 elements, expanded."""
-    if mask.dtype is torch.bool:
-        bias = torch.zeros_like(mask, dtype=query.dtype)
-        mask = bias.masked_fill_(mask.logical_not(), float("-inf"))
-    if mask.shape[-1] % 16:
-        mask = torch.nn.functional.pad(mask, (0, -mask.shape[-1] % 16))[..., : mask.shape[-1]]
-    return mask.expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
-
-
-def _math(call: Attention) -> torch.Tensor:
-    result: torch.Tensor = aten._scaled_dot_product_attention_math.default(
-        *call.tensors, call.mask, call.dropout, call.causal, None, scale=call.scale, enable_gqa=call.gqa
-    )[0]
-    return result
-
-
-_BACKENDS: dict[str, Callable[[Attention], torch.Tensor]] = {FLASH: _flash, EFFICIENT: _efficient, MATH: _math}
 
 
 # -- batch norm -----------------------------------------------------------------------------------
@@ -253,8 +124,9 @@ def _batch_norm(recorder: Recorder, choices: Counter[str]) -> Chooser:
             and bias is not None
             and (training or running_mean is not None)
             and input.dim() >= 3
+            and input.shape[0] <= (880_801 if training else 65_535)
             and eps >= 1e-5  # CUDNN_BN_MIN_EPSILON
-            and input.numel() > 0
+            and 0 < input.numel() < 2**31 - 1
         )
         if not cudnn:
             result = stock(input, weight, bias, running_mean, running_var, training, momentum, eps, cudnn_enabled)
@@ -273,6 +145,39 @@ def _batch_norm(recorder: Recorder, choices: Counter[str]) -> Chooser:
         return out, mean, var, reserve, 1
 
     return batch_norm
+
+
+# -- group norm -----------------------------------------------------------------------------------
+
+
+def _group_norm(recorder: Recorder, choices: Counter[str]) -> Chooser:
+    """The input in row-major order, also where it is channels-last (ATen/native/group_norm.cpp: group_norm)."""
+    stock = _stock("group_norm")
+
+    def group_norm(input: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        return stock(input.contiguous() if _on_gpu(recorder, input) else input, *args, **kwargs)
+
+    return group_norm
+
+
+# -- softmax --------------------------------------------------------------------------------------
+
+
+def _softmax(name: str) -> Callable[[Recorder, Counter[str]], Chooser]:
+    """From float16 to float32 in one kernel, as autocast asks for; others are cast first (ATen/native/SoftMax.cpp)."""
+
+    def make(recorder: Recorder, choices: Counter[str]) -> Chooser:
+        stock, fused = _stock(f"{name}.int"), _op(f"_{name}")
+
+        def softmax(input: torch.Tensor, dim: int, dtype: torch.dtype | None = None) -> Any:
+            widens = input.dtype is torch.float16 and dtype is torch.float32
+            if widens and _on_gpu(recorder, input):
+                return fused(input, dim, True)
+            return stock(input, dim, dtype)
+
+        return softmax
+
+    return make
 
 
 # -- RMS norm -------------------------------------------------------------------------------------
@@ -325,6 +230,26 @@ class _RMSNorm(torch.autograd.Function):
 
 _CUDNN_RNN_MODE = {"rnn_relu.input": 0, "rnn_tanh.input": 1, "lstm.input": 2, "gru.input": 3}
 """cudnnRNNMode_t, as ATen/native/cudnn/RNN.cpp counts them."""
+
+
+def _lstm_cell(recorder: Recorder, choices: Counter[str]) -> Chooser:
+    """One kernel after the two products, which keeps the gates (ATen/native/RNN.cpp: LSTMCell)."""
+    stock = _stock("lstm_cell")
+
+    def lstm_cell(
+        input: torch.Tensor,
+        hx: Any,
+        w_ih: torch.Tensor,
+        w_hh: torch.Tensor,
+        b_ih: torch.Tensor | None = None,
+        b_hh: torch.Tensor | None = None,
+    ) -> Any:
+        if b_ih is None or b_hh is None or not _on_gpu(recorder, input):
+            return stock(input, hx, w_ih, w_hh, b_ih, b_hh)
+        gates = torch.matmul(input, w_ih.t()), torch.matmul(hx[0], w_hh.t())
+        return aten._thnn_fused_lstm_cell.default(*gates, hx[1], b_ih, b_hh)[:2]
+
+    return lstm_cell
 
 
 def _recurrent(name: str) -> Callable[[Recorder, Counter[str]], Chooser]:
@@ -384,7 +309,11 @@ KERNELS: dict[str, Callable[[Recorder, Counter[str]], Chooser]] = {
     "dropout": _dropout,
     "scaled_dot_product_attention": _attention,
     "_batch_norm_impl_index": _batch_norm,
+    "group_norm": _group_norm,
+    "softmax.int": _softmax("softmax"),
+    "log_softmax.int": _softmax("log_softmax"),
     "_fused_rms_norm": _rms_norm,
+    "lstm_cell": _lstm_cell,
     **{name: _recurrent(name) for name in _CUDNN_RNN_MODE},
 }
 """Composite op -> what makes its CUDA kernel. One entry per op family."""

@@ -44,7 +44,7 @@ def disguise(recorder: Recorder) -> Iterator[None]:
         if torch.device(recorder.device).type == "cuda":
             for name, value in _tensor_face(recorder).items():
                 _patch(undo, torch.Tensor, name, value)
-            for name, value in _CUDA_MODULE.items():
+            for name, value in (_CUDA_MODULE | _answers(_Properties(recorder.capability))).items():
                 _patch(undo, torch.cuda, name, value)
             for name, value in _ACCELERATOR_MODULE.items():
                 _patch(undo, torch.accelerator, name, value)
@@ -251,15 +251,32 @@ def _default_device() -> torch.device:
 # -- torch.cuda -----------------------------------------------------------------------------------
 
 
-class _Properties:
-    """What ``torch.cuda.get_device_properties`` tells of an A100."""
+_EXAMPLES: dict[tuple[int, int], tuple[str, int]] = {
+    (7, 0): ("Tesla V100-SXM2-16GB", 80),
+    (7, 5): ("Tesla T4", 40),
+    (8, 0): ("NVIDIA A100-SXM4-80GB", 108),
+    (8, 6): ("NVIDIA GeForce RTX 3090", 82),
+    (8, 9): ("NVIDIA GeForce RTX 4090", 128),
+    (9, 0): ("NVIDIA H100 80GB HBM3", 132),
+    (10, 0): ("NVIDIA B200", 148),
+    (12, 0): ("NVIDIA GeForce RTX 5090", 170),
+}
+"""Name and multiprocessors of a usual GPU of each compute capability (https://developer.nvidia.com/cuda-gpus and the
+vendor's data sheets); a program that asks for more than the capability is told of one of these."""
 
-    name = "NVIDIA A100-SXM4-80GB"
-    major, minor = 8, 0
-    multi_processor_count = 108
+
+class _Properties:
+    """What ``torch.cuda.get_device_properties`` tells."""
+
     total_memory = 85_094_825_984
+    """An A100's, whatever the GPU: no program shall choose its batch by a memory that a trace does not have."""
     warp_size = 32
     gcnArchName = ""
+
+    def __init__(self, capability: tuple[int, int]) -> None:
+        self.major, self.minor = capability
+        known = max((one for one in _EXAMPLES if one <= capability), default=min(_EXAMPLES))
+        self.name, self.multi_processor_count = _EXAMPLES[known]
 
 
 class _Stream:
@@ -328,13 +345,22 @@ _CUDA_MODULE: dict[str, Any] = {
     "set_device": lambda device: None,
     "synchronize": lambda device=None: None,
     "empty_cache": lambda: None,
-    "is_bf16_supported": lambda including_emulation=True: True,
-    "get_device_name": lambda device=None: _Properties.name,
-    "get_device_capability": lambda device=None: (_Properties.major, _Properties.minor),
-    "get_device_properties": lambda device=None: _Properties(),
     "manual_seed": lambda seed: None,
     "manual_seed_all": lambda seed: None,
 }
+
+
+def _answers(properties: _Properties) -> dict[str, Any]:
+    """What depends on the GPU: bfloat16 and TF32 are computed from 8.0 on; before, bfloat16 is emulated."""
+    capability = properties.major, properties.minor
+    return {
+        "is_bf16_supported": lambda including_emulation=True: including_emulation or capability >= (8, 0),
+        "is_tf32_supported": lambda: capability >= (8, 0),
+        "get_device_name": lambda device=None: properties.name,
+        "get_device_capability": lambda device=None: capability,
+        "get_device_properties": lambda device=None: properties,
+        "get_arch_list": lambda: [f"sm_{properties.major}{properties.minor}"],
+    }
 
 
 _ACCELERATOR_MODULE: dict[str, Any] = {

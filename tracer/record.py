@@ -41,8 +41,16 @@ class Recorder(Log):
     ``device`` is where the model's tensors claim to be: ``"cpu"`` or ``"cuda:0"``.
     """
 
-    def __init__(self, device: str, assumptions: Assumptions | None = None, max_ops: int | None = None) -> None:
+    def __init__(
+        self,
+        device: str,
+        assumptions: Assumptions | None = None,
+        max_ops: int | None = None,
+        capability: tuple[int, int] = (8, 0),
+    ) -> None:
         super().__init__(device)
+        self.capability = capability
+        """Of the GPU whose kernels are chosen."""
         self.max_ops = MAX_OPS if max_ops is None else max_ops
         self.answered = 0
         """Ops answered since the present step began."""
@@ -160,6 +168,8 @@ class Recorder(Log):
         """Whether the op can be computed for real: all it reads is known, all it writes can hold values."""
         if sig.name.startswith("aten.empty") or sig.name.startswith("aten.new_empty"):
             return False
+        if sig.name in _WIDENING and args[2]:
+            return False  # half_to_float, which only GPUs have a kernel for
         # What derives from masks, ids and lengths may be as large as these, also where it is a float.
         wide = sig.name not in _LIKE and any(
             owner is not None and (owner.bytes > SMALL_FLOAT_BYTES or not t.is_floating_point())
@@ -396,6 +406,10 @@ _SIZE_FROM: dict[str, Callable[..., Any]] = {
     "aten.masked_select.default": lambda args: args[1:2],
 }
 """Ops whose result's size depends on the values of some of their arguments only: on these."""
+
+
+_WIDENING = ("aten._softmax.default", "aten._log_softmax.default")
+"""Ops that may widen float16 in the same kernel."""
 
 
 _LIKE = frozenset(

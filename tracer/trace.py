@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..graph import ForetraceError, Phase, StepGraph
+from ..graph import ForetraceError, Phase, StepGraph, capability_of
 from .assumptions import Assumptions, Setting
 from .autocast import autocast_dtype, cuda_autocast, region
 from .cuda import cuda_kernels
@@ -48,6 +48,7 @@ def trace(
     step: Any = None,
     sizes: Mapping[str, int] | None = None,
     device: str = "cuda",
+    capability: str = "8.0",
     autocast: Any = None,
     warmup: int = 1,
     assume: Mapping[str, Setting] | None = None,
@@ -62,7 +63,8 @@ def trace(
     `model` is a module on any device, or a callable that builds one (or ``(model, inputs)``,
     ``(model, inputs, loss)``, a `Step`); a callable is run without memory too. `inputs`, `loss`,
     `optimizer`, `step` and `sizes` are as in `Step`. `device` is where the step shall run, ``"cuda"`` or ``"cpu"``;
-    neither needs to be there. `autocast` is a dtype for ``torch.autocast`` around forward and loss.
+    neither needs to be there; `capability` is the compute capability of the GPU whose kernels are chosen, that of an
+    A100 if not said. `autocast` is a dtype for ``torch.autocast`` around forward and loss.
     `warmup` steps run before the recorded one: with 1 the optimizer's state exists, with 0 the very first
     step is recorded. `assume` says what holds where the step depends on data: a value by kind or by line,
     such as ``{"nonzero": 0.25, "model.py:71": 100}`` (the kinds are in `assumptions.KINDS`); with `strict` an
@@ -82,8 +84,8 @@ def trace(
         made = replace(build(), **given)
         return _with_sizes(made, {**made.sizes, **(sizes or {})}, set(sizes or ()))
 
-    settings = _settings(device, autocast, warmup, target, {}, variant)
-    recorder = Recorder(settings.device, Assumptions(assume, strict), max_ops)
+    settings = _settings(device, capability, autocast, warmup, target, {}, variant)
+    recorder = Recorder(settings.device, Assumptions(assume, strict), max_ops, settings.capability)
     return _trace(make, settings, recorder, progress)
 
 
@@ -94,6 +96,7 @@ def trace_target(
     inputs: str | None = None,
     optimizer: Any = None,
     device: str = "cuda",
+    capability: str = "8.0",
     autocast: Any = None,
     warmup: int = 1,
     assume: Mapping[str, Setting] | None = None,
@@ -105,7 +108,7 @@ def trace_target(
     """Like `trace`, for ``path.py:callable`` or ``package.module:callable`` called with `parameters`.
 
     Those of them that the callable does not take are sizes. `inputs` (a text of specs) and `optimizer`, where given,
-    take the place of those that the target chose.
+    take the place of those that the target chose. `capability` is as for `trace`.
     """
 
     def make() -> Step:
@@ -114,8 +117,8 @@ def trace_target(
             made.optimizer = None if optimizer == "none" else optimizer
         return made
 
-    settings = _settings(device, autocast, warmup, target, dict(parameters or {}), variant)
-    recorder = Recorder(settings.device, Assumptions(assume, strict), max_ops)
+    settings = _settings(device, capability, autocast, warmup, target, dict(parameters or {}), variant)
+    recorder = Recorder(settings.device, Assumptions(assume, strict), max_ops, settings.capability)
     return _trace(make, settings, recorder, progress)
 
 
@@ -139,13 +142,27 @@ def _built(model: Any) -> Step:
 
 
 def _settings(
-    device: str, autocast: Any, warmup: int, target: str, arguments: dict[str, Any], variant: str | None
+    device: str,
+    capability: str,
+    autocast: Any,
+    warmup: int,
+    target: str,
+    arguments: dict[str, Any],
+    variant: str | None,
 ) -> Settings:
     if str(device) not in _DEVICES:
         raise ForetraceError(f"there is no device {device!r} to trace for", 'Say "cuda" or "cpu".')
     if warmup < 0:
         raise ForetraceError(f"warmup is {warmup}", "Give 0 for the very first step, 1 or more for a later one.")
-    return Settings(_DEVICES[str(device)], autocast_dtype(autocast), warmup, target, arguments, named(variant))
+    return Settings(
+        device=_DEVICES[str(device)],
+        capability=capability_of(capability),
+        autocast=autocast_dtype(autocast),
+        warmup=warmup,
+        target=target,
+        arguments=arguments,
+        variant=named(variant),
+    )
 
 
 def _trace(make: Callable[[], Step], settings: Settings, recorder: Recorder, progress: Progress | None) -> StepGraph:

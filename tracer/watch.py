@@ -21,6 +21,7 @@ class Settings:
     """How the step is traced, apart from the step itself."""
 
     device: str
+    capability: tuple[int, int]
     autocast: torch.dtype | None
     warmup: int
     target: str
@@ -79,6 +80,7 @@ class Watch:
             target=settings.target,
             arguments={name: _plain(value) for name, value in sorted(settings.arguments.items())},
             device=self.recorder.device,
+            capability=".".join(map(str, settings.capability)) if self.recorder.device.startswith("cuda") else "",
             autocast=dtype_name(settings.autocast) if settings.autocast is not None else None,
             warmup=settings.warmup,
             optimizer=self._optimizer(),

@@ -128,6 +128,13 @@ def test_a_value_that_no_file_can_hold_is_our_fault_and_leaves_no_file(tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_from_before_a_fact_was_kept_is_read(tmp_path: Path) -> None:
+    document = document_of(perceptron(), tmp_path)
+    del document["facts"]["capability"]
+    (tmp_path / "old").write_bytes(gzip.compress(json.dumps(document).encode()))
+    assert load(tmp_path / "old") == perceptron()
+
+
 # --- what else may be in a file ---
 
 

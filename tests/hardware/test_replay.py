@@ -17,6 +17,7 @@ from foretrace.hardware.replay import (
     Extra,
     Lasting,
     Place,
+    Return,
     Scratch,
     replay_steps,
     requests,
@@ -129,6 +130,17 @@ def test_extras_come_after_the_outputs_and_go_before_anything_dies() -> None:
         *(Malloc(11, 3), Malloc(12, 4 * MIB), Malloc(13, 1), Malloc(14, 4)),
         *(Free(14), Free(13), Free(11), Free(6)),
     ]
+
+
+def test_scratch_may_be_given_back_while_its_op_goes_on() -> None:
+    def extras(op: object) -> list[Extra]:
+        if getattr(op, "packet", "") != "aten.mm":
+            return []
+        early = [Scratch(1, "a", before_outputs=True), Return("a", before_outputs=True)]
+        return [*early, Scratch(2, "b"), Scratch(3, "c"), Return("b"), Return("nothing")]
+
+    asked = [request for request, place in requests([step(4)], extras) if place.op == 0]
+    assert asked[:7] == [Malloc(5, 1), Free(5), Malloc(6, 4 * MIB), Malloc(7, 2), Malloc(8, 3), Free(7), Free(8)]
 
 
 @pytest.mark.parametrize("graph", [step(4), step(4, first=True), perceptron()])

@@ -10,8 +10,9 @@ import pytest
 import foretrace
 from foretrace.costmodels import Holder, Kind, PhaseMemory
 from foretrace.graph import Category, Phase, Source
+from foretrace.hardware import load
 from foretrace.report import Coverage, Flops, Parameters, Report, Taker, price
-from foretrace.report.result import NOT_MODELLED
+from foretrace.report.result import NOT_MODELLED, not_modelled
 from handmade import perceptron
 
 TOY = Path(__file__).parents[1] / "support" / "toy.toml"
@@ -195,3 +196,19 @@ def test_an_unknown_profile_is_one_line() -> None:
     with pytest.raises(foretrace.ForetraceError) as raised:
         foretrace.price(perceptron(), on="a100")
     assert raised.value.mend
+
+
+def test_kernels_of_another_gpu_are_said_to_be_not_modelled() -> None:
+    graph = perceptron()
+    a100, h100 = load("a100-sxm4-80gb"), load("h100-sxm5-80gb")
+    rocm = replace(a100, vendor="AMD", compute_capability="gfx942")
+    traced_for_h100 = replace(graph, facts=replace(graph.facts, capability="9.0"))
+    assert not_modelled(graph, a100) == not_modelled(traced_for_h100, h100) == NOT_MODELLED
+    assert not_modelled(graph, h100)[-1] == (
+        "kernel choices of compute capability 9.0: the step was traced for compute capability 8.0"
+    )
+    assert not_modelled(traced_for_h100, rocm)[-1] == (
+        "kernel choices of AMD's GPUs: the step was traced for compute capability 9.0"
+    )
+    on_cpu = replace(graph, facts=replace(graph.facts, device="cpu"))
+    assert not_modelled(on_cpu, h100) == NOT_MODELLED
