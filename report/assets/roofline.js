@@ -27,11 +27,12 @@ const kindOfOp = (run) => (row) => {
   };
 };
 
-// What can be drawn on logarithmic axes: x is FLOPs per byte, y FLOPs per second.
+const canBeDrawn = (kind) => kind.bytes && kind.done > NEXT_TO_NO_FLOPS_PER_BYTE * kind.bytes;
+
+// On logarithmic axes: x is FLOPs per byte, y FLOPs per second.
 function dotsOf(kinds, total) {
-  const drawn = kinds.filter((kind) => kind.done > NEXT_TO_NO_FLOPS_PER_BYTE * kind.bytes && kind.bytes);
   const used = new Set();
-  return drawn.map((kind) => {
+  return kinds.filter(canBeDrawn).map((kind) => {
     let x = kind.done / kind.bytes;
     while (used.has(x)) x *= 1 + 1e-9; // the chart wants each x once
     used.add(x);
@@ -40,8 +41,8 @@ function dotsOf(kinds, total) {
   });
 }
 
-function roofNote(run, kinds, dots) {
-  const left = kinds.filter((kind) => !dots.some((dot) => dot.flops === kind.flops && dot.op === kind.op));
+function roofNote(run, kinds) {
+  const left = kinds.filter((kind) => !canBeDrawn(kind));
   const count = left.reduce((sum, kind) => sum + kind.count, 0);
   const seconds = left.reduce((sum, kind) => sum + kind.seconds, 0);
   const rest = count
@@ -176,7 +177,7 @@ function drawRoof() {
   if (roof) roof.destroy();
   roof = null;
   box.replaceChildren();
-  $("roofline-note").textContent = roofNote(run, kinds, dots);
+  $("roofline-note").textContent = roofNote(run, kinds);
   if (!dots.length) {
     box.textContent = "No op of this step does arithmetic on the device.";
     return;
