@@ -156,13 +156,18 @@ def command_line(command: str, options: argparse.Namespace) -> str:
     for flag, given_text in (("--memory", options.memory), ("--alloc-conf", options.conf)):
         words += [flag, given_text] if given_text else []
     for name in TRACING:
-        flag = {"parameters": "-p", "inputs": "--input"}.get(name, f"--{name}")
+        flag = _flag(name)
         value = getattr(options, name)
         if value is True:
             words.append(flag)
         elif value is not None:
             words += [word for item in (value if isinstance(value, list) else [value]) for word in (flag, str(item))]
     return shlex.join(words)
+
+
+def _flag(name: str) -> str:
+    """How an option of `TRACING` is written."""
+    return {"parameters": "-p", "inputs": "--input"}.get(name, f"--{name.replace('_', '-')}")
 
 
 def graph_of(options: argparse.Namespace, capability: str | None = None) -> StepGraph:
@@ -194,7 +199,7 @@ def _saved(options: argparse.Namespace) -> StepGraph:
         )
     meaningless = [name for name in TRACING if getattr(options, name) is not None]
     if meaningless:
-        flag = {"parameters": "-p", "inputs": "--input"}.get(meaningless[0], f"--{meaningless[0].replace('_', '-')}")
+        flag = _flag(meaningless[0])
         raise ForetraceError(f"{flag} means nothing for a saved trace", "Leave it out, or trace the target again.")
     return load(options.target)
 

@@ -35,6 +35,7 @@ def add(commands: shared.Commands[argparse.ArgumentParser]) -> None:
     run.add_argument("--save", metavar="FILE", help="also write the trace, to be given as TARGET later")
     run.add_argument("--html", metavar="FILE", help="also write the report as one page for a browser")
     run.add_argument("--against", metavar="TRACE", help="with --html: a saved trace to show the differences from")
+    run.add_argument("--tree", action="store_true", help="also print what each module takes, repeated ones in one row")
     run.add_argument(
         "--what-if", action="store_true", help="also say what changes of the step would save; traces it several times"
     )
@@ -56,7 +57,7 @@ def _several(cases: list[argparse.Namespace], profiles: list[str]) -> int:
     from ..report.side_by_side import side_by_side, side_by_side_csv, side_by_side_json
 
     first = cases[0]
-    for flag in ("html", "save", "what_if"):
+    for flag in ("html", "save", "what_if", "tree"):
         if getattr(first, flag):
             raise ForetraceError(f"--{flag.replace('_', '-')} is of one step", "Give one target, size and profile.")
     devices = [load_profile(name) for name in profiles]
@@ -77,10 +78,13 @@ def _one(options: argparse.Namespace) -> int:
     from ..graph import ForetraceError, load, save
     from ..hardware.profile import load as load_profile
     from ..report import save_html, to_json, to_table
+    from ..report.tree import tree_table
     from ..report.what_if import what_if_document, what_if_table
 
     if options.against and not options.html:
         raise ForetraceError("--against means nothing without --html", "Add --html FILE.")
+    if options.tree and options.format == "json":
+        raise ForetraceError("--tree is text", "Leave out --format json.")
     profile = load_profile(options.on)
     graph = shared.graph_of(options, profile.capability)
     if options.save:
@@ -93,7 +97,9 @@ def _one(options: argparse.Namespace) -> int:
     if options.format == "json":
         print(to_json(report, **({"what_if": what_if_document(found)} if found else {})), end="")
     else:
-        print(to_table(report), *([what_if_table(found)] if found else []), sep="\n" if found else "", end="")
+        more = [tree_table(report)] if options.tree else []
+        more += [what_if_table(found)] if found else []
+        print(to_table(report), *more, sep="\n", end="")
     return 0
 
 

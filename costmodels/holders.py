@@ -43,6 +43,13 @@ class Holder:
         return self.bytes_each * self.count
 
 
+def owner(graph: StepGraph, storage: Storage) -> str:
+    """The path of the module that a storage belongs to: that in its name, or that of the op which allocated it."""
+    if storage.name:
+        return storage.name.split("/")[0].rpartition(".")[0]
+    return graph.ops[storage.born].module if storage.born is not None and storage.born >= 0 else ""
+
+
 Key = tuple[str, Category | None, int, str, Source | None]
 
 
@@ -51,9 +58,8 @@ def key(graph: StepGraph, storage: Storage) -> Key | None:
     maker = graph.ops[storage.born] if storage.born is not None and storage.born >= 0 else None
     if not storage.name and maker is None:
         return None
-    path = storage.name.split("/")[0].rpartition(".")[0] if storage.name else maker.module if maker else ""
     packet, source = (maker.packet, maker.source) if maker else ("", None)
-    return roll(path), storage.category, storage.bytes, packet, source
+    return roll(owner(graph, storage)), storage.category, storage.bytes, packet, source
 
 
 def group(graph: StepGraph, storages: Iterable[Storage]) -> tuple[Holder, ...]:

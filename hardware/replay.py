@@ -203,6 +203,11 @@ def requests(graphs: Iterable[StepGraph], extras: Extras | None = None) -> Itera
     return _Run(extras).requests(graphs)
 
 
+def run_of(graph: StepGraph, steps: int = STEPS) -> tuple[StepGraph, ...]:
+    """The run that a single step stands for: a first one as `first_step` has it, and `steps` - 1 like itself."""
+    return (first_step(graph), *[graph] * (steps - 1))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepMemory:
     """The memory of one step of a run, as PyTorch's statistics would have it if they were reset when it began."""
@@ -302,7 +307,7 @@ def replay_steps(
 
     Raises `ForetraceError` for a trace of another device, and for steps of different models.
     """
-    run = (first_step(graphs), *[graphs] * (steps - 1)) if isinstance(graphs, StepGraph) else tuple(graphs)
+    run = run_of(graphs, steps) if isinstance(graphs, StepGraph) else tuple(graphs)
     for graph in run:
         _check_device(graph)
     if allocator is None:

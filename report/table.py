@@ -17,6 +17,7 @@ from ..costmodels import Holder
 from ..graph import Category, Phase
 from .format import bar_text, bytes_text, bytes_texts, count_text, doubt_text, screen, seconds_text, share_text
 from .json import portable
+from .text_timeline import timeline_lines
 from .words import line_text, phase_text, short
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ TIER_WORDS = {
 
 def to_table(report: Report) -> str:
     """The whole screen, as text that ends in a newline."""
-    blocks = [_header(report), _answer(report), _holders(report), _takers(report), _doubt(report), _next(report)]
-    return screen(blocks)
+    answer = [_header(report), _answer(report), timeline_lines(report)]
+    return screen([*answer, _holders(report), _takers(report), _doubt(report), _next(report)])
 
 
 # --- the answer ---

@@ -76,6 +76,14 @@ CASES = {
     "html-into-no-folder": "run step.foretrace --on toy.toml --html no/folder/page.html",
     "html-over-a-folder": "run step.foretrace --on toy.toml --html folder",
     "save-over-a-folder": "run step.foretrace --on toy.toml --save folder",
+    "run-tree": "run step.foretrace --on toy.toml --tree",
+    "tree-as-json": "run step.foretrace --on toy.toml --tree --format json",
+    "export-mermaid": "export step.foretrace --to mermaid --on toy.toml",
+    "export-dot": "export step.foretrace --to dot --depth 1 --on toy.toml",
+    "export-svg": "export step.foretrace --to svg --on toy.toml",
+    "export-binary-to-the-terminal": "export step.foretrace --to memory-viz --on toy.toml",
+    "export-of-a-step-on-the-cpu": "export cpu.foretrace --to memory-viz --on toy.toml -o cpu.pickle",
+    "export-into-no-folder": "export step.foretrace --to csv --on toy.toml -o no/folder/step.csv",
 }
 TRACING = {
     "no-target-file": "run nothing.py:make --on toy.toml",
@@ -194,8 +202,8 @@ def test_golden(
     got = run((CASES | TRACING)[name], capsys)
     compare(name, got, pytestconfig.getoption("update_golden"))
     assert listed(desk) == before
-    wide = "json" in name or "csv" in name or name == "calibrate"
-    assert wide or all(len(line) <= 80 for line in got["stdout"].splitlines())
+    is_wide = any(word in name for word in ("json", "csv", "export")) or name == "calibrate"
+    assert is_wide or all(len(line) <= 80 for line in got["stdout"].splitlines())
 
 
 def test_every_golden_folder_has_a_case() -> None:
@@ -289,6 +297,16 @@ def test_an_interrupt_is_one_word(
 def test_parameters(text: str, value: object) -> None:
     name, parsed = parameter(text)
     assert (name, parsed, type(parsed)) == ("n", value, type(value))
+
+
+def test_an_export_is_written_whole_and_said(
+    desk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(desk)
+    got = run(f"export step.foretrace --to memory-viz --on toy.toml -o {tmp_path}/step.pickle", capsys)
+    size = (tmp_path / "step.pickle").stat().st_size
+    assert (got["stdout"], got["exit"]) == ("", "0\n")
+    assert got["stderr"] == f"wrote {tmp_path}/step.pickle, {size:,} bytes\n"
 
 
 def test_explain_without_a_name_lists_the_profiles(capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,6 +38,15 @@ def test_the_accounting_page_shows_what_plan_prints(
     assert f"```\n{capsys.readouterr().out.strip()}\n```" in page
 
 
+def test_the_readme_shows_what_run_prints(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    command, *shown = (ROOT / "README.md").read_text().split("```\n$ foretrace ")[1].split("\n```")[0].splitlines()
+    monkeypatch.chdir(ROOT)
+    assert main(command.split()) == 0
+    printed = capsys.readouterr().out
+    for part in "\n".join(shown).split("\n...\n"):
+        assert part.removesuffix("\n...") in printed
+
+
 def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path) -> None:
     pytest.importorskip("pandas")
     pytest.importorskip("matplotlib")

@@ -8,6 +8,7 @@ const DOTS = [
   { least: 0, size: 8 },
 ];
 const NEAR = 14;
+const NARROW = 500;
 let roof = null;
 
 const kindOfOp = (run) => (row) => {
@@ -26,11 +27,12 @@ const kindOfOp = (run) => (row) => {
   };
 };
 
-// What can be drawn on logarithmic axes: x is FLOPs per byte, y FLOPs per second.
+const canBeDrawn = (kind) => kind.bytes && kind.done > NEXT_TO_NO_FLOPS_PER_BYTE * kind.bytes;
+
+// On logarithmic axes: x is FLOPs per byte, y FLOPs per second.
 function dotsOf(kinds, total) {
-  const drawn = kinds.filter((kind) => kind.done > NEXT_TO_NO_FLOPS_PER_BYTE * kind.bytes && kind.bytes);
   const used = new Set();
-  return drawn.map((kind) => {
+  return kinds.filter(canBeDrawn).map((kind) => {
     let x = kind.done / kind.bytes;
     while (used.has(x)) x *= 1 + 1e-9; // the chart wants each x once
     used.add(x);
@@ -39,8 +41,8 @@ function dotsOf(kinds, total) {
   });
 }
 
-function roofNote(run, kinds, dots) {
-  const left = kinds.filter((kind) => !dots.some((dot) => dot.flops === kind.flops && dot.op === kind.op));
+function roofNote(run, kinds) {
+  const left = kinds.filter((kind) => !canBeDrawn(kind));
   const count = left.reduce((sum, kind) => sum + kind.count, 0);
   const seconds = left.reduce((sum, kind) => sum + kind.seconds, 0);
   const rest = count
@@ -116,22 +118,27 @@ function roofAxes() {
   ];
 }
 
+const roofNames = (roofs) => ({
+  memory: `memory: ${countText(roofs.bytes_per_second, "B/s")}`,
+  units: roofs.flops_per_second.map(([name, rate]) => ({ rate, text: `${name}: ${countText(rate, "FLOP/s")}` })),
+});
+
+// Left of where a roof begins nothing can be, since all dots lie below the slope; a narrow chart has no room there.
 function nameRoofs(u, roofs, range) {
+  if (u.width < NARROW) return;
   const ratio = devicePixelRatio;
   const context = pen(u, colour("soft"));
+  const { memory, units } = roofNames(roofs);
   context.save();
   context.textAlign = "right";
-  const right = u.bbox.left + u.bbox.width - 4 * ratio;
-  for (const [name, rate] of roofs.flops_per_second)
-    context.fillText(
-      `${name}: ${countText(rate, "FLOP/s")}`,
-      right,
-      u.valToPos(rate, "y", true) - (DOTS[0].size / 2 + 2) * ratio,
-    );
+  for (const { rate, text } of units) {
+    const begin = u.valToPos(rate / roofs.bytes_per_second, "x", true);
+    context.fillText(text, begin - 8 * ratio, u.valToPos(rate, "y", true) + 4 * ratio);
+  }
   context.textAlign = "left";
   const x = range.left * (range.right / range.left) ** 0.02;
   const y = Math.min(u.valToPos(x * roofs.bytes_per_second, "y", true), u.bbox.top + u.bbox.height);
-  context.fillText(`memory: ${countText(roofs.bytes_per_second, "B/s")}`, u.valToPos(x, "x", true), y - 34 * ratio);
+  context.fillText(memory, u.valToPos(x, "x", true), y - 34 * ratio);
   context.restore();
 }
 
@@ -170,7 +177,7 @@ function drawRoof() {
   if (roof) roof.destroy();
   roof = null;
   box.replaceChildren();
-  $("roofline-note").textContent = roofNote(run, kinds, dots);
+  $("roofline-note").textContent = roofNote(run, kinds);
   if (!dots.length) {
     box.textContent = "No op of this step does arithmetic on the device.";
     return;
@@ -184,7 +191,7 @@ function drawRoof() {
   roof = new uPlot(
     {
       width: box.clientWidth || 600,
-      height: box.clientWidth < 500 ? 300 : 380,
+      height: box.clientWidth < NARROW ? 300 : 380,
       legend: { show: false },
       series: [{}, ...parts.map((part) => part.series)],
       padding: [14, 14, 0, 0],
@@ -204,11 +211,16 @@ function drawRoof() {
     const dot = nearest(roof, dots);
     if (dot) filterBy(dot);
   });
-  box.append(roofKeys(dots));
+  box.append(roofKeys(dots, box.clientWidth < NARROW ? roofs : null));
 }
 
-function roofKeys(dots) {
-  const key = (bound) =>
-    make("span", {}, make("i", { style: { background: `var(--${bound}, var(--soft))` } }), boundWords(bound));
-  return make("div", { class: "keys" }, ...[...new Set(dots.map((dot) => dot.bound))].sort().map(key));
+function roofKeys(dots, roofs) {
+  const swatch = (bound) => make("i", { style: { background: `var(--${bound}, var(--soft))` } });
+  const bounds = [...new Set(dots.map((dot) => dot.bound))].sort();
+  const keys = bounds.map((bound) => make("span", {}, swatch(bound), boundWords(bound)));
+  if (roofs) {
+    const { memory, units } = roofNames(roofs);
+    keys.push(...[memory, ...units.map(({ text }) => text)].map((text) => make("span", {}, `― ${text}`)));
+  }
+  return make("div", { class: "keys" }, ...keys);
 }

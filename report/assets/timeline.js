@@ -143,6 +143,7 @@ function markInstant(u, run, x) {
   const context = pen(u, colour("ink"));
   context.save();
   context.lineWidth = 1.5 * ratio;
+  context.setLineDash([]); // the other report's line is dashed
   line(context, at, u.bbox.top, at, u.bbox.top + u.bbox.height);
   context.beginPath();
   context.arc(at, u.valToPos(run.total[state.point], "y", true), 4 * ratio, 0, 7);

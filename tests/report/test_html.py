@@ -17,6 +17,7 @@ from foretrace.graph import Source, StepGraph
 from foretrace.report import Report, save_html, to_html
 from foretrace.report import html as page
 from foretrace.report import page_data as numbers
+from foretrace.report.page_figures import MOST_REASONS
 from handmade import perceptron
 from hostile import HOSTILE, hostile
 
@@ -71,7 +72,7 @@ def test_the_totals_are_those_of_the_json_to_the_byte() -> None:
 
 def test_why_the_peak_is_there_is_the_story_of_the_peak() -> None:
     report = report_of(perceptron())
-    text, told = to_html(report), story(report.memory, "peak", page.MOST_REASONS)
+    text, told = to_html(report), story(report.memory, "peak", MOST_REASONS)
     assert all(escape(row.kept_by) in text for row in told.kept)
     values = parsed(text).values()
     assert {str(row.holder.bytes) for row in told.kept} | {str(row.without.peak_bytes) for row in told.kept} <= values
