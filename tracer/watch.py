@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +42,6 @@ class Watch:
     ) -> None:
         self.model, self.recorder, self.optimizers, self.inputs = model, recorder, optimizers, inputs
         self.roles = Roles()
-        self.state: dict[str, torch.Tensor] = {}
         self.names = {id(p): name for name, p in model.named_parameters()}
         for name, tensor in inputs:
             self._note(self.roles.inputs, tensor, name)
@@ -57,16 +57,17 @@ class Watch:
         for name, buffer in self.model.named_buffers():
             self._note(self.roles.buffers, buffer, name)
         if phase is Phase.OPTIMIZER:
-            self._look_at_state()
+            for name, value in self._state():
+                self._note(self.roles.state, value, name)
 
-    def _look_at_state(self) -> None:
+    def _state(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The optimizers' tensors of this moment. Nothing here may hold them: an optimizer may replace them."""
         for optimizer in self.optimizers:
             for parameter, values in optimizer.state.items():
                 name = self.names.get(id(parameter), "parameter")
                 for key, value in values.items():
                     if isinstance(value, torch.Tensor):
-                        self.state[f"{name}/{key}"] = value
-                        self._note(self.roles.state, value, f"{name}/{key}")
+                        yield f"{name}/{key}", value
 
     def _note(self, names: dict[int, str], tensor: torch.Tensor, name: str) -> None:
         if tensor.layout is torch.strided and not tensor.is_meta:
@@ -87,7 +88,7 @@ class Watch:
             parameters=self._named(self.model.named_parameters()),
             buffers=self._named(self.model.named_buffers()),
             inputs=self._named(self.inputs),
-            state=self._named(self.state.items()),
+            state=self._named(dict(self._state()).items()),
             modules={name: type(module).__name__ for name, module in self.model.named_modules()},
             assumptions=tuple(self.recorder.assumptions.used()),
             notes=notes,

@@ -81,3 +81,25 @@ def test_a_call_too_large_to_try_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
     graph, _ = run("resnet", "sgd")
     assert [note for note in graph.facts.notes if "too large to try" in note]
     assert not [s for s in graph.storages if s.category is Category.WORKSPACE and s.bytes > 1_000]
+
+
+class Replacing(torch.optim.SGD):
+    """Makes its momentum anew in each step and drops the old one, parameter by parameter."""
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        for parameter in self.param_groups[0]["params"]:
+            old = self.state[parameter].get("momentum", parameter.grad)
+            self.state[parameter]["momentum"] = new = 0.9 * old + parameter.grad
+            parameter -= 0.1 * new
+
+
+def test_state_that_an_optimizer_replaces_dies_when_it_does() -> None:
+    """The trace keeps nothing of it: peak and end are those of the real run."""
+    torch.manual_seed(0)
+    step = MODELS["gpt"]()
+    graph = trace(step.model, step.inputs, optimizer=Replacing, device="cpu")
+    found = compare(graph, measure(Step(step.model, step.inputs, optimizer=Replacing)))
+    assert found.peak.difference_bytes == 0 and found.agrees
+    old = [s for s in graph.storages if s.category is Category.OPTIMIZER_STATE and s.born is None]
+    assert len({s.died for s in old}) == len(old) == len(graph.facts.state)
