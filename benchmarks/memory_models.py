@@ -47,8 +47,17 @@ def missing(row: Row) -> str:
 def unbuilt(row: Row) -> str:
     """Why no step is built for that row; empty where one is."""
     if row["optimizer"] == "adam8bit":
-        return "its optimizer is that of bitsandbytes, whose kernels do not run without a GPU"
+        return "bert_trainer: the optimizer is that of bitsandbytes, whose kernels do not run without a GPU"
+    if row["family"] == "timm_train" and not missing(row) and not without_weights(row["model"]).num_classes:
+        return "timm_train: models without a classifier, which that script cannot train"
     return ""
+
+
+def without_weights(name: str) -> Any:
+    """What timm says of a model."""
+    import timm
+
+    return timm.get_pretrained_cfg(name)
 
 
 def build(row: Row) -> Step:
@@ -270,21 +279,102 @@ def bert_trainer(row: Row) -> Step:
 def op(row: Row) -> Step:
     """One operation of an operator library's benchmark, in its eager form; its sizes stand in the row's note.
 
-    Each call is a forward and a backward that keeps its graph, and gradients are never dropped.
+    Each call is a forward and a backward, which keeps its graph but for the linear loss; gradients are never dropped.
     """
+    keep = row["model"] != "fused_linear_cross_entropy"
     sizes = {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)\b", row["note"])}
-    model, inputs, grows = OPS[row["model"]](sizes, DTYPES[row["precision"]])
-    kept: dict[str, Any] = {}
+    model, inputs, given = OPS[row["model"]](sizes, DTYPES[row["precision"]])
+    gradient = [torch.empty_like(inputs[0])] if given else []
 
     def step(model: nn.Module, optimizer: Any, inputs: tuple[Tensor, ...]) -> None:
-        kept["y"] = model(*inputs)
-        given = (torch.randn_like(kept["y"]),) if grows else ()
-        kept["y"].backward(*given, retain_graph=True)
+        inputs = inputs if isinstance(inputs, tuple) else (inputs,)
+        model(*inputs[: len(inputs) - len(gradient)]).backward(*inputs[len(inputs) - len(gradient) :], retain_graph=keep)
 
-    return Step(model, inputs, step=step, optimizer=None)
+    return Step(model, (*inputs, *gradient), step=step, optimizer=None)
 
 
-OPS: dict[str, Callable[[Mapping[str, int], torch.dtype], tuple[nn.Module, tuple[Tensor, ...], bool]]] = {}
+class RMSNorm(nn.Module):
+    """In float32, with a weight in float32: so the output is float32 too."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.to(torch.float32)
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6)
+        return self.weight * wide.to(x.dtype)
+
+
+class LinearLoss(nn.Module):
+    """A head without bias, and cross-entropy; beside it the head of the other implementation, which lies idle."""
+
+    def __init__(self, width: int, vocabulary: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.head, self.idle = (nn.Linear(width, vocabulary, bias=False, dtype=dtype) for _ in range(2))
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(self.head(x), labels)
+
+
+class Divergence(nn.Module):
+    """A divergence of two distributions. Input and target are made once, before what was measured, from what is kept."""
+
+    def __init__(self, rows: int, vocabulary: int, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.logits = nn.Parameter(torch.empty(rows, vocabulary))
+        self.made: Tensor | None = None
+
+    def forward(self, target: Tensor) -> Tensor:
+        if self.made is None:
+            made = F.log_softmax if self.kind == "kl_div" else F.softmax
+            self.made = made(self.logits, dim=-1)
+        if self.kind == "kl_div":
+            return F.kl_div(self.made, target, reduction="batchmean")
+        return torch.sum(torch.abs(self.made - target) / 2.0) / target.shape[0]
+
+
+Made = tuple[nn.Module, tuple[Tensor, ...], bool]
+"""A module, its inputs, and whether its backward is given a gradient."""
+
+
+def _rms_norm(sizes: Mapping[str, int], dtype: torch.dtype) -> Made:
+    return RMSNorm(sizes["H"]), (torch.empty(sizes["M"], sizes["H"], dtype=dtype, requires_grad=True),), True
+
+
+def _geglu(sizes: Mapping[str, int], dtype: torch.dtype) -> Made:
+    from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    config = LlamaConfig(
+        hidden_size=sizes["hidden_size"], intermediate_size=sizes["intermediate_size"], hidden_act="gelu_pytorch_tanh"
+    )
+    shape = sizes["bsz"], sizes["T"], sizes["hidden_size"]
+    return LlamaMLP(config).to(dtype), (torch.empty(shape, dtype=dtype, requires_grad=True),), True
+
+
+def _linear_loss(sizes: Mapping[str, int], dtype: torch.dtype) -> Made:
+    rows, width, vocabulary = sizes["BT"], sizes["H"], sizes["V"]
+    x = torch.empty(rows, width, dtype=dtype, requires_grad=True)
+    return LinearLoss(width, vocabulary, dtype), (x, torch.randint(0, vocabulary, (rows,))), False
+
+
+def _divergence(kind: str) -> Callable[[Mapping[str, int], torch.dtype], Made]:
+    def make(sizes: Mapping[str, int], dtype: torch.dtype) -> Made:
+        rows, vocabulary = sizes["B"] * sizes["T"], sizes["V"]
+        return Divergence(rows, vocabulary, kind), (torch.empty(rows, vocabulary),), False
+
+    return make
+
+
+OPS: dict[str, Callable[[Mapping[str, int], torch.dtype], Made]] = {
+    "rms_norm": _rms_norm,
+    "geglu": _geglu,
+    "fused_linear_cross_entropy": _linear_loss,
+    "kl_div": _divergence("kl_div"),
+    "tvd": _divergence("tvd"),
+}
 
 BUILDERS: dict[str, Callable[[Row], Step]] = {
     "course_gpt": course_gpt,

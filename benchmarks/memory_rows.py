@@ -12,14 +12,14 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import torch
 
 import foretrace
 from foretrace.graph import Phase, StepGraph
-from foretrace.hardware import Profile, device_memory
+from foretrace.hardware import DeviceMemory, Profile, device_memory
 from foretrace.hardware.allocator import CachingAllocator
 from foretrace.hardware.device_memory import _Extras as extras
 from foretrace.hardware.replay import BEFORE, STEPS, requests
@@ -105,6 +105,11 @@ class Moments:
     peaks: dict[str, int]
     ends: dict[str, int]
 
+    @property
+    def last(self) -> int:
+        """When the step has ended, and the next one has not begun."""
+        return list(self.ends.values())[-1]
+
 
 def moments(graph: StepGraph, profile: Profile) -> Moments:
     """What ``memory_allocated`` and ``max_memory_allocated`` would say if they were asked, and reset, between parts."""
@@ -131,26 +136,37 @@ def _parts(graph: StepGraph) -> list[str]:
     ]
 
 
-def predicted_bytes(row: Row, graph: StepGraph, profile: Profile) -> int:
-    """What the row's figure should be."""
-    part = row["part"]
-    if row["kind"] == "reserved":
-        return device_memory(graph, profile).reserved_peak_bytes
-    if row["kind"] == "device":
-        return device_memory(graph, profile).device_peak_bytes
-    if part in ("forward", "loss", "backward", "optimizer"):
-        return moments(graph, profile).peaks[part]
-    if part == "start":
-        return moments(graph, profile).start
-    if part.startswith("end of "):
-        ends = moments(graph, profile).ends
-        return ends.get(part.removeprefix("end of "), list(ends.values())[-1])
-    peak = device_memory(graph, profile).allocated_peak_bytes
-    if part == "step above start":
-        return peak - _steady_start(graph, profile)
-    return peak
+@dataclass
+class Prediction:
+    """All that the replay of one trace on one device says; computed when it is asked for, and once."""
 
+    graph: StepGraph
+    profile: Profile
 
-def _steady_start(graph: StepGraph, profile: Profile) -> int:
-    """Allocated bytes between two steps."""
-    return list(moments(graph, profile).ends.values())[-1]
+    @cached_property
+    def memory(self) -> DeviceMemory:
+        return device_memory(self.graph, self.profile)
+
+    @cached_property
+    def moments(self) -> Moments:
+        return moments(self.graph, self.profile)
+
+    def bytes_of(self, row: Row) -> int:
+        """What the row's figure should be."""
+        kind, part = row["kind"], row["part"]
+        if kind == "reserved":
+            return self.memory.reserved_peak_bytes
+        if kind == "device":
+            own = row["context_mib"]
+            context = int(own) * UNITS["MiB"] if own.isdecimal() else self.memory.context_bytes
+            return self.memory.reserved_peak_bytes + context
+        if part in ("forward", "loss", "backward", "optimizer"):
+            return self.moments.peaks[part]
+        if part == "start":
+            return self.moments.start
+        if part == "before step":
+            return self.moments.last
+        if part.startswith("end of "):
+            return self.moments.ends.get(part.removeprefix("end of "), self.moments.last)
+        above = self.moments.last if part == "step above start" else 0
+        return self.memory.allocated_peak_bytes - above

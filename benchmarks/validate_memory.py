@@ -2,8 +2,8 @@
 
     python benchmarks/validate_memory.py [--only REGEX] [--family NAME ...] [--each] [--page docs/accuracy_memory.md]
 
-Each row's step is traced without a GPU (or loaded from the cache), replayed on the model of the caching allocator, and
-compared with what was measured. What a figure measures stands beside it: ``allocated`` is ``max_memory_allocated`` (or
+Each row's step is traced without a GPU (or loaded from the cache), replayed on the model of the caching allocator,
+and compared with what was measured. What a figure measures stands beside it: ``allocated`` is ``max_memory_allocated`` (or
 ``memory_allocated`` at the end of a part), ``reserved`` ``memory_reserved``, ``device`` the total that nvidia-smi shows.
 Rows of the kind ``fits`` say that a step ran out of memory. ``--page`` writes the tables between the markers of that
 page; where libraries lie in several environments, ``--keep`` and ``--merge`` carry results from one to the next.
@@ -18,16 +18,16 @@ import sys
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from statistics import median
 
 from tabulate import tabulate
 
-from foretrace.graph import ForetraceError, StepGraph
-from foretrace.hardware import Profile, device_memory, load
-from memory_rows import Row, measured_bytes, predicted_bytes, rows, step_key, traced
+from foretrace.graph import ForetraceError
+from foretrace.hardware import Profile, load
+from memory_rows import Prediction, Row, measured_bytes, rows, step_key, traced
 from published_rows import DATA
 
 BEGIN, END = "<!-- validate_memory begins -->", "<!-- validate_memory ends -->"
@@ -43,6 +43,8 @@ class Result:
     measured: float
     predicted: float
     fits: bool = True
+    fitted: bool = False
+    """Whether the row had a part in fitting a number."""
 
     @property
     def error(self) -> float:
@@ -69,11 +71,11 @@ def profile_named(name: str) -> Profile | None:
         return None
 
 
-def predict(row: Row, graph: StepGraph, profile: Profile) -> Result:
+def predict(row: Row, prediction: Prediction) -> Result:
     """The row's figure as the replay has it."""
     if row["kind"] == "fits":
-        return Result(row, 0.0, 0.0, device_memory(graph, profile).fits)
-    return Result(row, measured_bytes(row), predicted_bytes(row, graph, profile))
+        return Result(row, 0.0, 0.0, prediction.memory.fits)
+    return Result(row, measured_bytes(row), prediction.bytes_of(row), prediction.memory.fits)
 
 
 def results(chosen: Sequence[Row]) -> tuple[list[Result], Counter[str]]:
@@ -82,8 +84,8 @@ def results(chosen: Sequence[Row]) -> tuple[list[Result], Counter[str]]:
 
     found: list[Result] = []
     skipped: Counter[str] = Counter()
-    graph, key = None, None
-    for row in sorted(chosen, key=step_key):
+    key, prediction = None, None
+    for row in sorted(chosen, key=lambda row: (step_key(row), row["profile"])):
         profile, library, reason = profile_named(row["profile"]), missing(row), unbuilt(row)
         if reason:
             skipped[reason] += 1
@@ -93,12 +95,28 @@ def results(chosen: Sequence[Row]) -> tuple[list[Result], Counter[str]]:
             skipped[f"{library} is not installed: {row['family']}"] += 1
         else:
             try:
-                if step_key(row) != key:
-                    graph, key = traced(row), step_key(row)
-                found.append(predict(row, graph, profile))
+                if (step_key(row), profile.name) != key or prediction is None:
+                    key, prediction = (step_key(row), profile.name), Prediction(traced(row), profile)
+                found.append(predict(row, prediction))
+                print(found[-1].name, file=sys.stderr, flush=True)
             except ForetraceError as error:
                 skipped[f"not traced: {row['family']} {row['model']}: {error}"] += 1
     return found, skipped
+
+
+def with_context(found: Sequence[Result]) -> list[Result]:
+    """Rows whose context nobody measured get one for all: the median of what is missing, of every other model."""
+    unknown = [r for r in found if r.row["context_mib"] == "fit"]
+    names = sorted({r.row["model"] for r in unknown})[::2]
+    missing = [r.measured - r.predicted for r in unknown if r.row["model"] in names and is_trusted(r)]
+    if not missing:
+        return list(found)
+    return [
+        replace(r, predicted=r.predicted + median(missing), fitted=r.row["model"] in names)
+        if r.row["context_mib"] == "fit"
+        else r
+        for r in found
+    ]
 
 
 # -- what it says ---------------------------------------------------------------------------------
@@ -110,6 +128,7 @@ TITLES = {
     "resnet_trace": "ResNet-50, above the start of the step",
     "timm_train": "timm's training script",
     "op": "single operations",
+    "fitted": "timm's training script, the half that the context is fitted to (not in all)",
 }
 
 
@@ -119,15 +138,23 @@ def quantile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
+def is_trusted(result: Result) -> bool:
+    """Has it bytes that can be compared? Not where the published figure is suspect by itself, or the step runs out."""
+    row = result.row
+    return row["kind"] != "fits" and "suspect" not in row["note"] and (result.fits or row["kind"] != "device")
+
+
 def trusted(found: Sequence[Result]) -> list[Result]:
-    """Results with bytes, without those whose published figure is suspect by itself."""
-    return [r for r in found if r.row["kind"] != "fits" and "suspect" not in r.row["note"]]
+    return [r for r in found if is_trusted(r)]
 
 
 def summary(found: Sequence[Result]) -> str:
     """One line a family and kind of figure."""
     groups: dict[tuple[str, str], list[Result]] = defaultdict(list)
     for result in trusted(found):
+        if result.fitted:
+            groups[result.row["kind"], "fitted"].append(result)
+            continue
         groups[result.row["kind"], "all"].append(result)
         groups[result.row["kind"], result.row["family"]].append(result)
     lines = [_line(kind, family, here) for (kind, family), here in sorted(groups.items())]
@@ -181,11 +208,25 @@ def savings_text(found: Sequence[Result]) -> str:
 
 
 def fits_text(found: Sequence[Result]) -> str:
-    """Of the steps that ran out of memory, and of those that ran on a GPU that the source names, how many are foretold."""
+    """Of the steps that ran out of memory, and of those that ran on a known GPU, how many are foretold."""
     out = [r for r in found if r.row["kind"] == "fits"]
     lines = [f"Of {len(out)} steps that ran out of memory, {sum(not r.fits for r in out)} are predicted to."]
-    lines += [f"Predicted to fit: {r.name} on {r.row['gpu']}." for r in out if r.fits]
+    lines += [f"- predicted to fit: {r.name} on {r.row['gpu']}" for r in out if r.fits]
+    ran = [r for r in found if r.row["kind"] == "allocated" and r.row["part"] == "step"]
+    ran = [r for r in ran if "not stated" not in r.row["gpu"] and "no profile" not in r.row["note"]]
+    lines += ["", f"Of {len(ran)} that ran, on a GPU that is named and known, {sum(r.fits for r in ran)} are predicted to."]
+    lines += [f"- predicted to run out: {r.name} on {r.row['gpu']}" for r in ran if not r.fits]
     return "\n".join(lines)
+
+
+def left_out_text(found: Sequence[Result], skipped: Counter[str]) -> str:
+    """Rows that are in no figure above, and why."""
+    lines = [f"- {count} rows: {why}" for why, count in sorted(skipped.items())]
+    for r in found:
+        if r.row["kind"] != "fits" and not is_trusted(r):
+            why = r.row["note"] if "suspect" in r.row["note"] else "predicted to run out of memory there"
+            lines.append(f"- {r.name}, measured {r.measured / 2**20:,.0f} MiB, predicted {r.predicted / 2**20:,.0f}: {why}")
+    return "\n".join(lines) or "None."
 
 
 def outliers(found: Sequence[Result]) -> str:
@@ -209,10 +250,10 @@ def page(found: Sequence[Result], skipped: Counter[str]) -> str:
     parts = ["## Summary", summary(found), "## Out of memory", fits_text(found)]
     parts += ["## What fused attention saves", savings_text(found)]
     parts += ["## Outliers", "Rows off by more than 5 % (allocated, reserved) or 15 % (device total):", outliers(found)]
-    parts += ["## Left out", "\n".join(f"- {count} rows: {why}" for why, count in sorted(skipped.items())) or "None."]
+    parts += ["## Left out", left_out_text(found, skipped)]
     parts += ["## Every row"]
     for family, title in TITLES.items():
-        here = [r for r in found if r.row["family"] == family and r.row["kind"] != "fits"]
+        here = [r for r in trusted(found) if r.row["family"] == family]
         if here:
             parts += [f"### {title[0].upper()}{title[1:]}", table_of(here)]
     return "\n\n".join(parts)
@@ -258,6 +299,7 @@ def main() -> int:
         _merge(options.merge, found, skipped)
     if options.keep:
         _keep(options.keep, found, skipped)
+    found = with_context(found)
     if options.each:
         print(table_of([r for r in found if r.row["kind"] != "fits"]))
     print(summary(found), fits_text(found), sep="\n\n")
