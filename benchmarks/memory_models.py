@@ -288,7 +288,8 @@ def op(row: Row) -> Step:
 
     def step(model: nn.Module, optimizer: Any, inputs: tuple[Tensor, ...]) -> None:
         inputs = inputs if isinstance(inputs, tuple) else (inputs,)
-        model(*inputs[: len(inputs) - len(gradient)]).backward(*inputs[len(inputs) - len(gradient) :], retain_graph=keep)
+        count = len(inputs) - len(gradient)
+        model(*inputs[:count]).backward(*inputs[count:], retain_graph=keep)
 
     return Step(model, (*inputs, *gradient), step=step, optimizer=None)
 
@@ -318,7 +319,7 @@ class LinearLoss(nn.Module):
 
 
 class Divergence(nn.Module):
-    """A divergence of two distributions. Input and target are made once, before what was measured, from what is kept."""
+    """A divergence of two distributions, which are made once, before what was measured; the logits of one are kept."""
 
     def __init__(self, rows: int, vocabulary: int, kind: str) -> None:
         super().__init__()

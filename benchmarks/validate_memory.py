@@ -3,10 +3,11 @@
     python benchmarks/validate_memory.py [--only REGEX] [--family NAME ...] [--each] [--page docs/accuracy_memory.md]
 
 Each row's step is traced without a GPU (or loaded from the cache), replayed on the model of the caching allocator,
-and compared with what was measured. What a figure measures stands beside it: ``allocated`` is ``max_memory_allocated`` (or
-``memory_allocated`` at the end of a part), ``reserved`` ``memory_reserved``, ``device`` the total that nvidia-smi shows.
-Rows of the kind ``fits`` say that a step ran out of memory. ``--page`` writes the tables between the markers of that
-page; where libraries lie in several environments, ``--keep`` and ``--merge`` carry results from one to the next.
+and compared with what was measured. What a figure measures stands beside it: ``allocated`` is PyTorch's
+``max_memory_allocated``, or ``memory_allocated`` at the end of a part; ``reserved`` its ``memory_reserved``; ``device``
+what nvidia-smi shows. Rows of the kind ``fits`` say that a step ran out of memory. ``--page`` writes the tables between
+the markers of that page; where libraries lie in several environments, ``--keep`` and ``--merge`` carry results from one
+to the next.
 """
 
 from __future__ import annotations
@@ -214,7 +215,7 @@ def fits_text(found: Sequence[Result]) -> str:
     lines += [f"- predicted to fit: {r.name} on {r.row['gpu']}" for r in out if r.fits]
     ran = [r for r in found if r.row["kind"] == "allocated" and r.row["part"] == "step"]
     ran = [r for r in ran if "not stated" not in r.row["gpu"] and "no profile" not in r.row["note"]]
-    lines += ["", f"Of {len(ran)} that ran, on a GPU that is named and known, {sum(r.fits for r in ran)} are predicted to."]
+    lines += ["", f"Of {len(ran)} that ran, on a GPU that is known, {sum(r.fits for r in ran)} are predicted to."]
     lines += [f"- predicted to run out: {r.name} on {r.row['gpu']}" for r in ran if not r.fits]
     return "\n".join(lines)
 
@@ -225,7 +226,8 @@ def left_out_text(found: Sequence[Result], skipped: Counter[str]) -> str:
     for r in found:
         if r.row["kind"] != "fits" and not is_trusted(r):
             why = r.row["note"] if "suspect" in r.row["note"] else "predicted to run out of memory there"
-            lines.append(f"- {r.name}, measured {r.measured / 2**20:,.0f} MiB, predicted {r.predicted / 2**20:,.0f}: {why}")
+            figures = f"measured {r.measured / 2**20:,.0f} MiB, predicted {r.predicted / 2**20:,.0f}"
+            lines.append(f"- {r.name}, {figures}: {why}")
     return "\n".join(lines) or "None."
 
 

@@ -1,0 +1,31 @@
+"""A few rows of the published memory figures, small enough to trace here, with the errors they may have."""
+
+from __future__ import annotations
+
+import pytest
+
+import foretrace
+from foretrace.hardware import load
+from memory_models import build
+from memory_rows import WARMUP, Prediction, measured_bytes, rows
+
+LIMITS = {
+    ("bert-base-uncased", "4", "256", "eager", ""): 0.02,
+    ("bert-base-uncased", "4", "256", "sdpa", ""): 0.03,
+    ("google/electra-base-generator", "16", "64", "sdpa", ""): 0.03,
+    ("kl_div", "", "", "", "V=4096 B=8 T=2048"): 0.0001,
+    ("rms_norm", "", "", "", "H=4096 M=2048"): 0.0001,
+    ("geglu", "", "", "", "T=1024 bsz=8 hidden_size=4096 intermediate_size=11008"): 0.005,
+}
+"""Model, batch, sequence, attention and sizes of a row, and the error that it may have."""
+
+
+@pytest.mark.parametrize(("key", "limit"), LIMITS.items(), ids=[" ".join(key) for key in LIMITS])
+def test_published_peaks_are_met(key: tuple[str, ...], limit: float) -> None:
+    columns = ("model", "batch", "sequence", "attention")
+    (row,) = (
+        row for row in rows() if (*(row[name] for name in columns), row["note"]) == key and row["kind"] == "allocated"
+    )
+    graph = foretrace.trace(lambda: build(row), warmup=WARMUP)
+    predicted = Prediction(graph, load(row["profile"])).bytes_of(row)
+    assert predicted == pytest.approx(measured_bytes(row), rel=limit)
