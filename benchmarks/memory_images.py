@@ -17,7 +17,6 @@ from foretrace.tracer import Step
 Row = Mapping[str, str]
 
 
-
 def resnet_trace(row: Row) -> Step:
     """ResNet-50 of torchvision as the profiler's example trains it, when ``zero_grad`` filled gradients with zeros."""
     import torchvision.models
