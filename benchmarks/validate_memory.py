@@ -280,7 +280,7 @@ def _merge(path: Path, found: list[Result], skipped: Counter[str]) -> None:
         if "not installed" not in why:
             skipped[why] = max(skipped[why], count)
     families = {r.row["family"] for r in found}
-    for why in [why for why in skipped if why.rpartition(": ")[2] in families and "not installed" in why]:
+    for why in [why for why in skipped if "not installed" in why and why.rpartition(": ")[2] in families]:
         del skipped[why]
 
 
@@ -291,14 +291,14 @@ def main() -> int:
     parser.add_argument("--each", action="store_true", help="print every row")
     parser.add_argument("--page", type=Path, help="write the tables into that page, between its markers")
     parser.add_argument("--keep", type=Path, help="write the results into that file too")
-    parser.add_argument("--merge", type=Path, help="take results for other rows from a file that --keep wrote")
+    parser.add_argument("--merge", type=Path, nargs="+", help="take results for other rows from files of --keep")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     chosen = [r for r in rows() if not options.family or r["family"] in options.family]
     chosen = [r for r in chosen if re.search(options.only, " ".join(r.values()))]
     found, skipped = results(chosen)
-    if options.merge:
-        _merge(options.merge, found, skipped)
+    for kept in options.merge or ():
+        _merge(kept, found, skipped)
     if options.keep:
         _keep(options.keep, found, skipped)
     found = with_context(found)
