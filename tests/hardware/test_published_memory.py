@@ -10,12 +10,12 @@ from memory_models import build
 from memory_rows import WARMUP, Prediction, measured_bytes, rows
 
 LIMITS = {
-    ("bert-base-uncased", "4", "256", "eager", ""): 0.02,
-    ("bert-base-uncased", "4", "256", "sdpa", ""): 0.03,
-    ("google/electra-base-generator", "16", "64", "sdpa", ""): 0.03,
+    ("bert-base-uncased", "4", "256", "eager", ""): 0.01,
+    ("bert-base-uncased", "4", "256", "sdpa", ""): 0.02,
+    ("google/electra-base-generator", "16", "64", "sdpa", ""): 0.01,
     ("kl_div", "", "", "", "V=4096 B=8 T=2048"): 0.0001,
     ("rms_norm", "", "", "", "H=4096 M=2048"): 0.0001,
-    ("geglu", "", "", "", "T=1024 bsz=8 hidden_size=4096 intermediate_size=11008"): 0.005,
+    ("geglu", "", "", "", "T=1024 bsz=8 hidden_size=4096 intermediate_size=11008"): 0.0001,
 }
 """Model, batch, sequence, attention and sizes of a row, and the error that it may have."""
 
