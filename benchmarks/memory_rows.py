@@ -21,9 +21,9 @@ import foretrace
 from foretrace.graph import Phase, StepGraph
 from foretrace.hardware import DeviceMemory, Profile, device_memory
 from foretrace.hardware.allocator import CachingAllocator
-from foretrace.hardware.device_memory import _Extras as extras
 from foretrace.hardware.replay import BEFORE, STEPS, requests
 from foretrace.hardware.requests import ask
+from foretrace.hardware.workspaces import extras
 from published_rows import DATA, HERE, Row, cache_folder
 
 UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}

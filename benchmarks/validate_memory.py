@@ -24,11 +24,11 @@ from functools import cache
 from pathlib import Path
 from statistics import median
 
+from memory_rows import Prediction, Row, measured_bytes, rows, step_key, traced
 from tabulate import tabulate
 
 from foretrace.graph import ForetraceError
 from foretrace.hardware import Profile, load
-from memory_rows import Prediction, Row, measured_bytes, rows, step_key, traced
 from published_rows import DATA
 
 BEGIN, END = "<!-- validate_memory begins -->", "<!-- validate_memory ends -->"

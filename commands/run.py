@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from . import options as shared
@@ -51,7 +52,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _several(cases: list[argparse.Namespace], profiles: list[str]) -> int:
-    """One row for each case on each profile; a step is traced once for all of them."""
+    """One row for each case on each profile; a step is traced once for all devices of one compute capability."""
     from ..graph import ForetraceError
     from ..hardware.profile import load as load_profile
     from ..report.side_by_side import side_by_side, side_by_side_csv, side_by_side_json
@@ -61,10 +62,18 @@ def _several(cases: list[argparse.Namespace], profiles: list[str]) -> int:
         if getattr(first, flag):
             raise ForetraceError(f"--{flag.replace('_', '-')} is of one step", "Give one target, size and profile.")
     devices = [load_profile(name) for name in profiles]
-    reports = [_priced(shared.graph_of(case), device, case) for case in cases for device in devices]
+    reports = [report for case in cases for report in _on_each(case, devices)]
     show = {"table": side_by_side, "csv": side_by_side_csv, "json": side_by_side_json}[first.format]
     print(show(reports), end="")
     return 0
+
+
+def _on_each(case: argparse.Namespace, devices: list[Profile]) -> Iterator[Report]:
+    traced: dict[str | None, StepGraph] = {}
+    for device in devices:
+        if device.capability not in traced:
+            traced[device.capability] = shared.graph_of(case, device.capability)
+        yield _priced(traced[device.capability], device, case)
 
 
 def _priced(graph: StepGraph, profile: Profile, options: argparse.Namespace) -> Report:
@@ -109,4 +118,8 @@ def _what_if(options: argparse.Namespace, report: Report) -> WhatIf:
 
     if os.path.isfile(options.target):
         return what_if(report)
-    return what_if(report, lambda **changed: shared.graph_of(argparse.Namespace(**{**vars(options), **changed})))
+
+    def again(**changed: str) -> StepGraph:
+        return shared.graph_of(argparse.Namespace(**{**vars(options), **changed}), report.profile.capability)
+
+    return what_if(report, again)

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from ..graph import ForetraceError, Op, Phase, Tensor
 from .gpu import Gpu, gpu_of
+from .operands import operand_copies
 from .profile import Profile
 from .reductions import Kernel, accumulation_bytes, iteration, launches
 from .replay import Extra, Extras, Lasting, Return, Scratch
@@ -94,13 +95,16 @@ def extras(profile: Profile, *, cublaslt: LtWorkspace | str = LtWorkspace.SHARED
 
 @rule("mm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "vdot")
 def cublas(op: Op, setting: Setting) -> Iterator[Extra]:
-    """One workspace for each thread and stream, kept: backward runs in a thread of autograd's, so it has its own.
+    """Copies of operands that it cannot take as they lie, and a workspace for each thread and stream, which is kept.
+
+    Backward runs in a thread of autograd's, so it has a workspace of its own.
 
     https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/cuda/CublasHandlePool.cpp, getCurrentCUDABlasHandle
     and setWorkspaceForHandle; the size is parseChosenWorkspaceSize, in the profile.
     """
     if any(t.numel == 0 for t in op.inputs):
         return
+    yield from operand_copies(op)
     yield Lasting(setting.gpu.cublas_workspace_bytes, CUBLAS + _thread(op))
 
 
