@@ -104,18 +104,19 @@ def _stand_in(tensor: torch.Tensor, recorder: Recorder, storages: dict[Any, torc
 
 
 def _swap(tensor: torch.Tensor, twin: torch.Tensor, undo: ExitStack) -> None:
-    """A meta tensor cannot be pointed at CPU memory, so the two tensor objects change places."""
-    if isinstance(tensor, nn.Parameter):
-        twin = nn.Parameter(twin, requires_grad=tensor.requires_grad)
-    elif tensor.requires_grad:
-        twin.requires_grad_()
-    twin.__dict__.update(tensor.__dict__)
-    twin.__class__ = tensor.__class__
-    torch.utils.swap_tensors(tensor, twin)
+    """A meta tensor cannot be pointed at CPU memory, so what is behind the two Python objects changes places.
+
+    ``torch.utils.swap_tensors`` does so too, but refuses where there are weak references (an LSTM has them to its
+    weights) or where a graph still holds the tensor, as after an error. Both do no harm here.
+    """
+    twin.requires_grad_(tensor.requires_grad)
+    for name in ("_backward_hooks", "_post_accumulate_grad_hooks"):
+        setattr(twin, name, getattr(tensor, name))
+    torch._C._swap_tensor_impl(tensor, twin)
 
     def back() -> None:
         tensor.grad = None
-        torch.utils.swap_tensors(tensor, twin)
+        torch._C._swap_tensor_impl(tensor, twin)
 
     undo.callback(back)
 

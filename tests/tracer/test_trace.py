@@ -384,3 +384,22 @@ def test_the_largest_batch_is_found_by_tracing() -> None:
     best = report.max_batch(at)
     fits = [foretrace.price(at(batch), on="a100-sxm4-80gb").fits for batch in (best, best + 1)]
     assert fits == [True, False]
+
+
+def test_recurrent_layers_on_meta_are_traced_and_stay_there() -> None:
+    """They hold weak references to their weights."""
+    with torch.device("meta"):
+        layer = nn.LSTM(16, 32, 2)
+    weights = list(layer.parameters())
+    for device in ("cpu", "cuda"):
+        graph = trace(layer, (torch.randn(5, 2, 16),), loss=lambda output: output[0].sum(), device=device)
+        assert timeline(graph).start_bytes >= sum(p.numel() * 4 for p in weights)
+    assert all(p.is_meta and p is q for p, q in zip(layer.parameters(), weights, strict=True))
+
+
+def test_a_failing_forward_leaves_meta_parameters_where_they_were() -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(16, 32), nn.Linear(16, 4))
+    with pytest.raises(ForetraceError, match=r"must have same reduction dim"):
+        trace(model, (torch.randn(2, 16),), loss=torch.sum)
+    assert all(p.is_meta for p in model.parameters())
