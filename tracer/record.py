@@ -35,6 +35,10 @@ MAX_OPS = 2_000_000
 """A step with more ops is taken for one that never ends: 50 times those of a model with 100 billion parameters."""
 
 
+DRAWN = "what was drawn at random here; a real run may draw otherwise"
+"""Said where a size or a branch comes to depend on it, such as whether a layer is dropped."""
+
+
 class Recorder(Log):
     """Runs the ops of one trace. Use it as a context manager around the code to be recorded.
 
@@ -155,7 +159,9 @@ class Recorder(Log):
         if (known or sig.overwrites) and self._is_small(sig, spec, args, kwargs, given, owners):
             # The CPU may have no kernel for a dtype for which the GPU has one.
             with suppress(NotImplementedError):
-                return self.really(sig, args, kwargs, owners)
+                result = self.really(sig, args, kwargs, owners)
+                drawn = sig.random and self.recording_model
+                return self._mark_assumed(result, (sig.name, DRAWN, self.where())) if drawn else result
         device = self._device(kwargs, owners)
         for owner in self.written(sig, args, kwargs):
             owner.known = False

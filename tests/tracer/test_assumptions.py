@@ -185,3 +185,25 @@ def test_several_values_are_taken_in_turn_and_from_the_first_again_in_every_step
     graph = trace(Keeps(), (x,), device="cpu", assume={f"test_assumptions.py:{line}": (5, 0.5, 7)})
     kept = [op.outputs[0].shape[0] for op in graph.ops if op.packet == "aten.index"]
     assert kept == [5, 5_000, 7]
+
+
+class DropsLayers(nn.Module):
+    """Each layer is left out at random, as some encoders do in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            if torch.rand([]) >= 0.05:
+                x = layer(x)
+        return x
+
+
+def test_a_branch_on_a_random_number_is_said() -> None:
+    graph = trace(DropsLayers(), (torch.randn(4, 8),), loss=torch.sum, device="cpu")
+    assert {(a["op"], a["count"]) for a in graph.facts.assumptions} == {("aten.rand.default", 4)}
+    assert "a real run may draw otherwise" in str(graph.facts.assumptions[0]["assumed"])
+    inputs = lambda: (nn.Embedding(50, 8), (torch.randint(0, 50, (4,)).unique(),), torch.sum)  # noqa: E731
+    assert trace(inputs, device="cpu").facts.assumptions == ()
