@@ -191,8 +191,9 @@ def hf_attention(row: Row) -> Step:
 def _write_out_opt_attention() -> None:
     """OPT's attention as transformers had it when the rows were measured (version 4.45, 2024).
 
-    Heads were made contiguous, which costs a copy of what the fused attention returns; the eager one kept its scores
-    for the maximum with the smallest number, and took the softmax in float32.
+    Heads were made contiguous, which costs a copy of what the fused attention returns, and keys and values went into
+    the output as they were; the eager one kept its scores for the maximum with the smallest number, and took the
+    softmax in float32.
     """
     from transformers.models.opt import modeling_opt
 
@@ -214,7 +215,7 @@ def _write_out_opt_attention() -> None:
             for t in (query, key, value)
         )
         if past_key_values is not None:
-            past_key_values.update(key, value, self.layer_idx)
+            vars(past_key_values).setdefault("as_they_are", []).append((key, value))
         if fused:
             causal = attention_mask is None and length > 1
             mixed = F.scaled_dot_product_attention(query, key, value, attention_mask, is_causal=causal)
