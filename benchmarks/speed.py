@@ -135,9 +135,7 @@ def mem_tracker(name: str) -> Figures:
     from torch.distributed._tools.mem_tracker import MemTracker
 
     with FakeTensorMode():
-        made, inputs, loss = case(name)
-        model = made.to_empty(device="cpu")
-        inputs = tuple(torch.empty(x.shape, dtype=x.dtype) for x in inputs)
+        model, inputs, loss = CASES[name]()
         optimizer = torch.optim.AdamW(model.parameters())
         tracker = MemTracker()
         tracker.track_external(model, optimizer, *inputs)
@@ -256,8 +254,8 @@ def page(tables: dict[str, str], count: int) -> str:
     import torch
 
     made = f"torch {torch.__version__.partition('+')[0]}, Python {platform.python_version()}, {platform.machine()}"
-    doc = __doc__.split("\n\n", 1)[1].replace("    python", "    python", 1)
-    parts = [f"# What it costs to ask\n\n{doc.strip()}\n\nMade with {made}, {count} rounds."]
+    doc = __doc__.split("\n\n", 1)[1].rstrip()
+    parts = [f"# What it costs to ask\n\n{doc}\n\nMade with {made}; rounds: {count}."]
     parts += [f"## {name}\n\n{text}" for name, text in tables.items()]
     return "\n\n".join(parts) + "\n"
 
