@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from memory_images import resnet_trace, timm_train
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from foretrace.tracer import Step
 from gpt_by_hand import SIZES, VOCABULARY, Size, Transformer, training_step
+from memory_images import resnet_trace, timm_train
 from published_models import CHECKPOINTS
 
 Row = Mapping[str, str]

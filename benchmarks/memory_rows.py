@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -24,7 +23,7 @@ from foretrace.hardware.allocator import CachingAllocator
 from foretrace.hardware.replay import BEFORE, STEPS, requests
 from foretrace.hardware.requests import ask
 from foretrace.hardware.workspaces import extras
-from published_rows import DATA, HERE, Row, cache_folder
+from published_rows import DATA, HERE, Row, kept
 
 UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
 
@@ -61,16 +60,9 @@ def step_key(row: Row) -> tuple[str, ...]:
 
 def traced(row: Row) -> StepGraph:
     """The trace of the row's step, from disk where it is there."""
-    path = cache_folder() / f"{_digest(row)}.foretrace"
-    if not path.exists():
-        from memory_models import build
+    from memory_models import build
 
-        graph = foretrace.trace(lambda: build(row), device="cuda", warmup=WARMUP)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}")
-        foretrace.save(graph, part)
-        os.replace(part, path)
-    return foretrace.load(path)
+    return kept(_digest(row), lambda: foretrace.trace(lambda: build(row), device="cuda", warmup=WARMUP))
 
 
 def _digest(row: Row) -> str:

@@ -12,14 +12,15 @@ import csv
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
 import torch
 
 import foretrace
-from foretrace.graph import StepGraph
+from foretrace.graph import ForetraceError, StepGraph
+from foretrace.hardware import Profile, load
 
 HERE = Path(__file__).parent
 DATA = HERE / "data"
@@ -38,16 +39,27 @@ def rows() -> list[Row]:
 
 def traced(row: Row) -> StepGraph:
     """The trace of the row's step, from disk where it is there."""
-    path = cache_folder() / f"{_digest(row)}.foretrace"
-    if not path.exists():
-        from published_models import build
+    from published_models import build
 
-        graph = foretrace.trace(lambda: build(row), device="cuda")
+    return kept(_digest(row), lambda: foretrace.trace(lambda: build(row), device="cuda"))
+
+
+def kept(digest: str, make: Callable[[], StepGraph]) -> StepGraph:
+    """The trace of that digest from disk, made and put there where it is not."""
+    path = cache_folder() / f"{digest}.foretrace"
+    if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}")
-        foretrace.save(graph, part)
-        os.replace(part, path)
+        foretrace.save(make(), path)
     return foretrace.load(path)
+
+
+@cache
+def profile_named(name: str) -> Profile | None:
+    """The profile of that name; None where there is none."""
+    try:
+        return load(name)
+    except ForetraceError:
+        return None
 
 
 def cache_folder() -> Path:

@@ -20,16 +20,14 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache
 from pathlib import Path
 from statistics import median
 
-from memory_rows import Prediction, Row, measured_bytes, rows, step_key, traced
 from tabulate import tabulate
 
 from foretrace.graph import ForetraceError
-from foretrace.hardware import Profile, load
-from published_rows import DATA
+from memory_rows import Prediction, Row, measured_bytes, rows, step_key, traced
+from published_rows import DATA, profile_named
 
 BEGIN, END = "<!-- validate_memory begins -->", "<!-- validate_memory ends -->"
 OUTLIER = {"allocated": 0.05, "reserved": 0.05, "device": 0.15}
@@ -62,14 +60,6 @@ class Result:
 
 
 # -- predicting -----------------------------------------------------------------------------------
-
-
-@cache
-def profile_named(name: str) -> Profile | None:
-    try:
-        return load(name)
-    except ForetraceError:
-        return None
 
 
 def predict(row: Row, prediction: Prediction) -> Result:

@@ -22,7 +22,6 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import combinations
 from pathlib import Path
 from statistics import mean, median
@@ -31,9 +30,9 @@ from tabulate import tabulate
 
 from foretrace.costmodels import Priced, price_ops
 from foretrace.graph import ForetraceError, Phase, StepGraph
-from foretrace.hardware import Profile, StepTime, Unit, estimate, host_storages, load
+from foretrace.hardware import Profile, StepTime, Unit, estimate, host_storages
 from foretrace.hardware.kernel_time import matmul_unit, vector_dtype
-from published_rows import Row, rows, step_key, traced
+from published_rows import Row, profile_named, rows, step_key, traced
 
 FITTED = {
     ("hf_sdpa", "bert-base-uncased"),
@@ -106,14 +105,6 @@ class Result:
 
 
 # -- predicting -----------------------------------------------------------------------------------
-
-
-@cache
-def profile_named(name: str) -> Profile | None:
-    try:
-        return load(name)
-    except ForetraceError:
-        return None
 
 
 _PRICED: dict[tuple[str, ...], tuple[StepGraph, tuple[Priced, ...]]] = {}

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,14 +70,13 @@ def _script(profile: Profile, name: str) -> str:
 def _write(path: Path | None, text: str) -> None:
     """To standard output, or whole to a file: it is there complete or not at all."""
     from ..graph import ForetraceError
+    from ..graph.serde import put_whole
 
     if path is None:
         print(text, end="")
         return
     try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as part:
-            part.write(text)
-        os.replace(part.name, path)
+        put_whole(path, text.encode())
     except OSError as error:
         raise ForetraceError(
             f"cannot write {str(path)!r}: {error.strerror or error}", "Name a file in a folder"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -148,11 +146,10 @@ def _run(options: argparse.Namespace) -> int:
 def _write(path: str, text: str) -> None:
     """Write a file whole or not at all."""
     from ..graph import ForetraceError
+    from ..graph.serde import put_whole
 
     try:
-        with tempfile.NamedTemporaryFile("w", dir=os.path.dirname(path) or ".", delete=False, encoding="utf-8") as file:
-            file.write(text)
-        os.replace(file.name, path)
+        put_whole(path, text.encode())
     except OSError as error:
         raise ForetraceError(
             f"{path} cannot be written: {error.strerror}", "Name a file in a folder that is there."

@@ -54,22 +54,23 @@ def write_whole(path: str | Path, data: bytes) -> None:
     target = os.path.realpath(path)
     if os.path.exists(target) and not os.path.isfile(target):
         raise ForetraceError(f"cannot write {path}: it is not a regular file", "Give the name of a file.")
+    try:
+        put_whole(target, data)
+    except OSError as error:
+        raise ForetraceError(f"cannot write {path}: {error.strerror}", "Give a place that can be written.") from error
+
+
+def put_whole(target: str | Path, data: bytes) -> None:
+    """What `write_whole` does, for those with words of their own. Raises ``OSError``, and leaves no draft behind."""
     draft = f"{target}.{os.getpid()}.part"
     try:
         with open(draft, "xb") as file:
             file.write(data)
         os.replace(draft, target)
-    except OSError as error:
-        _remove(draft)
-        raise ForetraceError(f"cannot write {path}: {error.strerror}", "Give a place that can be written.") from error
     except BaseException:
-        _remove(draft)
+        if os.path.exists(draft):
+            os.unlink(draft)
         raise
-
-
-def _remove(path: str) -> None:
-    if os.path.exists(path):
-        os.unlink(path)
 
 
 # --- values: one table for whatever an argument, a tensor or a fact may be ---

@@ -15,7 +15,7 @@ from tabulate import tabulate
 
 from ..costmodels.edits import EDITS
 from ..graph import ForetraceError, StepGraph
-from ..hardware import device_memory
+from ..hardware import DeviceMemory, device_memory
 from ..hardware.alloc_conf import parse
 from .format import bytes_text, seconds_text
 from .result import Report, price
@@ -108,38 +108,33 @@ def _again(report: Report, trace_again: TraceAgain, options: Mapping[str, str]) 
 
 def _traced(report: Report, name: str, graph: StepGraph) -> Change:
     changed = price(graph, report.profile, conf=report.conf)
-    return _change(report, name, "traced", changed, changed.time.step_seconds)
+    return _change(report, name, "traced", changed.device_memory, changed.time.step_seconds)
 
 
 def _estimated(report: Report, name: str, graph: StepGraph) -> Change:
-    return _change(report, name, "estimate", price(graph, report.profile, conf=report.conf), None)
+    return _change(report, name, "estimate", device_memory(graph, report.profile, conf=report.conf), None)
 
 
-def _change(report: Report, name: str, how: str, changed: Report, seconds: float | None) -> Change:
-    before, after = report.device_memory, changed.device_memory
+def _expandable(report: Report) -> Change:
+    after = device_memory(report.trace, report.profile, conf=parse("expandable_segments:True"))
+    return _change(report, EXPANDABLE, "setting", after, report.time.step_seconds)
+
+
+def _change(report: Report, name: str, how: str, after: DeviceMemory | None, seconds: float | None) -> Change:
+    before = report.device_memory
     assert before is not None and after is not None
+    saved = (
+        before.reserved_peak_bytes - after.reserved_peak_bytes
+        if how == "setting"
+        else before.allocated_peak_bytes - after.allocated_peak_bytes
+    )
     return Change(
         name=name,
         how=how,
         allocated_peak_bytes=after.allocated_peak_bytes,
         reserved_peak_bytes=after.reserved_peak_bytes,
-        saved_bytes=before.allocated_peak_bytes - after.allocated_peak_bytes,
+        saved_bytes=saved,
         step_seconds=seconds,
-        fits=after.fits,
-    )
-
-
-def _expandable(report: Report) -> Change:
-    before = report.device_memory
-    after = device_memory(report.trace, report.profile, conf=parse("expandable_segments:True"))
-    assert before is not None
-    return Change(
-        name=EXPANDABLE,
-        how="setting",
-        allocated_peak_bytes=after.allocated_peak_bytes,
-        reserved_peak_bytes=after.reserved_peak_bytes,
-        saved_bytes=before.reserved_peak_bytes - after.reserved_peak_bytes,
-        step_seconds=report.time.step_seconds,
         fits=after.fits,
     )
 

@@ -67,15 +67,7 @@ class _Writer:
             return self._constant(op)
         function = function_of(op.name)
         args = {name: self._value(value) for name, value in op.args.items()}
-        schema = function._schema.arguments
-        positional, keywords = [], {}
-        for argument in schema:
-            if argument.name in args:
-                if argument.kwarg_only:
-                    keywords[argument.name] = args[argument.name]
-                else:
-                    positional.append(args[argument.name])
-        node = self.graph.call_function(function, tuple(positional), keywords)
+        node = self.graph.call_function(function, *as_called(function, args))
         node.meta.update(op=op, seq_nr=op.sequence, stack_trace=str(op.source or ""), nn_module_stack=op.module)
         self._results(op.result, node)
 
@@ -149,6 +141,13 @@ def function_of(name: str) -> Any:
         raise ForetraceError(
             f"this torch ({torch.__version__}) has no operator {name}", "Trace again with the torch that is installed."
         ) from error
+
+
+def as_called(function: Any, args: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments by their schema names as a call of the operator takes them: by position, and by keyword."""
+    given = [argument for argument in function._schema.arguments if argument.name in args]
+    positional = tuple(args[argument.name] for argument in given if not argument.kwarg_only)
+    return positional, {argument.name: args[argument.name] for argument in given if argument.kwarg_only}
 
 
 def constant(value: Const) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import accumulate
 from math import prod
 from typing import Any
 
@@ -21,7 +22,7 @@ from ..graph import Const, Op, StepGraph, Tensor
 from ..graph.op import tensors
 from ..graph.workspaces import with_workspaces
 from .events import profiled
-from .program import constant, function_of
+from .program import as_called, constant, function_of
 
 SCRATCH = (
     "aten.convolution",
@@ -142,22 +143,18 @@ def _peaks(ops: list[Op]) -> list[int]:
     with profiled() as events, torch.enable_grad():
         for op in ops:
             _call(op)
-    found = [0] * len(ops)
-    for place, allocations in enumerate(_allocations(events)):
-        live = peak = 0
-        for size in allocations:
-            live += size
-            peak = max(peak, live)
-        found[place] = peak - live
-    return found
+    return [_peak_beyond_end(allocations) for allocations in _allocations(events)]
+
+
+def _peak_beyond_end(allocations: list[int]) -> int:
+    live = list(accumulate(allocations, initial=0))
+    return max(live) - live[-1]
 
 
 def _call(op: Op) -> None:
     """Run the op on zeros; its arguments and results are there before the first mark and until after the last."""
     function = function_of(op.name)
-    args = {name: _real(value) for name, value in op.args.items()}
-    positional = [args[a.name] for a in function._schema.arguments if not a.kwarg_only and a.name in args]
-    keywords = {a.name: args[a.name] for a in function._schema.arguments if a.kwarg_only and a.name in args}
+    positional, keywords = as_called(function, {name: _real(value) for name, value in op.args.items()})
     with record_function(_CALL):
         try:
             result = function(*positional, **keywords)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from memory_models import build
-from memory_rows import WARMUP, Prediction, measured_bytes, rows
 
 import foretrace
 from foretrace.hardware import load
+from memory_models import build
+from memory_rows import WARMUP, Prediction, measured_bytes, rows
 
 LIMITS = {
     ("bert-base-uncased", "4", "256", "eager", ""): 0.02,
