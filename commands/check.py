@@ -96,7 +96,7 @@ def _snapshots(
         except ForetraceError as error:
             errors[target.name] = error
     said = f"{len(targets)} target{'' if len(targets) == 1 else 's'}, {known} from the cache"
-    print(f"{said}, in {time.perf_counter() - start:.1f} s on this CPU; nothing was allocated", file=sys.stderr)
+    print(f"{said}, in {time.perf_counter() - start:.1f} s on this CPU", file=sys.stderr)
     return now, errors
 
 

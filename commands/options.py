@@ -219,7 +219,8 @@ def _trace(target: str, arguments: dict[str, object], how: dict[str, object]) ->
     with Progress() as progress:
         graph = trace_target(target, arguments, progress=progress, **how)  # type: ignore[arg-type]
     seconds = time.perf_counter() - start
-    print(f"traced {len(graph.ops):,} ops in {seconds:.1f} s on this CPU; nothing was allocated", file=sys.stderr)
+    how_so = "nothing was allocated" if graph.facts.device.startswith("cuda") else "its kernels' scratch was tried"
+    print(f"traced {len(graph.ops):,} ops in {seconds:.1f} s on this CPU; {how_so}", file=sys.stderr)
     return graph
 
 

@@ -73,6 +73,40 @@ def ruled() -> tuple[str, ...]:
     return tuple(sorted(_RULES))
 
 
+UNKNOWN = frozenset(
+    f"aten.{name}"
+    for name in (
+        *(
+            "topk",
+            "kthvalue",
+            "mode",
+            "median",
+            "nonzero",
+            "masked_select",
+            "_unique2",
+            "unique_dim",
+            "unique_consecutive",
+        ),
+        *(
+            "multinomial",
+            "randperm",
+            "bincount",
+            "histc",
+            "_embedding_bag_dense_backward",
+            "_embedding_bag",
+            "_ctc_loss",
+        ),
+        *("_cudnn_rnn", "_cudnn_rnn_backward", "grid_sampler_2d", "linalg_svd", "_linalg_svd", "linalg_qr"),
+    )
+)
+"""Ops whose kernels take memory on the device for which there is no rule."""
+
+
+def unknown(ops: Iterable[Op]) -> tuple[str, ...]:
+    """Which of the ops' packets take memory that nobody here knows, in the order of the alphabet."""
+    return tuple(sorted({op.packet for op in ops} & UNKNOWN))
+
+
 def extras(profile: Profile, *, cublaslt: LtWorkspace | str = LtWorkspace.SHARED) -> Extras:
     """What ops take beside their outputs on the device of a profile, for `replay.replay_steps`.
 

@@ -22,6 +22,7 @@ from ..hardware import load as load_profile
 from ..hardware.alloc_conf import AllocConf, parse
 from ..hardware.fit import largest
 from ..hardware.plan import batch_of, tokens_of
+from ..hardware.workspaces import unknown
 from .html import to_html
 from .json import to_json
 from .notebook import plot, report_html, to_pandas
@@ -329,11 +330,16 @@ def _parameters(trace: StepGraph) -> Parameters:
 
 def not_modelled(trace: StepGraph, profile: Profile) -> tuple[str, ...]:
     """What no figure holds: `NOT_MODELLED`, and kernels where the device would choose others than were traced."""
-    traced_for = trace.facts.capability or "8.0"
-    if not trace.facts.device.startswith("cuda") or profile.capability == traced_for:
+    if not trace.facts.device.startswith("cuda"):
         return NOT_MODELLED
+    taken = unknown(trace.ops)
+    names = ", ".join(packet.removeprefix("aten.") for packet in taken)
+    inside = (f"what kernels take inside of {names}",) if taken else ()
+    traced_for = trace.facts.capability or "8.0"
+    if profile.capability == traced_for:
+        return (*NOT_MODELLED, *inside)
     of = f"compute capability {profile.capability}" if profile.capability is not None else f"{profile.vendor}'s GPUs"
-    return (*NOT_MODELLED, f"kernel choices of {of}: the step was traced for compute capability {traced_for}")
+    return (*NOT_MODELLED, *inside, f"kernel choices of {of}: the step was traced for compute capability {traced_for}")
 
 
 def _coverage(trace: StepGraph, profile: Profile, priced: Iterable[Priced], work: Totals, time: StepTime) -> Coverage:
