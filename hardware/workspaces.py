@@ -76,27 +76,9 @@ def ruled() -> tuple[str, ...]:
 UNKNOWN = frozenset(
     f"aten.{name}"
     for name in (
-        *(
-            "topk",
-            "kthvalue",
-            "mode",
-            "median",
-            "nonzero",
-            "masked_select",
-            "_unique2",
-            "unique_dim",
-            "unique_consecutive",
-        ),
-        *(
-            "multinomial",
-            "randperm",
-            "bincount",
-            "histc",
-            "_embedding_bag_dense_backward",
-            "_embedding_bag",
-            "_ctc_loss",
-        ),
-        *("_cudnn_rnn", "_cudnn_rnn_backward", "grid_sampler_2d", "linalg_svd", "_linalg_svd", "linalg_qr"),
+        *("topk", "kthvalue", "mode", "median", "nonzero", "masked_select", "bincount"),
+        *("_unique2", "unique_dim", "unique_consecutive", "multinomial", "randperm"),
+        *("_embedding_bag_dense_backward", "_cudnn_rnn", "_cudnn_rnn_backward", "_linalg_svd", "linalg_qr"),
     )
 )
 """Ops whose kernels take memory on the device for which there is no rule."""

@@ -7,7 +7,7 @@ depend on them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -61,18 +61,27 @@ def _levels(result: torch.Tensor, args: Any, kwargs: Any) -> torch.Tensor | None
     return (torch.arange(result.numel()) % levels + int(low)).view(result.shape).to(result.dtype)
 
 
+class Choice(NamedTuple):
+    """What is assumed of an op's results, and the values that this gives; None where it gives none."""
+
+    assumed: str
+    values: Callable[[torch.Tensor, Any, Any], torch.Tensor | None]
+    of_floats: bool = False
+    """Whether results that are no integers choose, too."""
+
+
 CHOICES = {
-    "clamp": ("all levels are chosen equally often", _levels),
-    "topk": ("all choices are made equally often", _balanced),
-    "argmax": ("all choices are made equally often", _one_choice),
-    "argmin": ("all choices are made equally often", _one_choice),
-    "max": ("all choices are made equally often", _one_choice),
-    "min": ("all choices are made equally often", _one_choice),
-    "sort": ("the values come sorted", _in_place_order),
-    "isnan": ("no number is NaN", _none_of_them),
-    "isinf": ("all numbers are finite", _none_of_them),
+    "clamp": Choice("all levels are chosen equally often", _levels, of_floats=True),
+    "topk": Choice("all choices are made equally often", _balanced),
+    "argmax": Choice("all choices are made equally often", _one_choice),
+    "argmin": Choice("all choices are made equally often", _one_choice),
+    "max": Choice("all choices are made equally often", _one_choice),
+    "min": Choice("all choices are made equally often", _one_choice),
+    "sort": Choice("the values come sorted", _in_place_order),
+    "isnan": Choice("no number is NaN", _none_of_them),
+    "isinf": Choice("all numbers are finite", _none_of_them),
 }
-"""Ops whose results choose among unknown numbers: what is assumed of them, and the values that this gives, or None."""
+"""Ops whose results choose among unknown numbers."""
 
 
 # -- places ---------------------------------------------------------------------------------------

@@ -234,14 +234,14 @@ class Recorder(Log):
 
     def _assume(self, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Any:
         """Values for what a choice among unknown numbers returns."""
-        what, fill = CHOICES[sig.name.split(".")[1]]
+        choice = CHOICES[sig.name.split(".")[1]]
         for tensor in result if isinstance(result, (tuple, list)) else (result,):
             owner = self.owner_of(tensor)
-            chosen = sig.name == "aten.clamp.default" or not tensor.is_floating_point()
-            values = fill(tensor, args, kwargs) if owner is not None and owner.small and chosen else None
+            chosen = choice.of_floats or not tensor.is_floating_point()
+            values = choice.values(tensor, args, kwargs) if owner is not None and owner.small and chosen else None
             if owner is not None and values is not None:
                 tensor.copy_(values)
-                owner.known, owner.assumed = True, (sig.name, what, self.where())
+                owner.known, owner.assumed = True, (sig.name, choice.assumed, self.where())
         return result
 
     def _house(self, value: Any, device: str) -> Any:
