@@ -5,11 +5,12 @@ The roll-up adds them by phase and lists what had to be assumed. Nothing here de
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ..graph import Op, Phase, StepGraph
-from .rules import Answer, Kind, Rule, Table, lookup, override
+from ..graph.bulk import uncollected
+from .rules import Answer, Kind, Rule, Table, looks_at_form_only, lookup, override
 from .work import NOTHING, Work, total
 
 
@@ -68,10 +69,23 @@ def price_op(op: Op) -> Priced:
 def price_ops(graph: StepGraph, overrides: Table | Mapping[str, Rule] | None = None) -> tuple[Priced, ...]:
     """Every op of `graph`, priced in order. `overrides` go before all other rules.
 
-    Nothing is remembered from one op to the next: a rule may look at all that it is given, the module too.
+    Ops that are alike are priced once, and share their work; but a rule that is not of this package is asked for
+    every op, because it may look at all that it is given, the module too.
     """
-    with override(overrides or {}):
-        return tuple(price_op(op) for op in graph.ops)
+    with override(overrides or {}), uncollected():
+        return tuple(_priced(graph))
+
+
+def _priced(graph: StepGraph) -> Iterator[Priced]:
+    known: dict[int, tuple[Work, Kind, str]] = {}
+    for op, kind in zip(graph.ops, graph.kinds, strict=True):
+        found = known.get(kind)
+        if found is None:
+            answer = lookup(op)
+            found = apply(op, answer), answer.kind, answer.by
+            if looks_at_form_only(answer):
+                known[kind] = found
+        yield Priced(op, *found)
 
 
 def assumed_ops(priced: Iterable[Priced]) -> tuple[Assumed, ...]:

@@ -197,6 +197,18 @@ VIEW = Answer(Kind.FREE, home(nothing), nothing, "moves no bytes: new strides ov
 ASSUMED = Answer(Kind.ASSUMED, home(assume), assume, "no rule for this op")
 
 
+OWN = __name__.rpartition(".")[0]
+
+
+def looks_at_form_only(answer: Answer) -> bool:
+    """True for the functions of this package, which price ops that are alike (`graph.alike`) alike.
+
+    A rule from elsewhere may look at all that it is given, the module too.
+    """
+    home = getattr(answer.function, "__module__", None) or ""
+    return home == OWN or home.startswith(f"{OWN}.")
+
+
 def lookup(op: Op) -> Answer:
     """How to price `op`: the first answer found in the overrides, the plugins and the built-in table.
 

@@ -75,12 +75,22 @@ def counts(graph: StepGraph, storage: Storage) -> bool:
     return storage.device.split(":")[0] == graph.facts.device.split(":")[0]
 
 
+def counted(graph: StepGraph) -> list[bool]:
+    """Which storages `counts` is true of, by id."""
+    known = {device: device.split(":")[0] == graph.facts.device.split(":")[0] for device in _devices(graph)}
+    return [known[storage.device] for storage in graph.storages]
+
+
+def _devices(graph: StepGraph) -> set[str]:
+    return {storage.device for storage in graph.storages}
+
+
 def live_at(graph: StepGraph, event_index: int) -> list[Storage]:
     """The storages on the traced device that are live after event `event_index`, by id."""
     live = {s.id for s in graph.at_start}
     for event in graph.events[: event_index + 1]:
         (live.add if event.bytes > 0 else live.discard)(event.storage)
-    return [s for s in graph.storages if s.id in live and counts(graph, s)]
+    return [s for s, on_device in zip(graph.storages, counted(graph), strict=True) if on_device and s.id in live]
 
 
 def bytes_of(storages: list[Storage], *categories: Category) -> int:
@@ -125,9 +135,9 @@ def activation_bytes(graph: StepGraph) -> int:
 
 def timeline(graph: StepGraph) -> Timeline:
     """The timeline of one recorded step, in exact bytes."""
-    start_bytes = sum(s.bytes for s in graph.at_start if counts(graph, s))
-    counted = {s.id for s in graph.storages if counts(graph, s)}
-    steps = (event.bytes if event.storage in counted else 0 for event in graph.events)
+    on_device = counted(graph)
+    start_bytes = sum(s.bytes for s in graph.at_start if on_device[s.id])
+    steps = (event.bytes if on_device[event.storage] else 0 for event in graph.events)
     live = tuple(accumulate(steps, initial=start_bytes))[1:]
     peak_bytes = max(live, default=start_bytes)
     peak_event = live.index(peak_bytes) if peak_bytes > start_bytes else START
@@ -140,6 +150,6 @@ def timeline(graph: StepGraph) -> Timeline:
         peak_op=graph.events[peak_event].op if peak_event != START else START,
         phases=phase_memory(graph, start_bytes, live),
         at_peak=shares(live_at(graph, peak_event)),
-        saved_for_backward_bytes=bytes_of([s for s in graph.storages if s.id in counted], Category.SAVED),
+        saved_for_backward_bytes=bytes_of([s for s in graph.storages if on_device[s.id]], Category.SAVED),
         activation_bytes=activation_bytes(graph),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache, lru_cache
 from math import prod
 from typing import NamedTuple
 
@@ -36,14 +37,22 @@ class Tensor(NamedTuple):
     @property
     def bytes(self) -> int:
         """Bytes of all elements, as if each had its own place."""
-        return self.numel * self.itemsize
+        return _bytes(self.dtype, self.shape)
 
     @property
     def touched_bytes(self) -> int:
         """Bytes of the places a kernel has to touch: a dimension of stride 0 counts once."""
-        return self.itemsize * prod(
-            size if stride else min(size, 1) for size, stride in zip(self.shape, self.strides, strict=True)
-        )
+        return _touched_bytes(self.dtype, self.shape, self.strides)
+
+
+@lru_cache(maxsize=4096)
+def _bytes(dtype: str, shape: tuple[int, ...]) -> int:
+    return itemsize(dtype) * prod(shape)
+
+
+@lru_cache(maxsize=4096)
+def _touched_bytes(dtype: str, shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
+    return itemsize(dtype) * prod(size if stride else min(size, 1) for size, stride in zip(shape, strides, strict=True))
 
 
 class Const(NamedTuple):
@@ -73,6 +82,20 @@ def tensors(value: Value) -> Iterator[Tensor]:
             yield from tensors(item)
 
 
+def _collect(value: Value, found: list[Tensor]) -> None:
+    """Add the tensors inside a value, as `tensors` has them."""
+    if isinstance(value, Tensor):
+        found.append(value)
+    elif isinstance(value, tuple) and not isinstance(value, Const):
+        for item in value:
+            _collect(item, found)
+
+
+@cache
+def _packet(name: str) -> str:
+    return name.rsplit(".", 1)[0]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Op:
     """One operator call.
@@ -98,13 +121,18 @@ class Op:
     outputs: tuple[Tensor, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "inputs", tuple(t for value in self.args.values() for t in tensors(value)))
-        object.__setattr__(self, "outputs", tuple(tensors(self.result)))
+        inputs: list[Tensor] = []
+        outputs: list[Tensor] = []
+        for value in self.args.values():
+            _collect(value, inputs)
+        _collect(self.result, outputs)
+        object.__setattr__(self, "inputs", tuple(inputs))
+        object.__setattr__(self, "outputs", tuple(outputs))
 
     @property
     def packet(self) -> str:
         """The name without its overload: ``"aten.addmm"``."""
-        return self.name.rsplit(".", 1)[0]
+        return _packet(self.name)
 
     def tensor(self, name: str) -> Tensor:
         """The argument `name`, which must be a tensor. Raises ``TypeError`` if it is not."""
@@ -125,5 +153,7 @@ class Op:
     @property
     def is_view(self) -> bool:
         """True when it only makes new strides over storages that it was given."""
+        if self.mutates or not self.outputs:
+            return False
         given = {t.storage for t in self.inputs}
-        return not self.mutates and bool(self.outputs) and all(t.storage in given for t in self.outputs)
+        return all(t.storage in given for t in self.outputs)

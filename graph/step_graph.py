@@ -13,13 +13,16 @@ through which it was read, or None.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
+from typing import cast
 
 import networkx as nx
 
+from .alike import kinds_of
+from .bulk import uncollected
 from .op import Op
 from .phase import Phase
 from .storage import Event, Storage
@@ -73,6 +76,10 @@ class Facts:
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
+Edge = tuple[int, int, dict[str, object]]
+Adjacency = dict[int, dict[int, dict[int, dict[str, object]]]]
+
+
 @dataclass(frozen=True)
 class StepGraph:
     """One recorded step. ``ops[i].id == i`` and ``storages[i].id == i``; ``events`` are in time order."""
@@ -87,42 +94,39 @@ class StepGraph:
     def graph(self) -> nx.MultiDiGraph[int]:
         """Ops as nodes and tensors as edges; the module docstring lists the attributes."""
         graph: nx.MultiDiGraph[int] = nx.MultiDiGraph()
-        graph.add_nodes_from(
-            (op.id, {"op": op, "name": op.name, "phase": op.phase, "module": op.module, "source": op.source})
-            for op in self.ops
-        )
-        graph.add_edges_from(self._edges())
+        with uncollected():
+            graph.add_nodes_from(
+                (op.id, {"op": op, "name": op.name, "phase": op.phase, "module": op.module, "source": op.source})
+                for op in self.ops
+            )
+            _add_edges(graph, self._edges())
         return graph
 
-    def _edges(self) -> list[tuple[int, int, dict[str, object]]]:
+    def _edges(self) -> Iterator[Edge]:
         writer: dict[int, int] = {}
         view: dict[tuple[int, tuple[int, ...], tuple[int, ...], int], int] = {}
-        edges = []
         for op in self.ops:
             for t in op.inputs:
-                source = writer.get(t.storage)
+                storage, dtype, shape, strides, offset = t
+                source = writer.get(storage)
                 if source is not None:
-                    via = view.get((t.storage, t.shape, t.strides, t.offset))
-                    attributes = {
-                        "tensor": t,
-                        "storage": t.storage,
-                        "bytes": t.bytes,
-                        "dtype": t.dtype,
-                        "shape": t.shape,
-                        "via": via if via is not None and via > source else None,
-                    }
-                    edges.append((source, op.id, attributes))
-            if op.is_view:
-                for t in op.outputs:
-                    view[t.storage, t.shape, t.strides, t.offset] = op.id
+                    via = view.get((storage, shape, strides, offset))
+                    if via is not None and via <= source:
+                        via = None
+                    found = {"tensor": t, "storage": storage, "bytes": t.bytes, "dtype": dtype, "shape": shape}
+                    found["via"] = via
+                    yield source, op.id, found
+            given = {t.storage for t in op.inputs}
+            made = [t for t in op.outputs if t.storage not in given]
+            if made or op.mutates:
+                writer.update({t.storage: op.id for t in (*made, *op.written)})
             else:
-                given = {t.storage for t in op.inputs}
-                for t in op.outputs:
-                    if t.storage not in given:
-                        writer[t.storage] = op.id
-                for t in op.written:
-                    writer[t.storage] = op.id
-        return edges
+                view.update({(t.storage, t.shape, t.strides, t.offset): op.id for t in op.outputs})
+
+    @cached_property
+    def kinds(self) -> tuple[int, ...]:
+        """For each op the id of the first one that it is alike, as `alike` has it."""
+        return kinds_of(self.ops)
 
     @cached_property
     def at_start(self) -> tuple[Storage, ...]:
@@ -143,3 +147,19 @@ class StepGraph:
         head = "<tr><th></th><th>ops</th><th>storages born</th></tr>"
         title = escape(f"{self.facts.target[:200] or 'step'} on {self.facts.device}")
         return f"<table><caption>{title}</caption><thead>{head}</thead><tbody>{rows}</tbody></table>"
+
+
+def _add_edges(graph: nx.MultiDiGraph[int], edges: Iterable[Edge]) -> None:
+    """What ``graph.add_edges_from`` does for nodes that are there, without its checks of each edge.
+
+    The dicts are networkx's own, by node, neighbour and key, as its documentation of ``MultiDiGraph`` has them:
+    https://networkx.org/documentation/stable/reference/classes/multidigraph.html
+    """
+    after = cast("Adjacency", dict(graph.adjacency()))
+    before = cast("Adjacency", dict(graph.reverse(copy=False).adjacency()))
+    for source, target, attributes in edges:
+        parallel = after[source].get(target)
+        if parallel is None:
+            after[source][target] = before[target][source] = {0: attributes}
+        else:
+            parallel[len(parallel)] = attributes

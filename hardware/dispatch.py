@@ -14,7 +14,7 @@ Not covered: data loading, several streams, a limit to the queue's length, garba
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -59,7 +59,7 @@ class Run:
         return sum(self.phases.values())
 
 
-def run(issued: Iterable[Issued]) -> Run:
+def run(issued: Iterable[Issued | tuple[Phase, float, float, bool]]) -> Run:
     """Let one host feed one device."""
     host = device = kernels = dispatch = waiting = before = 0.0
     phases = dict.fromkeys(Phase, 0.0)
@@ -72,33 +72,42 @@ def run(issued: Iterable[Issued]) -> Run:
                 device = host
             device += kernel_seconds
             kernels += kernel_seconds
-        if waits:
-            host = max(host, device)
-        now = max(host, device)
+        if waits and device > host:
+            host = device
+        now = device if device > host else host
         phases[phase] += now - before
         before = now
     return Run(phases, kernels, dispatch, waiting + max(0.0, host - device))
 
 
-def dispatches(ops: Iterable[Op], free: Iterable[bool], constants: Constants) -> list[float]:
-    """What the host spends on each op, the calls of the modules that it stands in included. Free ops make no kernel."""
-    before: list[str] = []
+def dispatches(
+    ops: Sequence[Op], free: Iterable[bool], constants: Constants, kinds: Sequence[int] | None = None
+) -> list[float]:
+    """What the host spends on each op, the calls of the modules that it stands in included. Free ops make no kernel.
+
+    Of ops alike, by `kinds`, one is looked at.
+    """
+    before: str | None = None
     found = []
-    for op, is_free in zip(ops, free, strict=True):
-        seconds = _op_seconds(op, is_free, constants)
+    known: dict[tuple[int, bool], float] = {}
+    for op, is_free, kind in zip(ops, free, range(len(ops)) if kinds is None else kinds, strict=True):
+        seconds = known.get((kind, is_free))
+        if seconds is None:
+            seconds = known[kind, is_free] = _op_seconds(op, is_free, constants)
         if op.phase is Phase.FORWARD:
-            path = op.module.split(".")
-            seconds += constants["host_seconds.module"] * _entered(before, path)
+            if op.module != before:
+                seconds += constants["host_seconds.module"] * _entered(before, op.module)
+                before = op.module
             seconds *= 1.0 if op.sequence is not None else constants["host_share_without_autograd"]
-            before = path
         found.append(seconds)
     return found
 
 
-def _entered(before: list[str], path: list[str]) -> int:
-    """How many modules are called on the way from one path to the next."""
+def _entered(before: str | None, module: str) -> int:
+    """How many modules are called on the way from one path to the next; the first comes from nowhere."""
+    path = module.split(".")
     common = 0
-    for one, other in zip(before, path, strict=False):
+    for one, other in zip(before.split(".") if before is not None else (), path, strict=False):
         if one != other:
             break
         common += 1

@@ -18,7 +18,7 @@ from ..graph.op import Op
 from ..graph.phase import Phase
 from ..graph.step_graph import StepGraph
 from .constants import constants
-from .dispatch import FASTEST, SLOWEST, WAITING, Issued, Run, dispatches, run
+from .dispatch import FASTEST, SLOWEST, WAITING, Run, dispatches, run
 from .kernel_time import BOUNDS, FREE, TIERS, Job, OpTime, Unit, job, operand_dtype, time_of
 from .profile import TENSOR_TYPES, Profile
 
@@ -148,15 +148,20 @@ def estimate(
     tf32: bool = False,
     cudnn_tf32: bool = True,
     host_storages: AbstractSet[int] = frozenset(),
+    kinds: Sequence[int] | None = None,
 ) -> StepTime:
-    """Time of the step that these ops are. An op all of whose tensors are `host_storages` costs the device nothing."""
+    """Time of the step that these ops are. An op all of whose tensors are `host_storages` costs the device nothing.
+
+    `kinds` are those of the ops (`StepGraph.kinds`), where they are known: ops that are alike are looked at once.
+    """
+    kinds = range(len(priced)) if kinds is None else kinds
     timer = _Timer(profile, tf32, cudnn_tf32)
-    free = tuple(p.kind == "free" for p in priced)
+    free = [p.kind == "free" for p in priced]
     times = tuple(
-        FREE if is_free or _on_host(p.op, host_storages) else timer(p.op, p.work)
-        for p, is_free in zip(priced, free, strict=True)
+        FREE if is_free or _on_host(p.op, host_storages) else timer(kind, p)
+        for p, is_free, kind in zip(priced, free, kinds, strict=True)
     )
-    host = dispatches((p.op for p in priced), free, constants())
+    host = dispatches([p.op for p in priced], free, constants(), kinds)
     usual = _run(priced, host, [t.seconds for t in times])
     low = _run(priced, [FASTEST * s for s in host], [t.low_seconds for t in times])
     high = _run(priced, [SLOWEST * s for s in host], [t.high_seconds for t in times])
@@ -186,7 +191,9 @@ def estimate(
 
 
 def _run(priced: Sequence[Priced], host: Sequence[float], kernels: Sequence[float]) -> Run:
-    return run(Issued(p.op.phase, h, k, p.op.packet in WAITING) for p, h, k in zip(priced, host, kernels, strict=True))
+    phases = [p.op.phase for p in priced]
+    waits = [p.op.packet in WAITING for p in priced]
+    return run(zip(phases, host, kernels, waits, strict=True))
 
 
 def _again(op: Op) -> bool:
@@ -224,18 +231,29 @@ def host_storages(graph: StepGraph) -> frozenset[int]:
 def _on_host(op: Op, host: AbstractSet[int]) -> bool:
     if not host:
         return False
-    touched = [t.storage for t in (*op.inputs, *op.outputs)]
-    return bool(touched) and all(storage in host for storage in touched)
+    for several in (op.inputs, op.outputs):
+        for tensor in several:
+            if tensor.storage not in host:
+                return False
+    return bool(op.inputs or op.outputs)
 
 
 class _Timer:
-    """Kernel times, each distinct job computed once: a model repeats its layers."""
+    """Kernel times: ops alike with the same work are looked at once, and each distinct job is computed once."""
 
     def __init__(self, profile: Profile, tf32: bool, cudnn_tf32: bool) -> None:
         self.profile, self.tf32, self.cudnn_tf32 = profile, tf32, cudnn_tf32
+        self.alike: dict[int, tuple[Work, OpTime]] = {}
         self.known: dict[Job, OpTime] = {}
 
-    def __call__(self, op: Op, work: Work) -> OpTime:
+    def __call__(self, kind: int, priced: Priced) -> OpTime:
+        work, found = self.alike.get(kind, (None, FREE))
+        if work is not priced.work:
+            found = self._time(priced.op, priced.work)
+            self.alike[kind] = priced.work, found
+        return found
+
+    def _time(self, op: Op, work: Work) -> OpTime:
         if not (work.flops or work.bytes):
             return FREE
         key = job(work, op, self.profile, tf32=self.tf32, cudnn_tf32=self.cudnn_tf32)

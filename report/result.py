@@ -282,7 +282,7 @@ def price(
         profile = _with_memory(profile, memory_bytes)
     priced = price_ops(trace)
     work = totals(priced)
-    time = estimate(priced, profile, host_storages=host_storages(trace))
+    time = estimate(priced, profile, host_storages=host_storages(trace), kinds=trace.kinds)
     return Report(
         trace=trace,
         profile=profile,
