@@ -11,7 +11,8 @@ from .host import available_bytes, check_room
 from .kernel_time import BOUNDS, TIERS, OpTime, Unit, kernel_time
 from .out_of_memory import OutOfMemory, format_size
 from .profile import Fact, Profile, Range, load, names
-from .replay import Extra, Extras, Failure, Lasting, RunMemory, Scratch, StepMemory, replay_steps
+from .replay import Failure, RunMemory, StepMemory, replay_steps
+from .script import Extra, Extras, Lasting, Scratch
 
 __all__ = [
     "BOUNDS",

@@ -16,6 +16,7 @@ from .alloc_conf import AllocConf
 from .blocks import Counters
 from .profile import Profile
 from .replay import Failure, replay_steps
+from .script import once_each
 from .workspaces import extras
 
 
@@ -51,7 +52,7 @@ def device_memory(graph: StepGraph, profile: Profile, *, conf: AllocConf | None 
 
     Raises `ForetraceError` for a trace of another device.
     """
-    taken = extras(profile)
+    taken = once_each(extras(profile), graph.kinds)
     found = replay_steps(graph, profile=profile, conf=conf, extras=taken)
     failure = found.failure
     if failure is not None:

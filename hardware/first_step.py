@@ -9,9 +9,10 @@ that runs first makes all). What else a first step may do otherwise is not known
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import accumulate
 
-from ..costmodels.timeline import counts
-from ..graph import Category, Event, Phase, Span, StepGraph, Storage
+from ..costmodels.timeline import counted
+from ..graph import Category, Event, Phase, Span, StepGraph
 
 LEFT_OVER = frozenset((Category.GRADIENT, Category.SAVED, Category.TEMPORARY))
 """Categories of what a step frees on behalf of the one before it."""
@@ -25,28 +26,26 @@ def first_step(graph: StepGraph) -> StepGraph:
     span = next((span for span in graph.spans if span.phase is Phase.OPTIMIZER), None)
     if graph.facts.warmup == 0 or span is None:
         return graph
-    born = [s.id for s in graph.at_start if s.category is Category.OPTIMIZER_STATE and counts(graph, s)]
+    there = counted(graph)
+    born = [s.id for s in graph.at_start if s.category is Category.OPTIMIZER_STATE and there[s.id]]
     gone = {s.id for s in graph.at_start if s.category in LEFT_OVER and s.died is not None}
-    storages = tuple(_changed(s, span.first_op, set(born), gone) for s in graph.storages)
+    changed = {id: replace(graph.storages[id], born=span.first_op) for id in born}
+    # What is left over loses its bytes, which keeps the ids of all others.
+    changed |= {id: replace(graph.storages[id], bytes=0) for id in gone}
+    storages = tuple(changed.get(s.id, s) for s in graph.storages)
     births = [Event(span.first_op, id, graph.storages[id].bytes) for id in born]
     kept = [event.storage not in gone for event in graph.events]
     events = [event for event, stays in zip(graph.events, kept, strict=True) if stays]
-    place = sum(kept[: span.first_event])
+    place_of = list(accumulate(kept, initial=0))
+    place = place_of[span.first_event]
     events[place:place] = births
 
     def moved(index: int) -> int:
-        return sum(kept[:index]) + (len(births) if index > span.first_event else 0)
+        return place_of[index] + (len(births) if index > span.first_event else 0)
 
     spans = tuple(_moved(s, moved(s.first_event), moved(s.end_event)) for s in graph.spans)
     facts = replace(graph.facts, warmup=0)
     return StepGraph(graph.ops, storages, tuple(events), spans, facts)
-
-
-def _changed(storage: Storage, op: int, born: set[int], gone: set[int]) -> Storage:
-    """What is left over loses its bytes, which keeps the ids of all others."""
-    if storage.id in born:
-        return replace(storage, born=op)
-    return replace(storage, bytes=0) if storage.id in gone else storage
 
 
 def _moved(span: Span, first_event: int, end_event: int) -> Span:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..graph import Op, Tensor
-from .replay import Scratch
+from .script import Scratch
 
 OPERANDS = {
     "aten.mm": ("self", "mat2"),

@@ -5,9 +5,7 @@ its ids; then come each step's births and deaths in their order, and from step t
 (`succession`). A single graph makes a run of a first step, without optimizer state at its start, and of further ones;
 several graphs make a run of different steps, such as batches of differing shape.
 
-Kernels take memory that no op returns. What is known of it is given as *extras* (`Extras`): for an op, `Scratch`
-taken when its outputs have been allocated (or before) and given back before anything dies, last taken first unless a
-`Return` says otherwise, and `Lasting` taken at its first use and kept for good. Ops on the host take none.
+What a step does in itself is its script (`script.py`), with what kernels take beside their outputs as *extras*.
 
 Memory in the result is *requested* (the storages' bytes, and the extras'), *allocated* (the blocks that hold them)
 and *reserved* (the segments). The CUDA context comes on top.
@@ -20,52 +18,21 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..costmodels.holders import Holder, group
-from ..costmodels.timeline import counts
-from ..graph import Category, Event, ForetraceError, Op, Source, StepGraph, Storage
+from ..graph import Category, ForetraceError, Op, Source, StepGraph, Storage
 from .alloc_conf import AllocConf
 from .allocator import CachingAllocator
 from .blocks import Counters, SegmentState
 from .first_step import first_step
 from .out_of_memory import OutOfMemory
 from .profile import Profile
-from .requests import Free, Malloc, Request, Sample, ask
+from .requests import Free, Malloc, Request, Sample
+from .script import Extras, Lasting, Scratch, Script, script
 from .succession import starting, succession
 
 STEPS = 3
 """How often a single graph is replayed: by the third step the allocator has seen all that a steady step asks."""
 BEFORE = -1
 """The op of what is asked before a step's first op."""
-
-
-class Scratch(NamedTuple):
-    """Memory that a kernel takes and gives back while the op runs."""
-
-    bytes: int
-    name: str = "workspace"
-    before_outputs: bool = False
-    """True where the kernel asks for it before the op's outputs are allocated."""
-
-
-class Lasting(NamedTuple):
-    """Memory that is taken once, by the first op that needs it, and kept: a cuBLAS workspace."""
-
-    bytes: int
-    name: str
-    """One and the same for all ops that share it."""
-    before_outputs: bool = False
-
-
-class Return(NamedTuple):
-    """A `Scratch` that is given back while its op goes on: the last one taken under that name."""
-
-    name: str
-    before_outputs: bool = False
-    """True where that happens before the op's outputs are allocated."""
-
-
-Extra = Scratch | Lasting | Return
-Extras = Callable[[Op], Iterable[Extra]]
-"""What an op takes beside its outputs, in the order in which its kernels ask for it."""
 
 
 class Place(NamedTuple):
@@ -84,123 +51,96 @@ class Placed(NamedTuple):
     place: Place
 
 
+Step = tuple[int, int, int, int]
+"""A `Move` and the key that it is about. `ENDED` is the slot of what ended between the steps."""
+
+ENDED = -1
+
+
 @dataclass(slots=True)
 class _Run:
-    """Turns a run of steps into requests; at any moment it knows what is live under which key."""
+    """Plays a run of steps; at any moment it knows what is live under which key."""
 
     extras: Extras | None
     step: int = BEFORE
     keys: int = 0
+    script: Script | None = None
+    """That of the present step."""
     held: dict[int, int] = field(default_factory=dict)
-    """The key of each live storage, by its id in the present graph."""
+    """The key of what is live, by its slot in the present script."""
     lasting: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """The key and bytes of each lasting extra, by name."""
-    scratch: list[tuple[int, Scratch]] = field(default_factory=list)
-    """What the present op holds."""
+    """The key and bytes of each lasting extra of the steps before, by name."""
 
-    def requests(self, graphs: Iterable[StepGraph]) -> Iterator[Placed]:
-        before: StepGraph | None = None
-        for graph in graphs:
-            self.step += 1
-            yield from self._begin(before, graph)
-            yield from self._replay(graph)
-            before = graph
+    def play(self, graph: StepGraph) -> Iterator[Step]:
+        """The next step of the run, move by move."""
+        self.step += 1
+        before = self.script
+        if before is None or before.graph is not graph:
+            self.script = script(graph, self.extras)
+        yield from self._begin(before, graph)
+        yield from self._go_on()
 
-    def _begin(self, before: StepGraph | None, graph: StepGraph) -> Iterator[Placed]:
+    def _begin(self, before: Script | None, graph: StepGraph) -> Iterator[Step]:
         """Carry over what goes on, allocate what is new, and then free what has ended."""
         earlier, self.held = self.held, {}
-        goes_on = succession(before, graph) if before is not None else {}
+        goes_on = succession(before.graph, graph) if before is not None else {}
         for storage in starting(graph):
             if storage.id in goes_on:
                 self.held[storage.id] = earlier.pop(goes_on[storage.id])
             else:
-                yield self._born(storage, BEFORE)
-        for key in earlier.values():
-            yield Placed(Free(key), Place(self.step, BEFORE))
-
-    def _replay(self, graph: StepGraph) -> Iterator[Placed]:
-        counted = [counts(graph, storage) and storage.bytes > 0 for storage in graph.storages]
-        if self.extras is None:
-            for event in graph.events:
-                if counted[event.storage]:
-                    yield self._event(graph, event)
-            return
-        events = iter(_by_op(graph))
-        for op, now in events:
-            mine = [event for event in now if counted[event.storage]]
-            births = max((i + 1 for i, event in enumerate(mine) if event.bytes > 0), default=0)
-            runs_there = op is not None and any(counted[t.storage] for t in (*op.outputs, *op.inputs))
-            extras = tuple(self.extras(op)) if op is not None and runs_there else ()
-            at = Place(self.step, op.id if op is not None else BEFORE)
-            yield from self._take(at, (e for e in extras if e.before_outputs))
-            for event in mine[:births]:
-                yield self._event(graph, event)
-            yield from self._take(at, (e for e in extras if not e.before_outputs))
-            while self.scratch:
-                yield Placed(Free(self.scratch.pop()[0]), at)
-            for event in mine[births:]:
-                yield self._event(graph, event)
-
-    def _event(self, graph: StepGraph, event: Event) -> Placed:
-        if event.bytes > 0:
-            return self._born(graph.storages[event.storage], event.op)
-        return Placed(Free(self.held.pop(event.storage)), Place(self.step, event.op, event.storage))
-
-    def _born(self, storage: Storage, op: int) -> Placed:
-        self.held[storage.id] = self._key()
-        return Placed(Malloc(self.held[storage.id], storage.bytes), Place(self.step, op, storage.id))
-
-    def _take(self, at: Place, extras: Iterable[Extra]) -> Iterator[Placed]:
-        for extra in extras:
-            if isinstance(extra, Return):
-                yield from self._give_back(at, extra.name)
-                continue
-            if extra.bytes <= 0 or (isinstance(extra, Lasting) and extra.name in self.lasting):
-                continue
-            key = self._key()
-            if isinstance(extra, Lasting):
+                yield BEFORE, storage.id, storage.bytes, self._key(storage.id)
+        for slot, key in earlier.items():
+            if before is not None and slot < 0:
+                extra = before.extra(slot)
                 self.lasting[extra.name] = key, extra.bytes
-            else:
-                self.scratch.append((key, extra))
-            yield Placed(Malloc(key, extra.bytes), at)
+            elif before is not None:
+                yield BEFORE, ENDED, -before.graph.storages[slot].bytes, key
 
-    def _give_back(self, at: Place, name: str) -> Iterator[Placed]:
-        for i in reversed(range(len(self.scratch))):
-            if self.scratch[i][1].name == name:
-                yield Placed(Free(self.scratch.pop(i)[0]), at)
-                return
+    def _go_on(self) -> Iterator[Step]:
+        assert self.script is not None
+        held, there = self.held, {slot for slot, extra in self._extras() if extra.name in self.lasting}
+        for op, slot, nbytes in self.script.moves:
+            if nbytes < 0:
+                yield op, slot, nbytes, held.pop(slot)
+            elif slot not in there:
+                yield op, slot, nbytes, self._key(slot)
 
-    def _key(self) -> int:
+    def _extras(self) -> Iterator[tuple[int, Lasting]]:
+        """The lasting extras of the present script, by slot."""
+        assert self.script is not None
+        for place, extra in enumerate(self.script.extras):
+            if isinstance(extra, Lasting):
+                yield -1 - place, extra
+
+    def _key(self, slot: int) -> int:
         self.keys += 1
+        self.held[slot] = self.keys
         return self.keys
 
-    def live(self, graph: StepGraph, op: int, holds: Callable[[Hashable], bool]) -> list[Storage]:
+    def live(self, op: int, holds: Callable[[Hashable], bool]) -> list[Storage]:
         """What is live now, the extras as storages of the category workspace."""
-        device = graph.facts.device
-        live = [graph.storages[id] for id, key in self.held.items() if holds(key)]
-        named = [(key, name, size, None) for name, (key, size) in self.lasting.items()]
-        passing = [(key, extra.name, extra.bytes, op) for key, extra in self.scratch]
+        assert self.script is not None
+        graph = self.script.graph
+        live = [graph.storages[slot] for slot, key in self.held.items() if slot >= 0 and holds(key)]
+        taken = [(key, self.script.extra(slot)) for slot, key in self.held.items() if slot < 0]
+        kept = [(key, name, size, None) for name, (key, size) in self.lasting.items()]
+        kept += [(key, extra.name, extra.bytes, None) for key, extra in taken if isinstance(extra, Lasting)]
+        passing = [(key, extra.name, extra.bytes, op) for key, extra in taken if isinstance(extra, Scratch)]
         extras = [
-            Storage(-1, size, device, Category.WORKSPACE, born=born, name=name)
-            for key, name, size, born in (*named, *passing)
+            Storage(-1, size, graph.facts.device, Category.WORKSPACE, born=born, name=name)
+            for key, name, size, born in (*kept, *passing)
             if holds(key)
         ]
         return sorted(live, key=lambda storage: storage.id) + extras
 
 
-def _by_op(graph: StepGraph) -> Iterator[tuple[Op | None, list[Event]]]:
-    """Each op with its events; first those before any op."""
-    events: dict[int, list[Event]] = {}
-    for event in graph.events:
-        events.setdefault(event.op, []).append(event)
-    yield None, events.get(BEFORE, [])
-    for op in graph.ops:
-        yield op, events.get(op.id, [])
-
-
 def requests(graphs: Iterable[StepGraph], extras: Extras | None = None) -> Iterator[Placed]:
     """The requests that a run of steps makes of the allocator, each with its place. Keys are whole numbers."""
-    return _Run(extras).requests(graphs)
+    run = _Run(extras)
+    for graph in graphs:
+        for op, slot, nbytes, key in run.play(graph):
+            place = Place(run.step, op, slot if slot >= 0 else None)
+            yield Placed(Malloc(key, nbytes) if nbytes > 0 else Free(key), place)
 
 
 def run_of(graph: StepGraph, steps: int = STEPS) -> tuple[StepGraph, ...]:
@@ -333,28 +273,30 @@ class _Watch:
     peak_op: int = BEFORE
     calls: int = 0
     retries: int = 0
+    done: int = 0
 
     def replay(self) -> RunMemory:
         allocator, failure = self.allocator, None
-        place, peak = Place(0, BEFORE), 0
+        move: Step = (BEFORE, ENDED, 0, 0)
         try:
-            for done, (request, place) in enumerate(self.run.requests(self.graphs)):
-                while place.step > len(self.finished):
-                    self._finish()
-                    peak = allocator.allocated_bytes
-                if self.start is None and place.op != BEFORE:
-                    self.start = allocator.now()
-                ask(allocator, request)
-                if allocator.peak_allocated_bytes > peak:
-                    peak, self.peak_op = allocator.peak_allocated_bytes, place.op
-                if self.sample_every and (done + 1) % self.sample_every == 0:
-                    self._sample(done)
-        except OutOfMemory as error:
-            failure = self._failure(error, place)
-            self._keep_peaks()
-        else:
-            for _ in self.graphs[len(self.finished) :]:
+            for graph in self.graphs:
+                peak, is_starting = allocator.allocated_bytes, True
+                for move in self.run.play(graph):
+                    op, _, nbytes, key = move
+                    if is_starting and op != BEFORE:
+                        self.start, is_starting = allocator.now(), False
+                    if nbytes < 0:
+                        allocator.free(key)
+                    else:
+                        allocator.malloc(key, nbytes)
+                        if allocator.peak_allocated_bytes > peak:
+                            peak, self.peak_op = allocator.peak_allocated_bytes, op
+                    if self.sample_every:
+                        self._sample()
                 self._finish()
+        except OutOfMemory as error:
+            failure = self._failure(error, move)
+            self._keep_peaks()
         return RunMemory(
             steps=tuple(self.finished),
             peak_allocated_bytes=self.peaks[0],
@@ -393,19 +335,20 @@ class _Watch:
         allocated, requested, reserved = map(max, self.peaks, present)
         self.peaks = allocated, requested, reserved
 
-    def _sample(self, done: int) -> None:
-        now = self.allocator
-        self.curve.append(Sample(done, now.allocated_bytes, now.requested_bytes, now.reserved_bytes))
+    def _sample(self) -> None:
+        now, done = self.allocator, self.done
+        self.done += 1
+        if self.done % self.sample_every == 0:
+            self.curve.append(Sample(done, now.allocated_bytes, now.requested_bytes, now.reserved_bytes))
 
-    def _failure(self, error: OutOfMemory, place: Place) -> Failure:
-        graph = self.graphs[place.step]
-        live = self.run.live(graph, place.op, self.allocator.holds)
+    def _failure(self, error: OutOfMemory, move: Step) -> Failure:
+        graph, (op, slot, _, _) = self.graphs[self.run.step], move
         return Failure(
-            step=place.step,
-            op=graph.ops[place.op] if place.op != BEFORE else None,
-            storage=graph.storages[place.storage] if place.storage is not None else None,
+            step=self.run.step,
+            op=graph.ops[op] if op != BEFORE else None,
+            storage=graph.storages[slot] if slot >= 0 else None,
             error=error,
-            holders=group(graph, live),
+            holders=group(graph, self.run.live(op, self.allocator.holds)),
         )
 
 

@@ -23,7 +23,7 @@ from .gpu import Gpu, gpu_of
 from .operands import operand_copies
 from .profile import Profile
 from .reductions import Kernel, accumulation_bytes, iteration, launches
-from .replay import Extra, Extras, Lasting, Return, Scratch
+from .script import Extra, Extras, Lasting, Return, Scratch
 from .sorts import bits_of, radix_sort_bytes, scan_bytes, segmented_sort_bytes
 
 CUBLAS = "cuBLAS workspace"

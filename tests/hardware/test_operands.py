@@ -9,7 +9,7 @@ from torch import nn
 from foretrace.graph import Op, Phase, Tensor
 from foretrace.hardware import device_memory, load
 from foretrace.hardware.operands import operand_copies
-from foretrace.hardware.replay import Scratch
+from foretrace.hardware.script import Scratch
 from foretrace.tracer import trace
 
 

@@ -12,17 +12,9 @@ from foretrace.hardware import load
 from foretrace.hardware.alloc_conf import parse
 from foretrace.hardware.allocator import CachingAllocator
 from foretrace.hardware.first_step import first_step
-from foretrace.hardware.replay import (
-    BEFORE,
-    Extra,
-    Lasting,
-    Place,
-    Return,
-    Scratch,
-    replay_steps,
-    requests,
-)
+from foretrace.hardware.replay import BEFORE, Place, replay_steps, requests
 from foretrace.hardware.requests import Free, Malloc, Sample
+from foretrace.hardware.script import Extra, Lasting, Return, Scratch
 from foretrace.hardware.succession import starting, succession, surviving
 from handmade import Script, perceptron
 

@@ -13,7 +13,8 @@ from foretrace.hardware.allocator import CachingAllocator
 from foretrace.hardware.blocks import SegmentState, State
 from foretrace.hardware.first_step import first_step
 from foretrace.hardware.recording import requests, start
-from foretrace.hardware.replay import Extra, Lasting, replay_steps
+from foretrace.hardware.replay import replay_steps
+from foretrace.hardware.script import Extra, Lasting
 from foretrace.hardware.requests import replay
 from foretrace.tracer import trace
 from memory_history import allocator_at_start, read

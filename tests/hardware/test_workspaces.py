@@ -13,7 +13,7 @@ from opbuilder import call, new
 
 from foretrace.graph import ForetraceError, Op, Phase, Tensor
 from foretrace.hardware.profile import load
-from foretrace.hardware.replay import Extra, Lasting, Return, Scratch
+from foretrace.hardware.script import Extra, Lasting, Return, Scratch
 from foretrace.hardware.workspaces import (
     Heads,
     LtWorkspace,

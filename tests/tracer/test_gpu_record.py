@@ -13,7 +13,8 @@ from torch import nn
 
 from foretrace.graph import StepGraph
 from foretrace.hardware.profile import load
-from foretrace.hardware.replay import BEFORE, Extra, Extras, Lasting, Scratch, requests
+from foretrace.hardware.replay import BEFORE, requests
+from foretrace.hardware.script import Extra, Extras, Lasting, Scratch
 from foretrace.hardware.requests import Free, Malloc
 from foretrace.hardware.workspaces import extras
 from foretrace.tracer import Step, trace
