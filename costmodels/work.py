@@ -67,19 +67,19 @@ NOTHING = Work()
 
 def total(works: Iterable[Work]) -> Work:
     """The sum of `works`, in one pass."""
-    sums = [0, 0, 0, 0, 0]
+    tensor = vector = read = written = skippable = 0
     for work in works:
-        sums[0] += work.tensor_flops
-        sums[1] += work.vector_flops
-        sums[2] += work.read_bytes
-        sums[3] += work.written_bytes
-        sums[4] += work.skippable_flops
+        tensor += work.tensor_flops
+        vector += work.vector_flops
+        read += work.read_bytes
+        written += work.written_bytes
+        skippable += work.skippable_flops
     return Work(
-        tensor_flops=sums[0],
-        vector_flops=sums[1],
-        read_bytes=sums[2],
-        written_bytes=sums[3],
-        skippable_flops=sums[4],
+        tensor_flops=tensor,
+        vector_flops=vector,
+        read_bytes=read,
+        written_bytes=written,
+        skippable_flops=skippable,
     )
 
 

@@ -15,15 +15,20 @@ from .op import Op, Tensor, Value
 def kinds_of(ops: Sequence[Op]) -> tuple[int, ...]:
     """The kind of each op, as a place in `ops`."""
     first: dict[object, int] = {}
-    form = _Forms().form
+    forms = _Forms()
     found = []
     for place, op in enumerate(ops):
-        storages: dict[int, int] = {}
-        shared = [storages.setdefault(t.storage, i) for i, t in enumerate(op.inputs + op.outputs)]
-        forms = [form(value) for value in op.args.values()]
-        key = (op.name, op.phase, op.mutates, form(op.result), *op.args, *forms, *shared)
+        storages = [t.storage for t in op.inputs + op.outputs]
+        shared = _shared(storages) if len(set(storages)) < len(storages) else ()
+        key = (op.name, op.phase, op.mutates, *op.args, *forms.of((*op.args.values(), op.result)), *shared)
         found.append(first.setdefault(key, place))
     return tuple(found)
+
+
+def _shared(storages: Sequence[int]) -> list[int]:
+    """For each storage the place of the first that is the same."""
+    first: dict[int, int] = {}
+    return [first.setdefault(storage, place) for place, storage in enumerate(storages)]
 
 
 class _Forms:
@@ -36,18 +41,21 @@ class _Forms:
         self.kept: list[Value] = []
         """Those values, so that no other takes their identity."""
 
-    def form(self, value: Value) -> int:
-        number = self.seen.get(id(value))
-        if number is None:
-            number = self.seen[id(value)] = self._number(value)
-            self.kept.append(value)
+    def of(self, values: Sequence[Value]) -> list[int]:
+        """The number of each value's form."""
+        known = map(self.seen.get, map(id, values))
+        return [self._new(value) if number is None else number for value, number in zip(values, known, strict=True)]
+
+    def _new(self, value: Value) -> int:
+        self.kept.append(value)
+        number = self.seen[id(value)] = self._number(value)
         return number
 
     def _number(self, value: Value) -> int:
         if type(value) is Tensor:
             key: object = value[1:]
         elif type(value) is tuple:
-            key = (tuple, *map(self.form, value))
+            key = (tuple, *self.of(value))
         else:
             key = (type(value), value)
         try:

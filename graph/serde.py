@@ -19,6 +19,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from .bulk import uncollected
 from .errors import ForetraceError
 from .op import Const, Op, Source, Tensor
 from .phase import Phase
@@ -38,6 +39,7 @@ def save(graph: StepGraph, path: str | Path) -> None:
     write_whole(path, gzip.compress(text.encode("ascii"), compresslevel=6, mtime=0))
 
 
+@uncollected()
 def load(path: str | Path) -> StepGraph:
     """Read a graph that `save` wrote. Raises `ForetraceError` for a file that is anything else."""
     document = _checked(_parsed(Path(path)), path)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..graph import StepGraph
+from ..graph.bulk import uncollected
 from .alloc_conf import AllocConf
 from .blocks import Counters
 from .profile import Profile
@@ -47,6 +48,7 @@ class DeviceMemory:
         return self.reserved_peak_bytes + self.context_bytes
 
 
+@uncollected()
 def device_memory(graph: StepGraph, profile: Profile, *, conf: AllocConf | None = None) -> DeviceMemory:
     """Replay a step for CUDA with the allocator's settings `conf`, or PyTorch's own.
 

@@ -18,7 +18,7 @@ from ..graph.op import Op
 from ..graph.phase import Phase
 from ..graph.step_graph import StepGraph
 from .constants import constants
-from .dispatch import FASTEST, SLOWEST, WAITING, Run, dispatches, run
+from .dispatch import FASTEST, SLOWEST, WAITING, dispatches, run
 from .kernel_time import BOUNDS, FREE, TIERS, Job, OpTime, Unit, job, operand_dtype, time_of
 from .profile import TENSOR_TYPES, Profile
 
@@ -162,9 +162,10 @@ def estimate(
         for p, is_free, kind in zip(priced, free, kinds, strict=True)
     )
     host = dispatches([p.op for p in priced], free, constants(), kinds)
-    usual = _run(priced, host, [t.seconds for t in times])
-    low = _run(priced, [FASTEST * s for s in host], [t.low_seconds for t in times])
-    high = _run(priced, [SLOWEST * s for s in host], [t.high_seconds for t in times])
+    phases, waits = [p.op.phase for p in priced], [p.op.packet in WAITING for p in priced]
+    usual = run(zip(phases, host, [t.seconds for t in times], waits, strict=True))
+    low = run(zip(phases, [FASTEST * s for s in host], [t.low_seconds for t in times], waits, strict=True))
+    high = run(zip(phases, [SLOWEST * s for s in host], [t.high_seconds for t in times], waits, strict=True))
     by_unit: dict[Unit, int] = defaultdict(int)
     for p, t in zip(priced, times, strict=True):
         if t.unit:
@@ -188,12 +189,6 @@ def estimate(
         peak_unit=unit,
         peak_flops_per_second=unit.peak(profile) if unit else 0.0,
     )
-
-
-def _run(priced: Sequence[Priced], host: Sequence[float], kernels: Sequence[float]) -> Run:
-    phases = [p.op.phase for p in priced]
-    waits = [p.op.packet in WAITING for p in priced]
-    return run(zip(phases, host, kernels, waits, strict=True))
 
 
 def _again(op: Op) -> bool:

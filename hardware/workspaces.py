@@ -86,7 +86,8 @@ UNKNOWN = frozenset(
 
 def unknown(ops: Iterable[Op]) -> tuple[str, ...]:
     """Which of the ops' packets take memory that nobody here knows, in the order of the alphabet."""
-    return tuple(sorted({op.packet for op in ops} & UNKNOWN))
+    names = {op.name for op in ops}
+    return tuple(sorted({name.rsplit(".", 1)[0] for name in names} & UNKNOWN))
 
 
 def extras(profile: Profile, *, cublaslt: LtWorkspace | str = LtWorkspace.SHARED) -> Extras:

@@ -17,6 +17,7 @@ from typing import Any
 from ..costmodels import Assumed, Holder, Kind, Priced, Timeline, Totals, Work, price_ops, roll, timeline, totals
 from ..costmodels import holders as peak_holders
 from ..graph import ForetraceError, Op, Phase, Source, StepGraph
+from ..graph.bulk import uncollected
 from ..hardware import DeviceMemory, Profile, StepTime, device_memory, estimate, host_storages
 from ..hardware import load as load_profile
 from ..hardware.alloc_conf import AllocConf, parse
@@ -265,6 +266,7 @@ class Report:
         return to_table(self)
 
 
+@uncollected()
 def price(
     trace: StepGraph,
     on: str | Path | Profile,
