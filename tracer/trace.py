@@ -254,6 +254,7 @@ def _without_garbage_collection() -> Iterator[None]:
     try:
         yield
     finally:
+        gc.freeze()  # what the trace has left counts as old: no collection of the young looks at all of it
         gc.unfreeze()
         if enabled:
             gc.enable()

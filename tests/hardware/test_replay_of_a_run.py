@@ -14,8 +14,8 @@ from foretrace.hardware.blocks import SegmentState, State
 from foretrace.hardware.first_step import first_step
 from foretrace.hardware.recording import requests, start
 from foretrace.hardware.replay import replay_steps
-from foretrace.hardware.script import Extra, Lasting
 from foretrace.hardware.requests import replay
+from foretrace.hardware.script import Extra, Lasting
 from foretrace.tracer import trace
 from memory_history import allocator_at_start, read
 from small_models import gpt

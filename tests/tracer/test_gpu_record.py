@@ -14,8 +14,8 @@ from torch import nn
 from foretrace.graph import StepGraph
 from foretrace.hardware.profile import load
 from foretrace.hardware.replay import BEFORE, requests
-from foretrace.hardware.script import Extra, Extras, Lasting, Scratch
 from foretrace.hardware.requests import Free, Malloc
+from foretrace.hardware.script import Extra, Extras, Lasting, Scratch
 from foretrace.hardware.workspaces import extras
 from foretrace.tracer import Step, trace
 from memory_history import read
