@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ..graph import Op, Phase, StepGraph
-from ..graph.bulk import uncollected
+from ..graph.bulk import of_columns, uncollected
 from .rules import Answer, Kind, Rule, Table, looks_at_form_only, lookup, override
 from .work import NOTHING, Work, total
 
@@ -73,10 +73,12 @@ def price_ops(graph: StepGraph, overrides: Table | Mapping[str, Rule] | None = N
     every op, because it may look at all that it is given, the module too.
     """
     with override(overrides or {}), uncollected():
-        return tuple(_priced(graph))
+        work, kind, by = zip(*_found(graph), strict=True) if graph.ops else ((), (), ())
+    return tuple(of_columns(Priced, len(graph.ops), op=graph.ops, work=work, kind=kind, by=by))
 
 
-def _priced(graph: StepGraph) -> Iterator[Priced]:
+def _found(graph: StepGraph) -> Iterator[tuple[Work, Kind, str]]:
+    """The work of each op, how it was found, and by whom."""
     known: dict[int, tuple[Work, Kind, str]] = {}
     for op, kind in zip(graph.ops, graph.kinds, strict=True):
         found = known.get(kind)
@@ -85,7 +87,7 @@ def _priced(graph: StepGraph) -> Iterator[Priced]:
             found = apply(op, answer), answer.kind, answer.by
             if looks_at_form_only(answer):
                 known[kind] = found
-        yield Priced(op, *found)
+        yield found
 
 
 def assumed_ops(priced: Iterable[Priced]) -> tuple[Assumed, ...]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from math import prod
 from typing import NamedTuple
 
+from .bulk import of_columns
 from .dtype import itemsize
 from .phase import Phase
 
@@ -82,13 +83,20 @@ def tensors(value: Value) -> Iterator[Tensor]:
             yield from tensors(item)
 
 
-def _collect(value: Value, found: list[Tensor]) -> None:
-    """Add the tensors inside a value, as `tensors` has them."""
-    if isinstance(value, Tensor):
-        found.append(value)
-    elif isinstance(value, tuple) and not isinstance(value, Const):
-        for item in value:
-            _collect(item, found)
+def _collect(values: Iterable[Value], found: list[Tensor]) -> None:
+    """Add the tensors inside values, as `tensors` has them."""
+    for value in values:
+        if isinstance(value, tuple):
+            if isinstance(value, Tensor):
+                found.append(value)
+            elif not isinstance(value, Const):
+                _collect(value, found)
+
+
+def _tensors(values: Iterable[Value]) -> tuple[Tensor, ...]:
+    found: list[Tensor] = []
+    _collect(values, found)
+    return tuple(found)
 
 
 @cache
@@ -121,13 +129,8 @@ class Op:
     outputs: tuple[Tensor, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        inputs: list[Tensor] = []
-        outputs: list[Tensor] = []
-        for value in self.args.values():
-            _collect(value, inputs)
-        _collect(self.result, outputs)
-        object.__setattr__(self, "inputs", tuple(inputs))
-        object.__setattr__(self, "outputs", tuple(outputs))
+        object.__setattr__(self, "inputs", _tensors(self.args.values()))
+        object.__setattr__(self, "outputs", _tensors((self.result,)))
 
     @property
     def packet(self) -> str:
@@ -157,3 +160,15 @@ class Op:
             return False
         given = {t.storage for t in self.inputs}
         return all(t.storage in given for t in self.outputs)
+
+
+def ops_of(
+    *, args: Sequence[Mapping[str, Value]], result: Sequence[Value], **columns: Sequence[object]
+) -> tuple[Op, ...]:
+    """Ops from a column of values for each field, all at once; their ids are their places.
+
+    Raises ``ValueError`` for columns of unequal length.
+    """
+    inputs, outputs = [_tensors(given.values()) for given in args], [_tensors((made,)) for made in result]
+    several = {**columns, "args": args, "result": result, "inputs": inputs, "outputs": outputs}
+    return tuple(of_columns(Op, len(args), id=range(len(args)), **several))

@@ -14,14 +14,15 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from .bulk import uncollected
+from .bulk import of_columns, uncollected
 from .errors import ForetraceError
-from .op import Const, Op, Source, Tensor
+from .op import Const, Op, Source, Tensor, ops_of
 from .phase import Phase
 from .step_graph import Facts, Named, Span, StepGraph
 from .storage import Category, Event, Storage
@@ -246,39 +247,55 @@ def _unfrozen(value: object) -> object:
     return type(value)(map(_unfrozen, value)) if type(value) in (tuple, list) else value  # type: ignore[call-arg, call-overload]
 
 
-def _rows(document: dict[str, Plain], name: str, values: list[Any]) -> list[dict[str, Any]]:
-    """The records of a table as dicts; columns of unequal length are a ``ValueError``."""
+def _read_columns(document: dict[str, Plain], name: str, values: list[Any]) -> dict[str, list[Any]]:
+    """The columns of a table, what is placed in the table of values taken from there."""
     table = document[name]
     columns = {column: table[column] for column in _PLAIN_COLUMNS[name]}
-    columns |= {column: [values[i] for i in table[column]] for column in _PLACED_COLUMNS[name]}
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return columns | {column: [values[i] for i in table[column]] for column in _PLACED_COLUMNS[name]}
 
 
 def _graph(document: dict[str, Plain]) -> StepGraph:
     values = _decoded(document["values"])
     return StepGraph(
-        ops=tuple(_ops(document, values)),
+        ops=_ops(document, values),
         storages=tuple(_storages(document, values)),
-        events=tuple(Event(**row) for row in _rows(document, "events", values)),
-        spans=tuple(Span(**(row | {"phase": Phase(row["phase"])})) for row in _rows(document, "spans", values)),
+        events=tuple(_events(document, values)),
+        spans=tuple(_spans(document, values)),
         facts=Facts(**{name: values[place] for name, place in document["facts"].items()}),
     )
 
 
-def _ops(document: dict[str, Plain], values: list[Any]) -> list[Op]:
-    rows = _rows(document, "ops", values)
+def _ops(document: dict[str, Plain], values: list[Any]) -> tuple[Op, ...]:
+    columns = _read_columns(document, "ops", values)
+    columns["phase"] = _members(Phase, columns["phase"])
     names = [values[i] for i in document["ops"]["argument_names"]]
     arguments = [values[i] for i in document["ops"]["arguments"]]
-    phases = {str(phase): phase for phase in Phase}
-    return [
-        Op(id=i, **(row | {"phase": phases[row["phase"]]}), args=dict(zip(name, given, strict=True)))
-        for i, (row, name, given) in enumerate(zip(rows, names, arguments, strict=True))
-    ]
+    args = [dict(zip(name, given, strict=True)) for name, given in zip(names, arguments, strict=True)]
+    return ops_of(args=args, **columns)
 
 
 def _storages(document: dict[str, Plain], values: list[Any]) -> list[Storage]:
-    rows = _rows(document, "storages", values)
-    return [Storage(id=i, **(row | {"category": Category(row["category"])})) for i, row in enumerate(rows)]
+    columns = _read_columns(document, "storages", values)
+    columns["category"] = _members(Category, columns["category"])
+    count = len(columns["bytes"])
+    return of_columns(Storage, count, id=range(count), **columns)
+
+
+def _events(document: dict[str, Plain], values: list[Any]) -> list[Event]:
+    columns = _read_columns(document, "events", values)
+    return of_columns(Event, len(columns["op"]), **columns)
+
+
+def _spans(document: dict[str, Plain], values: list[Any]) -> list[Span]:
+    columns = _read_columns(document, "spans", values)
+    columns["phase"] = _members(Phase, columns["phase"])
+    return of_columns(Span, len(columns["phase"]), **columns)
+
+
+def _members(kind: type[StrEnum], texts: Iterable[str]) -> list[Any]:
+    """A column of texts as the members of an enumeration."""
+    known = {str(member): member for member in kind}
+    return [known[text] for text in texts]
 
 
 # --- what may be wrong with a file ---

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from types import CodeType
 
 from ..graph import Category, Event, Facts, Op, Phase, Source, Span, StepGraph, Storage, Tensor
+from ..graph.bulk import of_columns
+from ..graph.op import ops_of
 from .frames import shorten
 from .log import Row
 from .record import Recorder
@@ -27,7 +30,7 @@ def lift(recorder: Recorder, roles: Roles, facts: Facts) -> StepGraph:
     numbers = storage_numbers(recorder)
     spans = _spans(recorder)
     ops = _ops(recorder, numbers)
-    events = tuple(Event(op, numbers[storage], nbytes) for op, storage, nbytes in recorder.events)
+    events = _events(recorder, numbers)
     storages = _storages(recorder, roles, numbers, events, ops, spans)
     return StepGraph(ops, storages, events, spans, facts)
 
@@ -36,6 +39,12 @@ def storage_numbers(recorder: Recorder) -> dict[int, int]:
     """New, dense ids for the storages that the step saw: those live at its start first, then in order of birth."""
     old = sorted(recorder.at_start) + [0] + [storage for _, storage, nbytes in recorder.events if nbytes > 0]
     return {storage: number for number, storage in enumerate(dict.fromkeys(old))}
+
+
+def _events(recorder: Recorder, numbers: dict[int, int]) -> tuple[Event, ...]:
+    ops, storages, sizes = zip(*recorder.events, strict=True) if recorder.events else ((), (), ())
+    renumbered = [numbers[storage] for storage in storages]
+    return tuple(of_columns(Event, len(ops), op=ops, storage=renumbered, bytes=sizes))
 
 
 def _spans(recorder: Recorder) -> tuple[Span, ...]:
@@ -50,41 +59,58 @@ def _spans(recorder: Recorder) -> tuple[Span, ...]:
 
 
 def _ops(recorder: Recorder, numbers: dict[int, int]) -> tuple[Op, ...]:
+    rows, renumbered = recorder.rows, _Renumbered(numbers)
+    forward = [row.forward if row.forward is not None and row.forward < i else None for i, row in enumerate(rows)]
+    module, source = _places(rows, forward)
+    return ops_of(
+        name=[row.signature.name for row in rows],
+        phase=[row.phase for row in rows],
+        args=[dict(zip(row.args, renumbered.of(row.args.values()), strict=True)) for row in rows],
+        result=renumbered.of([row.result for row in rows]),
+        mutates=[_mutates(row) for row in rows],
+        module=module,
+        source=source,
+        sequence=[row.sequence for row in rows],
+        forward=forward,
+    )
+
+
+def _mutates(row: Row) -> tuple[str, ...]:
+    named = row.signature.mutates
+    return tuple([name for name in named if name in row.args]) if named else ()
+
+
+def _places(rows: list[Row], forward: list[int | None]) -> tuple[list[str], list[Source | None]]:
+    """The module and the line of each op: its own, or else those of the forward op that it differentiates."""
     sources: dict[tuple[CodeType, int], Source] = {}
-    tensors: dict[Tensor, Tensor] = {}
-    ops: list[Op] = []
-    for i, row in enumerate(recorder.rows):
-        forward = row.forward if row.forward is not None and row.forward < i else None
-        source = _source(row, sources)
-        module = row.module
-        if forward is not None:
-            module, source = module or ops[forward].module, source or ops[forward].source
-        ops.append(
-            Op(
-                id=i,
-                name=row.signature.name,
-                phase=row.phase,
-                args={name: _renumber(value, numbers, tensors) for name, value in row.args.items()},
-                result=_renumber(row.result, numbers, tensors),
-                mutates=tuple(name for name in row.signature.mutates if name in row.args),
-                module=module,
-                source=source,
-                sequence=row.sequence,
-                forward=forward,
-            )
-        )
-    return tuple(ops)
+    modules: list[str] = []
+    found: list[Source | None] = []
+    for row, its_forward in zip(rows, forward, strict=True):
+        module, source = row.module, _source(row, sources)
+        if its_forward is not None:
+            module, source = module or modules[its_forward], source or found[its_forward]
+        modules.append(module)
+        found.append(source)
+    return modules, found
 
 
-def _renumber(value: object, numbers: dict[int, int], tensors: dict[Tensor, Tensor]) -> object:
-    if type(value) is Tensor:
-        known = tensors.get(value)
-        if known is None:
-            known = tensors[value] = value._replace(storage=numbers[value.storage])
-        return known
-    if type(value) is tuple:
-        return tuple([_renumber(v, numbers, tensors) for v in value])
-    return value
+class _Renumbered(dict[Tensor, Tensor]):
+    """The recorder's tensors with the new numbers of their storages, one object for all that are equal."""
+
+    def __init__(self, numbers: dict[int, int]) -> None:
+        super().__init__()
+        self.numbers = numbers
+
+    def __missing__(self, tensor: Tensor) -> Tensor:
+        found = self[tensor] = Tensor(self.numbers[tensor.storage], *tensor[1:])
+        return found
+
+    def of(self, values: Iterable[object]) -> list[object]:
+        """What arguments are with those."""
+        return [
+            self[value] if type(value) is Tensor else tuple(self.of(value)) if type(value) is tuple else value
+            for value in values
+        ]
 
 
 def _source(row: Row, sources: dict[tuple[CodeType, int], Source]) -> Source | None:
@@ -110,30 +136,31 @@ def _storages(
 ) -> tuple[Storage, ...]:
     born = {event.storage: index for index, event in enumerate(events) if event.bytes > 0}
     died = {event.storage: index for index, event in enumerate(events) if event.bytes < 0}
-    saved = _saved(numbers.values(), born, died, ops, spans)
-    storages = []
-    for old, number in numbers.items():
-        category, name = _role(old, roles)
-        if category is None:
-            category = Category.SAVED if number in saved else Category.TEMPORARY
-            if old in recorder.at_start and not name:
-                name = "kept from the step before"
-        birth, death = born.get(number), died.get(number)
-        storages.append(
-            Storage(
-                id=number,
-                bytes=recorder.bytes_of[old],
-                device=recorder.device_of[old],
-                category=category,
-                born=events[birth].op if birth is not None else None,
-                died=events[death].op if death is not None else None,
-                name=name,
-            )
+    known, saved = _roles(roles), _saved(numbers.values(), born, died, ops, spans)
+    found = [known.get(old) or _unnamed(old in recorder.at_start, number in saved) for old, number in numbers.items()]
+    return tuple(
+        of_columns(
+            Storage,
+            len(numbers),
+            id=numbers.values(),
+            bytes=[recorder.bytes_of[old] for old in numbers],
+            device=[recorder.device_of[old] for old in numbers],
+            category=[category for category, _ in found],
+            born=[events[born[number]].op if number in born else None for number in numbers.values()],
+            died=[events[died[number]].op if number in died else None for number in numbers.values()],
+            name=[name for _, name in found],
         )
-    return tuple(storages)
+    )
 
 
-def _role(storage: int, roles: Roles) -> tuple[Category | None, str]:
+def _unnamed(was_live: bool, is_saved: bool) -> tuple[Category, str]:
+    """The category of a storage without a role, and what it is called if it was live when the step began."""
+    category = Category.SAVED if is_saved else Category.TEMPORARY
+    return category, "kept from the step before" if was_live else ""
+
+
+def _roles(roles: Roles) -> dict[int, tuple[Category, str]]:
+    """The category and name of each storage that has a role; the first of several."""
     table = (
         (roles.parameters, Category.PARAMETER),
         (roles.buffers, Category.BUFFER),
@@ -141,10 +168,7 @@ def _role(storage: int, roles: Roles) -> tuple[Category | None, str]:
         (roles.state, Category.OPTIMIZER_STATE),
         (roles.gradients, Category.GRADIENT),
     )
-    for names, category in table:
-        if storage in names:
-            return category, names[storage]
-    return None, ""
+    return {storage: (category, name) for names, category in reversed(table) for storage, name in names.items()}
 
 
 def _saved(
