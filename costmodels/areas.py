@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..graph import Category, StepGraph
-from .timeline import Timeline, counts
+from .timeline import Timeline
 
 Areas = dict[Category, NDArray[np.int64]]
 """For each category as many numbers as there are events and one more: the first is the start of the step."""
@@ -21,12 +21,11 @@ Areas = dict[Category, NDArray[np.int64]]
 def areas(graph: StepGraph) -> Areas:
     """The areas of all categories, those without bytes too."""
     steps = {category: np.zeros(len(graph.events) + 1, dtype=np.int64) for category in Category}
-    counted = [counts(graph, storage) for storage in graph.storages]
     for storage in graph.at_start:
-        if counted[storage.id]:
+        if graph.on_device[storage.id]:
             steps[storage.category][0] += storage.bytes
     for place, event in enumerate(graph.events, 1):
-        if counted[event.storage]:
+        if graph.on_device[event.storage]:
             steps[graph.storages[event.storage].category][place] += event.bytes
     return {category: np.cumsum(changes) for category, changes in steps.items()}
 

@@ -71,18 +71,8 @@ class Timeline:
 
 
 def counts(graph: StepGraph, storage: Storage) -> bool:
-    """True when `storage` is on the kind of device that was traced: ``cuda:0`` is ``cuda``."""
+    """True when `storage` is on the kind of device that was traced; of all of them, `StepGraph.on_device` tells."""
     return storage.device.split(":")[0] == graph.facts.device.split(":")[0]
-
-
-def counted(graph: StepGraph) -> list[bool]:
-    """Which storages `counts` is true of, by id."""
-    known = {device: device.split(":")[0] == graph.facts.device.split(":")[0] for device in _devices(graph)}
-    return [known[storage.device] for storage in graph.storages]
-
-
-def _devices(graph: StepGraph) -> set[str]:
-    return {storage.device for storage in graph.storages}
 
 
 def live_at(graph: StepGraph, event_index: int) -> list[Storage]:
@@ -90,7 +80,7 @@ def live_at(graph: StepGraph, event_index: int) -> list[Storage]:
     live = {s.id for s in graph.at_start}
     for event in graph.events[: event_index + 1]:
         (live.add if event.bytes > 0 else live.discard)(event.storage)
-    return [s for s, on_device in zip(graph.storages, counted(graph), strict=True) if on_device and s.id in live]
+    return [s for s, there in zip(graph.storages, graph.on_device, strict=True) if there and s.id in live]
 
 
 def bytes_of(storages: list[Storage], *categories: Category) -> int:
@@ -135,7 +125,7 @@ def activation_bytes(graph: StepGraph) -> int:
 
 def timeline(graph: StepGraph) -> Timeline:
     """The timeline of one recorded step, in exact bytes."""
-    on_device = counted(graph)
+    on_device = graph.on_device
     start_bytes = sum(s.bytes for s in graph.at_start if on_device[s.id])
     steps = (event.bytes if on_device[event.storage] else 0 for event in graph.events)
     live = tuple(accumulate(steps, initial=start_bytes))[1:]

@@ -129,6 +129,13 @@ class StepGraph:
         return kinds_of(self.ops)
 
     @cached_property
+    def on_device(self) -> tuple[bool, ...]:
+        """For each storage whether it is on the kind of device that was traced: ``cuda:0`` is ``cuda``."""
+        traced = self.facts.device.partition(":")[0]
+        known = {device: device.partition(":")[0] == traced for device in {s.device for s in self.storages}}
+        return tuple([known[s.device] for s in self.storages])
+
+    @cached_property
     def at_start(self) -> tuple[Storage, ...]:
         """The storages that were live when the step began."""
         return tuple(s for s in self.storages if s.born is None)

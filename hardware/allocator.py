@@ -308,12 +308,9 @@ class CachingAllocator:
     def _release(self, block: Block) -> None:
         """Put a block back into its pool, merged with free neighbours (``free_block``)."""
         size, pool, change = block.size, block.pool, 0
-        neighbour = block.previous
-        if neighbour is not None and neighbour.is_free:
-            change -= self._merge(block, neighbour)
-        neighbour = block.next
-        if neighbour is not None and neighbour.is_free:
-            change -= self._merge(block, neighbour)
+        for neighbour in (block.previous, block.next):
+            if neighbour is not None and not neighbour.allocated and neighbour.is_free:
+                change -= self._merge(block, neighbour)
         self.active_bytes -= size
         self.requested_bytes -= block.requested
         block.key = None

@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import accumulate
 
-from ..costmodels.timeline import counted
 from ..graph import Category, Event, Phase, Span, StepGraph
 
 LEFT_OVER = frozenset((Category.GRADIENT, Category.SAVED, Category.TEMPORARY))
@@ -26,8 +25,7 @@ def first_step(graph: StepGraph) -> StepGraph:
     span = next((span for span in graph.spans if span.phase is Phase.OPTIMIZER), None)
     if graph.facts.warmup == 0 or span is None:
         return graph
-    there = counted(graph)
-    born = [s.id for s in graph.at_start if s.category is Category.OPTIMIZER_STATE and there[s.id]]
+    born = [s.id for s in graph.at_start if s.category is Category.OPTIMIZER_STATE and graph.on_device[s.id]]
     gone = {s.id for s in graph.at_start if s.category in LEFT_OVER and s.died is not None}
     changed = {id: replace(graph.storages[id], born=span.first_op) for id in born}
     # What is left over loses its bytes, which keeps the ids of all others.

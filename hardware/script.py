@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import NamedTuple
 
-from ..costmodels.timeline import counted
 from ..graph import Op, StepGraph
 
 
@@ -82,7 +81,7 @@ class Script:
 
 def script(graph: StepGraph, extras: Extras | None = None) -> Script:
     """The script of a step."""
-    there = [on and s.bytes > 0 for on, s in zip(counted(graph), graph.storages, strict=True)]
+    there = [on and s.bytes > 0 for on, s in zip(graph.on_device, graph.storages, strict=True)]
     moves = [(event.op, event.storage, event.bytes) for event in graph.events if there[event.storage]]
     if extras is None:
         return Script(graph, moves)

@@ -15,20 +15,19 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Iterable
 
-from ..costmodels.timeline import LASTING, counted
+from ..costmodels.timeline import LASTING
 from ..graph import Category, ForetraceError, StepGraph, Storage
 
 
 def starting(graph: StepGraph) -> list[Storage]:
     """What is live on the device when the step begins, by id."""
-    there = counted(graph)
-    return [s for s in graph.at_start if there[s.id] and s.bytes]
+    return [s for s in graph.at_start if graph.on_device[s.id] and s.bytes]
 
 
 def surviving(graph: StepGraph) -> list[Storage]:
     """What is live on the device when the step has ended, by id."""
     dead = {event.storage for event in graph.events if event.bytes < 0}
-    return [s for s, on in zip(graph.storages, counted(graph), strict=True) if on and s.bytes and s.id not in dead]
+    return [s for s, on in zip(graph.storages, graph.on_device, strict=True) if on and s.bytes and s.id not in dead]
 
 
 def succession(before: StepGraph, after: StepGraph) -> dict[int, int]:

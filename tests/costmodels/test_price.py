@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from opbuilder import call, new
 
-from foretrace.costmodels import Assumed, Kind, Work, override, price_ops, totals
+from foretrace.costmodels import Assumed, Kind, Priced, Work, override, price_op, price_ops, totals
+from foretrace.costmodels.rules import BUILT_IN
 from foretrace.costmodels.work import total
 from foretrace.graph import Op, Phase, StepGraph
 from handmade import perceptron
@@ -69,6 +70,31 @@ def test_overrides_as_an_argument_may_look_at_the_module():
     graph = with_ops(replace(op, module="here"), replace(op, module="there"))
     assert [p.work.flops for p in price_ops(graph, {"aten.mm": only_here})] == [1, 2]
     assert [p.work.flops for p in price_ops(graph)] == [16, 16]
+
+
+def test_ops_alike_are_priced_once_and_as_each_by_itself():
+    graph = perceptron(layers=5)
+    priced = price_ops(graph)
+    assert priced == tuple(map(price_op, graph.ops))
+    first: dict[int, Priced] = {}
+    assert all(p.work is first.setdefault(kind, p).work for p, kind in zip(priced, graph.kinds, strict=True))
+    assert len(first) < len(graph.ops)
+
+
+def test_a_rule_from_elsewhere_that_was_registered_for_good_is_asked_every_time():
+    op = call("mine.counted.default", new(2, 2), self=new(2, 2))
+    asked = []
+
+    def counting(op: Op) -> Work:
+        asked.append(op.module)
+        return Work(vector_flops=len(asked))
+
+    BUILT_IN.rule("mine.counted")(counting)
+    try:
+        priced = price_ops(with_ops(replace(op, module="a"), replace(op, module="b")))
+    finally:
+        del BUILT_IN.answers["mine.counted"]
+    assert (asked, [p.work.flops for p in priced]) == (["a", "b"], [1, 2])
 
 
 def test_a_rule_that_fails_says_for_which_op():

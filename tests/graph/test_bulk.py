@@ -1,10 +1,13 @@
-"""Making many objects without collections, and leaving the collector as it was."""
+"""Making many objects: from columns, and without collections, the collector left as it was."""
 
 import gc
 
 import pytest
 
-from foretrace.graph.bulk import uncollected
+from foretrace.graph import Event, Op
+from foretrace.graph.bulk import of_columns, uncollected
+from foretrace.graph.op import ops_of
+from handmade import perceptron
 
 
 @pytest.fixture(autouse=True)
@@ -48,3 +51,24 @@ def test_what_a_program_has_frozen_stays_frozen():
     with uncollected():
         pass
     assert frozen > 0 and gc.get_freeze_count() >= frozen - 1_000
+
+
+def test_objects_from_columns_are_those_of_the_class():
+    made = of_columns(Event, 3, op=(0, 1, 2), storage=[4, 5, 6], bytes=range(7, 10))
+    assert made == [Event(0, 4, 7), Event(1, 5, 8), Event(2, 6, 9)]
+    assert of_columns(Event, 0, op=(), storage=(), bytes=()) == []
+
+
+def test_columns_that_are_short_or_missing():
+    with pytest.raises(ValueError, match="2 of 3 values for storage"):
+        of_columns(Event, 3, op=(0, 1, 2), storage=(4, 5), bytes=(7, 8, 9))
+    with pytest.raises(TypeError, match="Event has other fields than op, storage"):
+        of_columns(Event, 1, op=(0,), storage=(4,))
+
+
+def test_ops_from_columns_are_those_of_the_class():
+    ops = perceptron().ops
+    names = [name for name in Op.__slots__ if name not in ("id", "inputs", "outputs")]
+    made = ops_of(**{name: [getattr(op, name) for op in ops] for name in names})
+    assert made == ops and len(ops) > 5
+    assert [(op.inputs, op.outputs) for op in made] == [(op.inputs, op.outputs) for op in ops]

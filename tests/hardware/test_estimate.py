@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from foretrace.costmodels.price import Priced
+from foretrace.costmodels.price import Priced, price_ops
 from foretrace.costmodels.work import Work
 from foretrace.graph.op import Op, Tensor
 from foretrace.graph.phase import Phase
@@ -14,6 +14,7 @@ from foretrace.graph.step_graph import Facts, StepGraph
 from foretrace.graph.storage import Category, Storage
 from foretrace.hardware import estimate, host_storages, kernel_time, load
 from foretrace.hardware.kernel_time import Unit
+from handmade import perceptron
 
 A100 = load("a100-sxm4-80gb")
 
@@ -112,3 +113,12 @@ def test_what_is_on_the_host_follows_from_the_device_of_the_trace() -> None:
     )
     assert host_storages(StepGraph((), storages, (), (), Facts(device="cuda"))) == {1}
     assert host_storages(StepGraph((), storages, (), (), Facts(device="cpu"))) == set()
+
+
+def test_kinds_change_nothing() -> None:
+    graph = perceptron(layers=6)
+    ops = price_ops(graph)
+    assert estimate(ops, A100, kinds=graph.kinds) == estimate(ops, A100)
+    # the same op twice, but with other work, as a rule of a user's may give
+    pair = [STEP[0], replace(STEP[0], work=COPY)]
+    assert estimate(pair, A100, kinds=(0, 0)) == estimate(pair, A100)

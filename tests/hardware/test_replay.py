@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 
 from foretrace.costmodels import timeline
-from foretrace.graph import Category, Facts, ForetraceError, Phase, Source, StepGraph, laws
+from foretrace.graph import Category, Facts, ForetraceError, Op, Phase, Source, StepGraph, laws
 from foretrace.hardware import load
 from foretrace.hardware.alloc_conf import parse
 from foretrace.hardware.allocator import CachingAllocator
 from foretrace.hardware.first_step import first_step
 from foretrace.hardware.replay import BEFORE, Place, replay_steps, requests
 from foretrace.hardware.requests import Free, Malloc, Sample
-from foretrace.hardware.script import Extra, Lasting, Return, Scratch
+from foretrace.hardware.script import Extra, Lasting, Return, Scratch, once_each
 from foretrace.hardware.succession import starting, succession, surviving
 from handmade import Script, perceptron
 
@@ -133,6 +133,18 @@ def test_scratch_may_be_given_back_while_its_op_goes_on() -> None:
 
     asked = [request for request, place in requests([step(4)], extras) if place.op == 0]
     assert asked[:7] == [Malloc(5, 1), Free(5), Malloc(6, 4 * MIB), Malloc(7, 2), Malloc(8, 3), Free(7), Free(8)]
+
+
+def test_extras_are_asked_for_once_of_ops_that_are_alike() -> None:
+    graph, asked = perceptron(layers=4), []
+
+    def extras(op: Op) -> list[Extra]:
+        asked.append(op.id)
+        return [Scratch(op.inputs[0].numel), Lasting(2, op.packet)] if op.inputs else []
+
+    once = list(requests([graph] * 2, once_each(extras, graph.kinds)))
+    assert len(asked) == len(set(asked)) < len(graph.ops)
+    assert once == list(requests([graph] * 2, extras))
 
 
 @pytest.mark.parametrize("graph", [step(4), step(4, first=True), perceptron()])
