@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import flop_registry
 
-from foretrace.costmodels import price_ops
+from foretrace.costmodels import price_op, price_ops
 from foretrace.graph import Op, Tensor
 from foretrace.tracer import trace
 from foretrace.tracer.program import function_of
@@ -68,5 +68,7 @@ def test_grouped_convolution_backward_is_what_a_loop_counts() -> None:
 def test_no_op_of_these_models_is_priced_by_assumption(name: str) -> None:
     for device in ("cpu", "cuda"):
         step = MODELS[name]()
-        priced = price_ops(trace(step.model, step.inputs, device=device))
+        graph = trace(step.model, step.inputs, device=device)
+        priced = price_ops(graph)
         assert [p.op.name for p in priced if p.kind == "assumed"] == []
+        assert priced == tuple(map(price_op, graph.ops))
