@@ -33,9 +33,7 @@ def disguise(recorder: Recorder) -> Iterator[None]:
     """Make the recorder's tensors look as they would on ``recorder.device``."""
     with ExitStack() as undo:
         _patch(undo, torch.Tensor, "__deepcopy__", _deepcopy(recorder))
-        for name in ("_make_subclass", "_make_wrapper_subclass"):
-            _patch(undo, torch.Tensor, name, staticmethod(unrecorded(getattr(torch.Tensor, name))))
-        _patch(undo, torch.Tensor, "as_subclass", unrecorded(torch.Tensor.as_subclass))
+        undo.enter_context(subclasses())
         for name in READS:
             _patch(undo, torch.Tensor, name, _reading(recorder, getattr(torch.Tensor, name)))
         _patch(undo, DistributedDataParallel, "__init__", _join_nobody)
@@ -55,6 +53,16 @@ def disguise(recorder: Recorder) -> Iterator[None]:
                 if callable(function) and getattr(torch, name, None) is function:
                     _patch(undo, torch, name, _asking(recorder, getattr(torch, name)))
             undo.callback(_forget_lazy_init)
+        yield
+
+
+@contextmanager
+def subclasses() -> Iterator[None]:
+    """Let tensors become instances of subclasses, parameters above all, while a recorder listens."""
+    with ExitStack() as undo:
+        for name in ("_make_subclass", "_make_wrapper_subclass"):
+            _patch(undo, torch.Tensor, name, staticmethod(unrecorded(getattr(torch.Tensor, name))))
+        _patch(undo, torch.Tensor, "as_subclass", unrecorded(torch.Tensor.as_subclass))
         yield
 
 

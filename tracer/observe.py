@@ -17,6 +17,7 @@ from torch import nn
 
 from ..graph import Outcome, Outcomes
 from .assumptions import most_of
+from .disguise import subclasses
 from .key import quiet
 from .modules import module_paths
 from .randomness import seeded
@@ -75,7 +76,7 @@ def observe(
     what is returned. Raises `ForetraceError` for a step that does not run.
     """
     observer = Observer()
-    with seeded(), _reads(observer), observer:
+    with seeded(), subclasses(), _reads(observer), observer:
         step = real_step(target, parameters, inputs, optimizer, warmup)
         with module_paths(step.model, observer), real_loop(step, observer, autocast) as loop:
             for _ in range(warmup + 1):
