@@ -24,11 +24,15 @@ Number = bool | int | float
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One tensor that an op returned; ``values`` in row-major order, None where they are too many or of no use."""
+    """One tensor that an op returned; ``values`` in row-major order, None where they are too many or of no use.
+
+    ``bytes`` is the size of its storage where it does not fill it.
+    """
 
     shape: Shape
     dtype: str
     values: tuple[Number, ...] | None = None
+    bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,7 @@ def _place(place: Place, outcomes: tuple[Outcome, ...]) -> dict[str, Any]:
 
 
 def _outcome(outcome: Outcome) -> dict[str, Any]:
-    results = [{"shape": r.shape, "dtype": r.dtype, "values": r.values} for r in outcome.results]
+    results = [{"shape": r.shape, "dtype": r.dtype, "values": r.values, "bytes": r.bytes} for r in outcome.results]
     return {"given": outcome.given, "results": results, "share": outcome.share}
 
 
@@ -109,8 +113,9 @@ def _read_outcome(found: dict[str, Any]) -> Outcome:
 
 
 def _read_result(found: dict[str, Any]) -> Result:
-    values = found["values"]
-    return Result(_shape(found["shape"]), str(found["dtype"]), None if values is None else tuple(values))
+    values, size = found["values"], found["bytes"]
+    kept = None if values is None else tuple(values)
+    return Result(_shape(found["shape"]), str(found["dtype"]), kept, None if size is None else int(size))
 
 
 def _shape(found: list[Any]) -> Shape:

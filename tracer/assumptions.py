@@ -85,9 +85,7 @@ class Assumptions:
 
     def setting(self, kind: str, where: str) -> Number | None:
         """What the user said of this place, or else of this kind."""
-        places = (key for key in self._settings if ":" in key)
-        here = (key for key in places if where == key or where.endswith((f"({key})", f"/{key})", f"/{key}")))
-        key = next(here, kind)
+        key = self._key(kind, where)
         value = self._settings.get(key)
         if not isinstance(value, Sequence):
             return value
@@ -104,6 +102,21 @@ class Assumptions:
         value = default if told is None else type(default)(told)
         self.say("aten._local_scalar_dense.default", f"the value is {value}", where, told=told is not None)
         return value
+
+    def _key(self, kind: str, where: str) -> str:
+        """The setting that counts: that of the place, or else that of the kind."""
+        places = (key for key in self._settings if ":" in key)
+        here = (key for key in places if where == key or where.endswith((f"({key})", f"/{key})", f"/{key}")))
+        return next(here, kind)
+
+    def is_set(self, name: str, where: str) -> bool:
+        """Whether the user said how large the result of this op is here."""
+        rule = _RULES.get(name.rsplit(".", 1)[0])
+        return rule is not None and bool(self._settings) and self._key(rule[0], where) in self._settings
+
+    def is_read(self, where: str) -> bool:
+        """Whether the user said what is read by ``.item()`` here."""
+        return bool(self._settings) and self._key("item", where) in self._settings
 
     def say(self, op: str, what: str, where: str, nbytes: int = 0, told: bool = False) -> None:
         """Note the use of an assumption; an error in strict mode where the user has not `told` what holds."""

@@ -52,6 +52,11 @@ def _none_of_them(result: torch.Tensor, args: Any, kwargs: Any) -> torch.Tensor:
     return torch.zeros(result.shape, dtype=result.dtype)
 
 
+def _all_hold(result: torch.Tensor, args: Any, kwargs: Any) -> torch.Tensor | None:
+    """Of a test of all numbers, whose one answer the program reads: it is passed."""
+    return torch.ones((), dtype=result.dtype) if not result.dim() else None
+
+
 def _levels(result: torch.Tensor, args: Any, kwargs: Any) -> torch.Tensor | None:
     """Of whole numbers between two bounds that are close: they take the levels in turn."""
     low, high = (kwargs.get(name, args[i] if len(args) > i else None) for i, name in ((1, "min"), (2, "max")))
@@ -78,6 +83,8 @@ CHOICES = {
     "max": Choice("all choices are made equally often", _one_choice),
     "min": Choice("all choices are made equally often", _one_choice),
     "sort": Choice("the values come sorted", _in_place_order),
+    "all": Choice("a test of all numbers is passed", _all_hold),
+    "_is_all_true": Choice("a test of all numbers is passed", _all_hold),
     "isnan": Choice("no number is NaN", _none_of_them),
     "isinf": Choice("all numbers are finite", _none_of_them),
 }

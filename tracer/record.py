@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from ..graph import ForetraceError, Outcome, Phase
+from ..graph import ForetraceError, Outcome, Phase, Result
 from . import foreach, kernels, signature, sparse
 from .arena import SMALL_FLOAT_BYTES, Owner, base_of
 from .assumptions import Assumptions
@@ -237,6 +237,12 @@ class Recorder(Log):
         replay = self.assumptions.replay
         return replay.next(sig.name, self.where()) if replay is not None and depends_on_data(sig, args) else None
 
+    def _as_run(self, found: Result, device: str) -> torch.Tensor:
+        """A tensor like one that a real run made."""
+        dtype = getattr(torch, found.dtype)
+        kind = ("new", found.shape, dense(found.shape), dtype)
+        return self._make(kind if found.bytes is None else ("within", *kind[1:], found.bytes), (), device)
+
     def _fill(self, sig: Signature, result: Any, outcome: Outcome) -> Any:
         """Values of a real run for results that can hold them."""
         tensors = result if isinstance(result, (tuple, list)) else (result,)
@@ -280,9 +286,10 @@ class Recorder(Log):
     def _dynamic(
         self, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any], owners: list[Owner | None], known: bool
     ) -> Any:
-        if known and not (self.outcome and any(owner and owner.assumed for owner in owners)):
+        told = self.outcome is not None or self.assumptions.is_set(sig.name, self.where())
+        if known and not (told and any(owner and owner.assumed for owner in owners)):
             return self.really(sig, args, kwargs, owners)
-        if not self.outcome and sig.name in _SIZE_FROM and self._all_known(_SIZE_FROM[sig.name](args)):
+        if not told and sig.name in _SIZE_FROM and self._all_known(_SIZE_FROM[sig.name](args)):
             return self._allocate(self._sized(sig, args, kwargs), args, self._device(kwargs, owners))
         shapes = self.assumptions.shapes(sig.name, args, kwargs, self.where(), self.outcome)
         if shapes is None:
@@ -292,10 +299,11 @@ class Recorder(Log):
                 return self._allocate(asked, args, self._device(kwargs, owners))
             raise self.refusal(sig, "its result depends on the values of its input, which a trace does not have")
         device = self._device(kwargs, owners)
-        made = [self.new(shape, dense(shape), dtype, device) for shape, dtype in shapes]
-        if self.outcome and [list(found.shape) for found in self.outcome.results] == [list(t.shape) for t in made]:
+        if self.outcome and [shape for shape, _ in shapes] == [found.shape for found in self.outcome.results]:
+            made = [self._as_run(found, device) for found in self.outcome.results]
             self._fill(sig, made, self.outcome)
             return made[0] if len(made) == 1 and len(sig.func._schema.returns) == 1 else tuple(made)
+        made = [self.new(shape, dense(shape), dtype, device) for shape, dtype in shapes]
         for place in fill_places(sig.name, made, args):
             owner = self.owner_of(made[place])
             if owner is not None:

@@ -42,7 +42,16 @@ def result_of(sig: Signature, value: Any) -> Result:
         return Result((), type(value).__name__, None if isinstance(value, complex) else (value,))
     dtype = str(value.dtype).removeprefix("torch.")
     shape = tuple(value.shape)
-    return Result(shape, dtype, tuple(_TOLIST(value.flatten())) if _is_kept(sig, value) else None)
+    values = tuple(_TOLIST(value.flatten())) if _is_kept(sig, value) else None
+    return Result(shape, dtype, values, _larger(value))
+
+
+def _larger(tensor: torch.Tensor) -> int | None:
+    """The bytes of the storage, where the tensor is new and does not fill it."""
+    if tensor.layout is not torch.strided or tensor._is_view() or not tensor.is_contiguous():
+        return None
+    held = tensor.untyped_storage().nbytes()
+    return held if held > tensor.numel() * tensor.itemsize else None
 
 
 def shapes_of(values: Any) -> tuple[tuple[int, ...], ...]:

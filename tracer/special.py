@@ -21,7 +21,8 @@ Owners = list[Owner | None]
 def _scalar(recorder: Recorder, sig: Signature, args: Any, kwargs: Any, owners: Owners) -> Any:
     """``.item()``: the value where it is known, else an assumption."""
     owner = owners[0]
-    if owner is None or (owner.known and not (owner.assumed and recorder.outcome)):
+    told = owner is not None and owner.assumed and (recorder.outcome or recorder.assumptions.is_read(recorder.where()))
+    if owner is None or (owner.known and not told):
         if owner is not None and owner.assumed:
             recorder.read(owner, args[0].dtype)
         return sig.func(*args, **kwargs)
