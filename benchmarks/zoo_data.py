@@ -55,7 +55,7 @@ def experts_that_are_hit() -> Step:
         return torch.cat(done)[order.argsort()]
 
     experts = nn.ModuleList(mlp() for _ in range(16))
-    return applied(forward, torch.randn(60, 64), router=nn.Linear(64, 16), experts=experts)
+    return applied(forward, torch.randn(120, 64), router=nn.Linear(64, 16), experts=experts)
 
 
 @decided_by_data
@@ -188,7 +188,7 @@ def adaptive_computation() -> Step:
                 break
         return x
 
-    return applied(forward, torch.randn(50, 64), cell=nn.Linear(64, 64), halt=nn.Linear(64, 1))
+    return applied(forward, torch.randn(150, 64), cell=nn.Linear(64, 64), halt=nn.Linear(64, 1))
 
 
 @decided_by_data
@@ -204,7 +204,7 @@ def fixed_point() -> Step:
             z = new
         return m.body(z)
 
-    return applied(forward, torch.randn(50, 64), cell=nn.Linear(64, 64), body=mlp())
+    return applied(forward, torch.randn(150, 64), cell=nn.Linear(64, 64), body=mlp())
 
 
 @decided_by_data

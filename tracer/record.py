@@ -139,6 +139,7 @@ class Recorder(Log):
             result = sig.func(*args, **kwargs)
         else:
             result = self._compute(sig, tuple(key), args, kwargs, given, owners)
+        self._numbers.after(result)
         if self.recording:
             self.record(sig, args, kwargs, result)
         return result
