@@ -60,6 +60,7 @@ class Assumptions:
         self._strict = strict
         self._used: dict[tuple[str, str, str], list[int]] = {}
         self._taken: Counter[str] = Counter()
+        self._masks = 0
         for key in self._settings:
             if key not in KINDS and ":" not in key:
                 near = difflib.get_close_matches(key, KINDS, 1)
@@ -80,6 +81,7 @@ class Assumptions:
         """A step begins: forget what was needed so far."""
         self._used.clear()
         self._taken.clear()
+        self._masks = 0
         if self.replay is not None:
             self.replay.begin()
 
@@ -102,6 +104,11 @@ class Assumptions:
         value = default if told is None else type(default)(told)
         self.say("aten._local_scalar_dense.default", f"the value is {value}", where, told=told is not None)
         return value
+
+    def next_mask(self) -> int:
+        """The number in this step of a mask that comes to be assumed."""
+        self._masks += 1
+        return self._masks - 1
 
     def _key(self, kind: str, where: str) -> str:
         """The setting that counts: that of the place, or else that of the kind."""

@@ -23,7 +23,7 @@ from . import foreach, kernels, signature, sparse
 from .arena import SMALL_FLOAT_BYTES, Owner, base_of
 from .assumptions import Assumptions
 from .calls import META, dense, describe, fits, has_mask, on_meta, scan
-from .choices import CHOICES, fill_places
+from .choices import ASSIGNS, CHOICES, HALF, fill_places, half
 from .corrections import CORRECTIONS, SHAPES, STANDS_FOR_META
 from .key import KEY, quiet
 from .log import Log
@@ -153,6 +153,8 @@ class Recorder(Log):
         given: list[torch.Tensor],
         owners: list[Owner | None],
     ) -> Any:
+        if sig.name in ASSIGNS:
+            self._assume_mask(sig, *ASSIGNS[sig.name](args))
         read = [] if sig.name in _LIKE else owners
         known = all(owner is None or owner.known for owner in read)
         if sig.dynamic and sig.name not in STANDS_FOR_META and (sig.name != "aten.index.Tensor" or has_mask(args[1])):
@@ -273,6 +275,17 @@ class Recorder(Log):
                 tensor.copy_(values)
                 owner.known, owner.assumed = True, (sig.name, choice.assumed, self.where())
         return result
+
+    def _assume_mask(self, sig: Signature, masks: Any, parts: Any) -> None:
+        """Let an unknown mask pick half of the elements where known integers are assigned by it."""
+        mask = masks[0] if len(masks) == 1 else None
+        owner = self.owner_of(mask) if mask is not None and mask.dtype is torch.bool else None
+        if owner is None or owner.known or not owner.small:
+            return
+        if mask.numel() == owner.bytes and not parts[0].is_floating_point() and self._all_known(parts):
+            with quiet():
+                mask.copy_(half(tuple(mask.shape), self.assumptions.next_mask()))
+            owner.known, owner.assumed = True, (sig.name, HALF, self.where())
 
     def _house(self, value: Any, device: str) -> Any:
         if isinstance(value, torch.Tensor):
