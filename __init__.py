@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from .commands.fit import fit, frontier
     from .commands.formula import formula
     from .costmodels import Comparison, compare
-    from .graph import ForetraceError, Measured, StepGraph, load, save
+    from .graph import ForetraceError, Measured, Outcomes, StepGraph, load, load_outcomes, save
     from .hardware import Profile
     from .hardware import names as profiles
     from .report import Report, price
-    from .tracer import Step, measure, to_fx, trace, trace_target
+    from .tracer import Step, measure, observe, to_fx, trace, trace_target
 
 __version__ = "0.1.0"
 

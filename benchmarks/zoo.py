@@ -8,8 +8,8 @@ own with limits on time and memory, and begin with the same seed. The results go
 and models that are already there are not run again; the scoreboard in Markdown is written from that file. A suite
 needs its library: transformers (causal, masked, seq2seq, vision), timm, or torchvision (torchvision, detection).
 
-A model that needs an assumption is run once more with what data decides noted, and traced with that: the scoreboard says
-what is left then. A model counts as exact when its live bytes at the end of a phase are those measured; the peak also
+A model that needs an assumption is run once more with what data decides noted, and traced with that: the scoreboard
+says what is left then. A model counts as exact when its live bytes at the end of a phase are those measured; the peak also
 holds what kernels take inside, above all oneDNN's convolutions and LSTMs, which a trace does not see.
 """
 
