@@ -9,8 +9,8 @@ and models that are already there are not run again; the scoreboard in Markdown 
 needs its library: transformers (causal, masked, seq2seq, vision), timm, or torchvision (torchvision, detection).
 
 A model that needs an assumption is run once more with what data decides noted, and traced with that: the scoreboard
-says what is left then. A model counts as exact when its live bytes at the end of a phase are those measured; the peak also
-holds what kernels take inside, above all oneDNN's convolutions and LSTMs, which a trace does not see.
+says what is left then. A model counts as exact when its live bytes at the end of a phase are those measured; the peak
+also holds what kernels take inside, above all oneDNN's convolutions and LSTMs, which a trace does not see.
 """
 
 from __future__ import annotations

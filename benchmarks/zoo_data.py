@@ -215,7 +215,7 @@ def loss_that_is_skipped() -> Step:
         h = m.body(x)
         if h.square().mean().item() > 1e-3:
             h = m.more(h)
-        if np.abs(h.detach().numpy()).max() > 1e-3:
+        if np.abs(h.detach().cpu().numpy()).max() > 1e-3:
             h = m.more(h)
         if sorted(h[0].tolist())[0] < 0:
             h = h * 2

@@ -65,7 +65,8 @@ class SavedNumbers:
         tensor = made()
         node = tensor.grad_fn if tensor is not None else None
         if node is not None and node._sequence_nr() == sequence:
-            node.metadata[_OfNode] = _OfNode(self._log, sequence)
+            metadata: Any = node.metadata
+            metadata[_OfNode] = _OfNode(self._log, sequence)
 
     def release(self) -> None:
         """A node lets go of what it saved when the engine is done with it, before the next one's first op."""

@@ -278,7 +278,7 @@ class Recorder(Log):
 
     def _assume_mask(self, sig: Signature, masks: Any, parts: Any) -> None:
         """Let an unknown mask pick half of the elements where known integers are assigned by it."""
-        mask = masks[0] if len(masks) == 1 else None
+        mask: Any = masks[0] if len(masks) == 1 else None
         owner = self.owner_of(mask) if mask is not None and mask.dtype is torch.bool else None
         if owner is None or owner.known or not owner.small:
             return
