@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from .commands.fit import fit, frontier
     from .commands.formula import formula
     from .costmodels import Comparison, compare
-    from .graph import ForetraceError, Measured, StepGraph, load, save
+    from .graph import ForetraceError, Measured, Outcomes, StepGraph, load, load_outcomes, save
     from .hardware import Profile
     from .hardware import names as profiles
     from .report import Report, price
-    from .tracer import Step, measure, to_fx, trace, trace_target
+    from .tracer import Step, measure, observe, to_fx, trace, trace_target
 
 __version__ = "0.1.0"
 
@@ -26,6 +26,7 @@ _HOMES = {
     "Comparison": "costmodels:Comparison",
     "ForetraceError": "graph:ForetraceError",
     "Measured": "graph:Measured",
+    "Outcomes": "graph:Outcomes",
     "Profile": "hardware:Profile",
     "Report": "report:Report",
     "Step": "tracer:Step",
@@ -35,7 +36,9 @@ _HOMES = {
     "formula": "commands.formula:formula",
     "frontier": "commands.fit:frontier",
     "load": "graph:load",
+    "load_outcomes": "graph:load_outcomes",
     "measure": "tracer:measure",
+    "observe": "tracer:observe",
     "price": "report:price",
     "profiles": "hardware:names",
     "save": "graph:save",
@@ -49,6 +52,7 @@ __all__ = [
     "Comparison",
     "ForetraceError",
     "Measured",
+    "Outcomes",
     "Profile",
     "Report",
     "Step",
@@ -59,7 +63,9 @@ __all__ = [
     "formula",
     "frontier",
     "load",
+    "load_outcomes",
     "measure",
+    "observe",
     "price",
     "profiles",
     "save",

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from zoo_data import DATA
 
 from foretrace.tracer import Step
 from zoo_oddities import BATCH, CLASSES, LENGTH, ODDITIES
@@ -241,6 +242,7 @@ def _transformers_suite(suite: str) -> Suite:
 
 SUITES: dict[str, Suite] = {
     "oddities": Suite("torch", lambda: ((n, n) for n in ODDITIES), lambda name, attempt: ODDITIES[name]()),
+    "data": Suite("torch", lambda: ((n, n) for n in DATA), lambda name, attempt: DATA[name]()),
     **{suite: _transformers_suite(suite) for suite in HEADS},
     "torchvision": Suite("torchvision", torchvision_names, torchvision_step),
     "detection": Suite("torchvision", detection_names, detection_step),

@@ -21,7 +21,18 @@ Commands = argparse._SubParsersAction
 """What `add` of a command is given."""
 
 DEFAULT_PROFILE = "a100-sxm4-80gb"
-TRACING = ("parameters", "inputs", "device", "autocast", "optimizer", "warmup", "assume", "strict", "max_ops")
+TRACING = (
+    "parameters",
+    "inputs",
+    "device",
+    "autocast",
+    "optimizer",
+    "warmup",
+    "assume",
+    "outcomes",
+    "strict",
+    "max_ops",
+)
 """The options that say how to trace, and so mean nothing for a saved trace."""
 
 
@@ -107,6 +118,11 @@ def add_tracing(parser: argparse.ArgumentParser, *, on_cpu: bool = False) -> Non
         const="unknown=true",
         help="an op of which nothing is known returns tensors like its first",
     )
+    group.add_argument(
+        "--outcomes",
+        metavar="FILE",
+        help="what data decided in a real run, as measure --save-outcomes wrote it, in place of what is assumed",
+    )
     group.add_argument("--strict", action="store_true", default=None, help="an assumption is an error")
     group.add_argument("--max-ops", metavar="N", type=int, help="a step of more ops never ends (2000000)")
 
@@ -119,6 +135,10 @@ def given(options: argparse.Namespace) -> dict[str, object]:
         found["inputs"] = "; ".join(found["inputs"])
     if "assume" in found:
         found["assume"] = dict(assumption(text) for text in found["assume"])
+    if "outcomes" in found:
+        from ..graph import load_outcomes
+
+        found["outcomes"] = load_outcomes(found["outcomes"])
     return found
 
 

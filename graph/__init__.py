@@ -9,6 +9,7 @@ from .dtype import itemsize
 from .errors import ForetraceError
 from .measured import Block, Measured
 from .op import Const, Op, Source, Tensor
+from .outcomes import Outcome, Outcomes, Result, load_outcomes
 from .phase import Phase
 from .serde import load, save
 from .step_graph import Facts, Named, Span, StepGraph
@@ -24,7 +25,10 @@ __all__ = [
     "Measured",
     "Named",
     "Op",
+    "Outcome",
+    "Outcomes",
     "Phase",
+    "Result",
     "Source",
     "Span",
     "StepGraph",
@@ -33,5 +37,6 @@ __all__ = [
     "capability_of",
     "itemsize",
     "load",
+    "load_outcomes",
     "save",
 ]

@@ -33,10 +33,10 @@ HOW_WORDS = {
 }
 
 
-def measured_table(comparison: Comparison) -> str:
-    """The whole screen, as text that ends in a newline."""
+def measured_table(comparison: Comparison, as_run: Comparison | None = None) -> str:
+    """The whole screen, as text that ends in a newline; `as_run` is the same with what data decided in a real run."""
     blocks = [_header(comparison), _numbers(comparison), _verdict(comparison), _assumptions(comparison)]
-    return screen(blocks)
+    return screen([*blocks, [] if as_run is None else _set_to_run(as_run)])
 
 
 def _header(comparison: Comparison) -> list[str]:
@@ -124,6 +124,12 @@ def _assumptions(comparison: Comparison) -> list[str]:
     return [*heading, *lines, *([f"  and {more} more"] if more > 0 else [])]
 
 
+def _set_to_run(comparison: Comparison) -> list[str]:
+    """The same numbers once more, with every assumption set to what the real run did."""
+    heading = "with every assumption set to what the real run did"
+    return [heading, *(f"  {line}" for line in _numbers(comparison)), *_verdict(comparison)]
+
+
 def _reading(reading: Reading) -> str:
     fact = reading.assumption
     said = f"{fact.get('assumed', '')} ({_short(str(fact.get('op', '')))} at {fact.get('at', '')})"
@@ -170,13 +176,23 @@ def _short(name: str) -> str:
 # --- JSON ---
 
 
-def measured_json(comparison: Comparison) -> str:
-    """The comparison as JSON with sorted keys, in text that ends in a newline."""
+def measured_json(comparison: Comparison, as_run: Comparison | None = None) -> str:
+    """The comparison as JSON with sorted keys, in text that ends in a newline; `as_run` is as for `measured_table`."""
     facts = comparison.graph.facts
     document = {
         "schema_version": SCHEMA_VERSION,
         "target": portable(facts.target),
         "versions": dict(facts.versions),
+        **_compared(comparison),
+        "as_run": None if as_run is None else _compared(as_run),
+        "assumptions": [_assumption(reading) for reading in comparison.readings],
+    }
+    return json.dumps(document, indent=2, sort_keys=True, allow_nan=False, default=str) + "\n"
+
+
+def _compared(comparison: Comparison) -> dict[str, object]:
+    """What holds of one trace beside the real run."""
+    return {
         "agrees": comparison.agrees,
         "start_bytes": comparison.start_bytes,
         "ends": {str(phase): _beside(end) for phase, end in comparison.ends.items()},
@@ -186,9 +202,7 @@ def measured_json(comparison: Comparison) -> str:
             "scratch": [{"kernel": row.kernel, "bytes": row.bytes} for row in comparison.scratch],
         },
         "first_difference": _difference(comparison.first),
-        "assumptions": [_assumption(reading) for reading in comparison.readings],
     }
-    return json.dumps(document, indent=2, sort_keys=True, allow_nan=False, default=str) + "\n"
 
 
 def _beside(beside: Beside) -> dict[str, int]:

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from ..graph import ForetraceError
+from ..graph import ForetraceError, Outcome, Outcomes
+from .replay import AS_RUN, Replay, shapes_of
 
 Shape = tuple[int, ...]
 Number = bool | int | float
@@ -37,18 +38,29 @@ Several numbers are taken one after the other, from the first again in every ste
 """
 
 
+IN_PROPORTION = "as large a part as in the real run"
+"""What is assumed where an outcome is of other sizes."""
+
+
 class Assumptions:
     """Answers for data-dependent ops, and the list of those that were needed.
 
     `settings` are by kind (a key of `KINDS`) or by place (``"model.py:71"``), the place first. With `strict`
-    an assumption that no setting covers is an error.
+    an assumption that no setting covers is an error. `outcomes` of a real run stand for what no setting covers.
     """
 
-    def __init__(self, settings: Mapping[str, Setting] | None = None, strict: bool = False) -> None:
+    def __init__(
+        self,
+        settings: Mapping[str, Setting] | None = None,
+        strict: bool = False,
+        outcomes: Outcomes | None = None,
+    ) -> None:
+        self.replay = Replay(outcomes) if outcomes is not None else None
         self._settings = dict(settings or {})
         self._strict = strict
         self._used: dict[tuple[str, str, str], list[int]] = {}
         self._taken: Counter[str] = Counter()
+        self._masks = 0
         for key in self._settings:
             if key not in KINDS and ":" not in key:
                 near = difflib.get_close_matches(key, KINDS, 1)
@@ -69,29 +81,53 @@ class Assumptions:
         """A step begins: forget what was needed so far."""
         self._used.clear()
         self._taken.clear()
+        self._masks = 0
+        if self.replay is not None:
+            self.replay.begin()
 
     def setting(self, kind: str, where: str) -> Number | None:
         """What the user said of this place, or else of this kind."""
-        places = (key for key in self._settings if ":" in key)
-        here = (key for key in places if where == key or where.endswith((f"({key})", f"/{key})", f"/{key}")))
-        key = next(here, kind)
+        key = self._key(kind, where)
         value = self._settings.get(key)
         if not isinstance(value, Sequence):
             return value
         self._taken[key] += 1
         return value[(self._taken[key] - 1) % len(value)]
 
-    def scalar(self, dtype: torch.dtype, where: str) -> Any:
+    def scalar(self, dtype: torch.dtype, where: str, outcome: Outcome | None = None) -> Any:
         """The value of an unknown scalar: False, 0 or 0.0 (a test for NaN or overflow then says no)."""
         told = self.setting("item", where)
+        if told is None and outcome is not None and outcome.results[0].values:
+            self.say("aten._local_scalar_dense.default", AS_RUN, where)
+            return outcome.results[0].values[0]
         default: Any = False if dtype is torch.bool else 0.0 if dtype.is_floating_point else 0
         value = default if told is None else type(default)(told)
         self.say("aten._local_scalar_dense.default", f"the value is {value}", where, told=told is not None)
         return value
 
+    def next_mask(self) -> int:
+        """The number in this step of a mask that comes to be assumed."""
+        self._masks += 1
+        return self._masks - 1
+
+    def _key(self, kind: str, where: str) -> str:
+        """The setting that counts: that of the place, or else that of the kind."""
+        places = (key for key in self._settings if ":" in key)
+        here = (key for key in places if where == key or where.endswith((f"({key})", f"/{key})", f"/{key}")))
+        return next(here, kind)
+
+    def is_set(self, name: str, where: str) -> bool:
+        """Whether the user said how large the result of this op is here."""
+        rule = _RULES.get(name.rsplit(".", 1)[0])
+        return rule is not None and bool(self._settings) and self._key(rule[0], where) in self._settings
+
+    def is_read(self, where: str) -> bool:
+        """Whether the user said what is read by ``.item()`` here."""
+        return bool(self._settings) and self._key("item", where) in self._settings
+
     def say(self, op: str, what: str, where: str, nbytes: int = 0, told: bool = False) -> None:
         """Note the use of an assumption; an error in strict mode where the user has not `told` what holds."""
-        if self._strict and not told:
+        if self._strict and not told and what not in (AS_RUN, IN_PROPORTION):
             raise ForetraceError(
                 f"{op} needs an assumption at {where}: {what}",
                 "Set it with --assume LINE=VALUE (in Python assume={...}), or trace without --strict.",
@@ -101,18 +137,35 @@ class Assumptions:
         entry[1] += nbytes
 
     def shapes(
-        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], where: str
+        self,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        where: str,
+        outcome: Outcome | None = None,
     ) -> list[tuple[Shape, torch.dtype]] | None:
         """Shapes and dtypes of the results of a data-dependent op; None where nothing can be assumed."""
-        rule = _RULES.get(name.rsplit(".", 1)[0])
-        if rule is None:
+        kind, function = _RULES.get(name.rsplit(".", 1)[0], ("unknown", None))
+        told = self.setting(kind, where) if function is not None else None
+        if told is None and outcome is not None and outcome.given == shapes_of((*args, *kwargs.values())):
+            what, shapes = AS_RUN, [(result.shape, getattr(torch, result.dtype)) for result in outcome.results]
+        elif function is None:
             return None
-        kind, function = rule
-        told = self.setting(kind, where)
-        what, shapes = function(args, kwargs, lambda most: _count(most, told))
+        elif told is None and outcome is not None and outcome.share is not None:
+            share = outcome.share
+            what, shapes = IN_PROPORTION, function(args, kwargs, lambda most: round(most * share))[1]
+        else:
+            what, shapes = function(args, kwargs, lambda most: _count(most, told))
+            what = what if told is None else f"{KINDS[kind]}: as set"
         nbytes = sum(prod(shape) * dtype.itemsize for shape, dtype in shapes)
-        self.say(name, what if told is None else f"{KINDS[kind]}: as set", where, nbytes, told is not None)
+        self.say(name, what, where, nbytes, told is not None)
         return shapes
+
+
+def most_of(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """How large the first result would be if everything counted; 0 for an op with no such size."""
+    rule = _RULES.get(name.rsplit(".", 1)[0])
+    return prod(rule[1](args, kwargs, lambda most: most)[1][0][0]) if rule is not None else 0
 
 
 def _count(most: int, told: Number | None) -> int:

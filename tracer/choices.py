@@ -7,6 +7,7 @@ depend on them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -52,6 +53,11 @@ def _none_of_them(result: torch.Tensor, args: Any, kwargs: Any) -> torch.Tensor:
     return torch.zeros(result.shape, dtype=result.dtype)
 
 
+def _all_hold(result: torch.Tensor, args: Any, kwargs: Any) -> torch.Tensor | None:
+    """Of a test of all numbers, whose one answer the program reads: it is passed."""
+    return torch.ones((), dtype=result.dtype) if not result.dim() else None
+
+
 def _levels(result: torch.Tensor, args: Any, kwargs: Any) -> torch.Tensor | None:
     """Of whole numbers between two bounds that are close: they take the levels in turn."""
     low, high = (kwargs.get(name, args[i] if len(args) > i else None) for i, name in ((1, "min"), (2, "max")))
@@ -78,10 +84,37 @@ CHOICES = {
     "max": Choice("all choices are made equally often", _one_choice),
     "min": Choice("all choices are made equally often", _one_choice),
     "sort": Choice("the values come sorted", _in_place_order),
+    "all": Choice("a test of all numbers is passed", _all_hold),
+    "_is_all_true": Choice("a test of all numbers is passed", _all_hold),
     "isnan": Choice("no number is NaN", _none_of_them),
     "isinf": Choice("all numbers are finite", _none_of_them),
 }
 """Ops whose results choose among unknown numbers."""
+
+
+HALF = "a mask of unknown numbers picks half of them"
+"""What is assumed of a mask by which known integers are assigned, such as the labels of boxes that overlap enough."""
+
+_PERIODS = 4
+
+
+def half(shape: tuple[int, ...], number: int) -> torch.Tensor:
+    """Which elements the mask of that number picks: every second, or every second pair, or every second four ...
+
+    So masks that follow one another agree on half of what they pick, as if they were independent.
+    """
+    count = prod(shape)
+    return ((torch.arange(count) >> (number % _PERIODS)) % 2 == 0).view(shape)
+
+
+ASSIGNS: dict[str, Callable[[Any], tuple[Any, Any]]] = {
+    "aten.index_put.default": lambda args: (args[1], (args[0], args[2])),
+    "aten.index_put_.default": lambda args: (args[1], (args[0], args[2])),
+    "aten.masked_fill.Scalar": lambda args: (args[1:2], args[:1]),
+    "aten.masked_fill_.Scalar": lambda args: (args[1:2], args[:1]),
+    "aten.where.self": lambda args: (args[:1], args[1:]),
+}
+"""Ops that assign by a mask -> the masks, and the tensors of which the result is made."""
 
 
 # -- places ---------------------------------------------------------------------------------------

@@ -19,8 +19,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext, _device_constructors
 
-from .key import RECORDER_KEY
+from ..graph import Outcome
+from .key import RECORDER_KEY, quiet
 from .record import Recorder
+from .replay import AS_RUN, READ, READS, can_be_read, fill
 
 _CUDA = torch.device("cuda", 0)
 _CPU = torch.device("cpu")
@@ -31,10 +33,8 @@ def disguise(recorder: Recorder) -> Iterator[None]:
     """Make the recorder's tensors look as they would on ``recorder.device``."""
     with ExitStack() as undo:
         _patch(undo, torch.Tensor, "__deepcopy__", _deepcopy(recorder))
-        for name in ("_make_subclass", "_make_wrapper_subclass"):
-            _patch(undo, torch.Tensor, name, staticmethod(unrecorded(getattr(torch.Tensor, name))))
-        _patch(undo, torch.Tensor, "as_subclass", unrecorded(torch.Tensor.as_subclass))
-        for name in ("tolist", "numpy", "__array__"):
+        undo.enter_context(subclasses())
+        for name in READS:
             _patch(undo, torch.Tensor, name, _reading(recorder, getattr(torch.Tensor, name)))
         _patch(undo, DistributedDataParallel, "__init__", _join_nobody)
         for place in (torch, torch.Tensor):
@@ -53,6 +53,16 @@ def disguise(recorder: Recorder) -> Iterator[None]:
                 if callable(function) and getattr(torch, name, None) is function:
                     _patch(undo, torch, name, _asking(recorder, getattr(torch, name)))
             undo.callback(_forget_lazy_init)
+        yield
+
+
+@contextmanager
+def subclasses() -> Iterator[None]:
+    """Let tensors become instances of subclasses, parameters above all, while a recorder listens."""
+    with ExitStack() as undo:
+        for name in ("_make_subclass", "_make_wrapper_subclass"):
+            _patch(undo, torch.Tensor, name, staticmethod(unrecorded(getattr(torch.Tensor, name))))
+        _patch(undo, torch.Tensor, "as_subclass", unrecorded(torch.Tensor.as_subclass))
         yield
 
 
@@ -98,17 +108,28 @@ def _reading(recorder: Recorder, stock: Callable[..., Any]) -> Callable[..., Any
 
     @functools.wraps(stock)
     def read(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        owner = recorder.owner_of(self) if self.layout is torch.strided and not self.is_meta else None
+        owner = recorder.owner_of(self) if can_be_read(self) else None
+        replay = recorder.assumptions.replay
+        outcome = replay.next(READ, recorder.where()) if replay is not None and can_be_read(self) else None
         if owner is not None:
             if stock.__name__ in _OF_THE_HOST and owner.device != "cpu" and not kwargs.get("force"):
                 raise TypeError(
                     f"can't convert {owner.device} device type tensor to numpy. "
                     "Use Tensor.cpu() to copy the tensor to host memory first."
                 )
-            recorder.read(owner, self.dtype)
+            if outcome is not None and (owner.assumed or not owner.known) and _put(self, outcome):
+                recorder.assumptions.say(f"torch.Tensor.{stock.__name__}", AS_RUN, recorder.where())
+            else:
+                recorder.read(owner, self.dtype)
         return stock(self, *args, **kwargs)
 
     return read
+
+
+def _put(tensor: torch.Tensor, outcome: Outcome) -> bool:
+    """Write what a real run read; a tensor whose memory is not its own is read at once, before another is written."""
+    with quiet():
+        return fill(tensor, outcome.results[0])
 
 
 def _finite(recorder: Recorder, stock: Callable[..., Any]) -> Callable[..., Any]:

@@ -18,16 +18,17 @@ from typing import Any
 
 import torch
 
-from ..graph import ForetraceError, Phase
+from ..graph import ForetraceError, Outcome, Phase, Result
 from . import foreach, kernels, signature, sparse
 from .arena import SMALL_FLOAT_BYTES, Owner, base_of
 from .assumptions import Assumptions
 from .calls import META, dense, describe, fits, has_mask, on_meta, scan
-from .choices import CHOICES, fill_places
+from .choices import ASSIGNS, CHOICES, HALF, fill_places, half
 from .corrections import CORRECTIONS, SHAPES, STANDS_FOR_META
 from .key import KEY, quiet
 from .log import Log
 from .numbers import SavedNumbers
+from .replay import AS_RUN, depends_on_data, fill
 from .signature import Signature
 from .special import SPECIAL
 
@@ -69,6 +70,8 @@ class Recorder(Log):
         self._specs: dict[Any, Any] = {}
         self._guessed: set[str] = set()
         self._numbers = SavedNumbers(self)
+        self.outcome: Outcome | None = None
+        """Of the op that is being answered, in a real run."""
 
     # -- switching on and off -------------------------------------------------------------------
 
@@ -125,6 +128,8 @@ class Recorder(Log):
         place = kwargs.get("device")
         if (place is not None and place.type == "meta") or any(t.is_meta for t in given):
             return sig.func(*args, **kwargs)
+        if self.assumptions.replay is not None:
+            self.outcome = self._outcome_of(sig, args)
         answer = SPECIAL.get(sig.name)
         if answer is not None:
             result = answer(self, sig, args, kwargs, owners)
@@ -134,6 +139,7 @@ class Recorder(Log):
             result = sig.func(*args, **kwargs)
         else:
             result = self._compute(sig, tuple(key), args, kwargs, given, owners)
+        self._numbers.after(result)
         if self.recording:
             self.record(sig, args, kwargs, result)
         return result
@@ -147,6 +153,8 @@ class Recorder(Log):
         given: list[torch.Tensor],
         owners: list[Owner | None],
     ) -> Any:
+        if sig.name in ASSIGNS:
+            self._assume_mask(sig, *ASSIGNS[sig.name](args))
         read = [] if sig.name in _LIKE else owners
         known = all(owner is None or owner.known for owner in read)
         if sig.dynamic and sig.name not in STANDS_FOR_META and (sig.name != "aten.index.Tensor" or has_mask(args[1])):
@@ -160,6 +168,8 @@ class Recorder(Log):
             # The CPU may have no kernel for a dtype for which the GPU has one.
             with suppress(NotImplementedError):
                 result = self.really(sig, args, kwargs, owners)
+                if self.outcome is not None and (sig.random or any(owner and owner.assumed for owner in owners)):
+                    return self._fill(sig, result, self.outcome)
                 drawn = sig.random and self.recording_model
                 return self._mark_assumed(result, (sig.name, DRAWN, self.where())) if drawn else result
         device = self._device(kwargs, owners)
@@ -225,6 +235,26 @@ class Recorder(Log):
                 tensor.fill_(value)
             owner.known, owner.assumed = True, assumed
 
+    def _outcome_of(self, sig: Signature, args: tuple[Any, ...]) -> Outcome | None:
+        """What the next call like this gave in the real run that is replayed."""
+        replay = self.assumptions.replay
+        return replay.next(sig.name, self.where()) if replay is not None and depends_on_data(sig, args) else None
+
+    def _as_run(self, found: Result, device: str) -> torch.Tensor:
+        """A tensor like one that a real run made."""
+        dtype = getattr(torch, found.dtype)
+        kind = ("new", found.shape, dense(found.shape), dtype)
+        return self._make(kind if found.bytes is None else ("within", *kind[1:], found.bytes), (), device)
+
+    def _fill(self, sig: Signature, result: Any, outcome: Outcome) -> Any:
+        """Values of a real run for results that can hold them."""
+        tensors = result if isinstance(result, (tuple, list)) else (result,)
+        for tensor, found in zip(tensors, outcome.results, strict=False):
+            owner = self.owner_of(tensor)
+            if owner is not None and owner.small and fill(tensor, found):
+                owner.known, owner.assumed = True, (sig.name, AS_RUN, self.where())
+        return result
+
     def read(self, owner: Owner, dtype: torch.dtype) -> None:
         """The program looks at values: say so where they are assumed."""
         if owner.assumed:
@@ -234,6 +264,8 @@ class Recorder(Log):
 
     def _assume(self, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Any:
         """Values for what a choice among unknown numbers returns."""
+        if self.outcome is not None and any(found.values is not None for found in self.outcome.results):
+            return self._fill(sig, result, self.outcome)
         choice = CHOICES[sig.name.split(".")[1]]
         for tensor in result if isinstance(result, (tuple, list)) else (result,):
             owner = self.owner_of(tensor)
@@ -243,6 +275,17 @@ class Recorder(Log):
                 tensor.copy_(values)
                 owner.known, owner.assumed = True, (sig.name, choice.assumed, self.where())
         return result
+
+    def _assume_mask(self, sig: Signature, masks: Any, parts: Any) -> None:
+        """Let an unknown mask pick half of the elements where known integers are assigned by it."""
+        mask: Any = masks[0] if len(masks) == 1 else None
+        owner = self.owner_of(mask) if mask is not None and mask.dtype is torch.bool else None
+        if owner is None or owner.known or not owner.small:
+            return
+        if mask.numel() == owner.bytes and not parts[0].is_floating_point() and self._all_known(parts):
+            with quiet():
+                mask.copy_(half(tuple(mask.shape), self.assumptions.next_mask()))
+            owner.known, owner.assumed = True, (sig.name, HALF, self.where())
 
     def _house(self, value: Any, device: str) -> Any:
         if isinstance(value, torch.Tensor):
@@ -257,11 +300,12 @@ class Recorder(Log):
     def _dynamic(
         self, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any], owners: list[Owner | None], known: bool
     ) -> Any:
-        if known:
+        told = self.outcome is not None or self.assumptions.is_set(sig.name, self.where())
+        if known and not (told and any(owner and owner.assumed for owner in owners)):
             return self.really(sig, args, kwargs, owners)
-        if sig.name in _SIZE_FROM and self._all_known(_SIZE_FROM[sig.name](args)):
+        if not told and sig.name in _SIZE_FROM and self._all_known(_SIZE_FROM[sig.name](args)):
             return self._allocate(self._sized(sig, args, kwargs), args, self._device(kwargs, owners))
-        shapes = self.assumptions.shapes(sig.name, args, kwargs, self.where())
+        shapes = self.assumptions.shapes(sig.name, args, kwargs, self.where(), self.outcome)
         if shapes is None:
             asked = kernels.ask(sig.func, args, kwargs)
             if asked is not None:
@@ -269,6 +313,10 @@ class Recorder(Log):
                 return self._allocate(asked, args, self._device(kwargs, owners))
             raise self.refusal(sig, "its result depends on the values of its input, which a trace does not have")
         device = self._device(kwargs, owners)
+        if self.outcome and [shape for shape, _ in shapes] == [found.shape for found in self.outcome.results]:
+            made = [self._as_run(found, device) for found in self.outcome.results]
+            self._fill(sig, made, self.outcome)
+            return made[0] if len(made) == 1 and len(sig.func._schema.returns) == 1 else tuple(made)
         made = [self.new(shape, dense(shape), dtype, device) for shape, dtype in shapes]
         for place in fill_places(sig.name, made, args):
             owner = self.owner_of(made[place])

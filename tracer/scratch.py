@@ -34,6 +34,7 @@ SCRATCH = (
     "aten._fft_",
     "aten.upsample_",
     "aten.embedding_dense_backward",
+    "aten._euclidean_dist",
     "aten.col2im",
     "aten.im2col",
 )

@@ -9,6 +9,7 @@ import torch
 
 from .arena import Owner
 from .calls import dense
+from .replay import AS_RUN, fill, shapes_of
 from .signature import Signature
 
 if TYPE_CHECKING:
@@ -20,11 +21,12 @@ Owners = list[Owner | None]
 def _scalar(recorder: Recorder, sig: Signature, args: Any, kwargs: Any, owners: Owners) -> Any:
     """``.item()``: the value where it is known, else an assumption."""
     owner = owners[0]
-    if owner is None or owner.known:
+    told = owner is not None and owner.assumed and (recorder.outcome or recorder.assumptions.is_read(recorder.where()))
+    if owner is None or (owner.known and not told):
         if owner is not None and owner.assumed:
             recorder.read(owner, args[0].dtype)
         return sig.func(*args, **kwargs)
-    return recorder.assumptions.scalar(args[0].dtype, recorder.where())
+    return recorder.assumptions.scalar(args[0].dtype, recorder.where(), recorder.outcome)
 
 
 def _lift(recorder: Recorder, sig: Signature, args: Any, kwargs: Any, owners: Owners) -> Any:
@@ -37,6 +39,13 @@ def _lift(recorder: Recorder, sig: Signature, args: Any, kwargs: Any, owners: Ow
 def _pack(recorder: Recorder, sig: Signature, args: Any, kwargs: Any, owners: Owners) -> Any:
     """Padded sequences side by side: the lengths are read on the host."""
     x, lengths, batch_first = args
+    outcome = recorder.outcome
+    if outcome is not None and outcome.given == shapes_of(args) and outcome.results[1].values:
+        recorder.assumptions.say(sig.name, AS_RUN, recorder.where())
+        sizes = recorder.new(outcome.results[1].shape, (1,), torch.int64, "cpu", known=True)
+        fill(sizes, outcome.results[1])
+        shape = outcome.results[0].shape
+        return recorder.new(shape, dense(shape), x.dtype, recorder.claimed(x)), sizes
     known = owners[1] is None or owners[1].known
     steps, count = (x.shape[1], x.shape[0]) if batch_first else (x.shape[0], x.shape[1])
     if not known:
@@ -52,6 +61,9 @@ def _same(recorder: Recorder, sig: Signature, args: Any, kwargs: Any, owners: Ow
     """``torch.equal`` and ``allclose``: for unknown values, whether both are the same tensor."""
     if all(owner is None or owner.known for owner in owners):
         return sig.func(*args, **kwargs)
+    if recorder.outcome is not None and recorder.outcome.results[0].values:
+        recorder.assumptions.say(sig.name, AS_RUN, recorder.where())
+        return bool(recorder.outcome.results[0].values[0])
     same = owners[0] is owners[1]
     recorder.assumptions.say(sig.name, "the tensors are the same" if same else "the tensors differ", recorder.where())
     return same

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import random
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -11,11 +10,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from ..graph import ForetraceError, Phase, StepGraph, capability_of
+from ..graph import ForetraceError, Outcomes, Phase, StepGraph, capability_of
 from .assumptions import Assumptions, Setting
 from .autocast import autocast_dtype, cuda_autocast, region
 from .cuda import cuda_kernels
@@ -24,6 +22,7 @@ from .frames import is_user, shorten
 from .inputs import Sizes, as_call, stand_in
 from .lift import lift
 from .modules import module_paths, stand_ins
+from .randomness import seeded
 from .ready import answer_as_wrapped, ready, uncompiled
 from .record import Recorder
 from .scratch import with_scratch
@@ -53,6 +52,7 @@ def trace(
     warmup: int = 1,
     assume: Mapping[str, Setting] | None = None,
     strict: bool = False,
+    outcomes: Outcomes | None = None,
     target: str = "",
     max_ops: int | None = None,
     variant: str | None = None,
@@ -68,7 +68,8 @@ def trace(
     `warmup` steps run before the recorded one: with 1 the optimizer's state exists, with 0 the very first
     step is recorded. `assume` says what holds where the step depends on data: a value by kind or by line,
     such as ``{"nonzero": 0.25, "model.py:71": 100}`` (the kinds are in `assumptions.KINDS`); with `strict` an
-    assumption that it does not cover is an error. A step of more than `max_ops` ops (2,000,000) is taken for one that
+    assumption that it does not cover is an error. `outcomes` is what `observe` saw data decide in a real run; it takes
+    the place of what no setting covers. A step of more than `max_ops` ops (2,000,000) is taken for one that
     never ends. `variant` names another way to run the same step, one of `variants.VARIANTS`. `progress` is called
     with the phase and the number of ops so far.
 
@@ -85,7 +86,7 @@ def trace(
         return _with_sizes(made, {**made.sizes, **(sizes or {})}, set(sizes or ()))
 
     settings = _settings(device, capability, autocast, warmup, target, {}, variant)
-    recorder = Recorder(settings.device, Assumptions(assume, strict), max_ops, settings.capability)
+    recorder = Recorder(settings.device, Assumptions(assume, strict, outcomes), max_ops, settings.capability)
     return _trace(make, settings, recorder, progress)
 
 
@@ -101,6 +102,7 @@ def trace_target(
     warmup: int = 1,
     assume: Mapping[str, Setting] | None = None,
     strict: bool = False,
+    outcomes: Outcomes | None = None,
     max_ops: int | None = None,
     variant: str | None = None,
     progress: Progress | None = None,
@@ -118,7 +120,7 @@ def trace_target(
         return made
 
     settings = _settings(device, capability, autocast, warmup, target, dict(parameters or {}), variant)
-    recorder = Recorder(settings.device, Assumptions(assume, strict), max_ops, settings.capability)
+    recorder = Recorder(settings.device, Assumptions(assume, strict, outcomes), max_ops, settings.capability)
     return _trace(make, settings, recorder, progress)
 
 
@@ -166,7 +168,7 @@ def _settings(
 
 
 def _trace(make: Callable[[], Step], settings: Settings, recorder: Recorder, progress: Progress | None) -> StepGraph:
-    with _ONE_AT_A_TIME, _randomness_kept(), _without_garbage_collection(), disguise(recorder), recorder:
+    with _ONE_AT_A_TIME, seeded(), _without_garbage_collection(), disguise(recorder), recorder:
         recorder.progress = progress
         step = make()
         recorder.recording_model = True
@@ -227,19 +229,6 @@ def _line_of(error: Exception) -> str:
         if is_user(frame.f_code):
             return f"{shorten(frame.f_code.co_filename)}:{line}"
     return ""
-
-
-@contextmanager
-def _randomness_kept() -> Iterator[None]:
-    """A trace draws from a seed of its own and leaves every generator where it was."""
-    python, numpy, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    torch.manual_seed(0)
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(torch_state)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from foretrace import ForetraceError, StepGraph, cli
 from foretrace.costmodels import Beside, How, compare
 from foretrace.graph import Phase
 from foretrace.tracer import Step, measure, trace
-from foretrace.tracer.measure import materialise
+from foretrace.tracer.real import materialise
 
 MODEL = """
 import torch
