@@ -91,10 +91,10 @@ class Log:
         self.numbers: dict[int, int] = {}
         """Ids of the storages of saved Python numbers, by the sequence number of the node."""
         self._arena = Arena(self._died)
-        self._frames = Frames()
+        self.frames = Frames()
         self._sequence_owner: dict[int, int] = {}
-        self._next_sequence = self._first_sequence = 0
-        self._empty = self._new_id(0, device)
+        self._next_sequence = self.first_sequence = 0
+        self._empty = self.new_id(0, device)
 
     # -- phases ---------------------------------------------------------------------------------
 
@@ -102,7 +102,7 @@ class Log:
         """Begin the recorded step: what is live now was live at its start."""
         self.rows, self.events, self.markers = [], [], []
         self._sequence_owner = {}
-        self._next_sequence = self._first_sequence = torch._C._autograd._get_sequence_nr()
+        self._next_sequence = self.first_sequence = torch._C._autograd._get_sequence_nr()
         self.at_start = frozenset([*(owner.id for owner in self.owners.values()), *self.numbers.values()])
         self.recording, self.phase = True, Phase.FORWARD
         self._mark()
@@ -132,14 +132,15 @@ class Log:
 
     # -- storages -------------------------------------------------------------------------------
 
-    def _new_id(self, nbytes: int, device: str) -> int:
+    def new_id(self, nbytes: int, device: str) -> int:
+        """The id of one more storage."""
         self.bytes_of.append(nbytes)
         self.device_of.append(device)
         return len(self.bytes_of) - 1
 
     def _born(self, owner: Owner, nbytes: int, device: str, known: bool, op: int) -> Owner:
         owner.bytes, owner.device, owner.known, owner.assumed = nbytes, device, known, None
-        owner.id = self._new_id(nbytes, device)
+        owner.id = self.new_id(nbytes, device)
         self.owners[owner.base] = owner
         if self.recording and nbytes:
             self.events.append((op, owner.id, nbytes))
@@ -153,7 +154,7 @@ class Log:
 
     def keep_number(self, sequence: int, nbytes: int) -> None:
         """A number of the op that comes now is saved by the node of this sequence number."""
-        self.numbers[sequence] = self._new_id(nbytes, "cpu")
+        self.numbers[sequence] = self.new_id(nbytes, "cpu")
         if self.recording:
             self.events.append((len(self.rows), self.numbers[sequence], nbytes))
 
@@ -189,7 +190,7 @@ class Log:
             "values": tuple(whole.tolist()) if count <= CONSTANT_ELEMENTS else None,
             "dtype": Const("dtype", name),
         }
-        code, line = self._frames.user(sys._getframe(3))
+        code, line = self.frames.user(sys._getframe(3))
         result = Tensor(owner.id, name, (count,), (1,), 0)
         self.rows.append(Row(_CONSTANT, args, result, self.phase, self.module_stack[-1], code, line, None, None))
 
@@ -233,7 +234,7 @@ class Log:
         for name, value in kwargs.items():
             encoded[name] = self._encode(value)
         sequence, forward = self._sequence()
-        code, line = self._frames.user(sys._getframe(3))
+        code, line = self.frames.user(sys._getframe(3))
         self.rows.append(
             Row(sig, encoded, self._encode(result), self.phase, self.module_stack[-1], code, line, sequence, forward)
         )
@@ -253,7 +254,11 @@ class Log:
             self._sequence_owner[number] = len(self.rows) if number == coming - 2 else max(len(self.rows) - 1, 0)
         self._next_sequence = coming
         self._sequence_owner[coming - 1] = len(self.rows)
-        return coming - 1 - self._first_sequence, forward
+        return coming - 1 - self.first_sequence, forward
+
+    def pass_over_nodes(self) -> None:
+        """The autograd nodes made since the last op belong to none."""
+        self._next_sequence = torch._C._autograd._get_sequence_nr()
 
     def _encode(self, value: Any) -> Any:
         kind = type(value)
@@ -288,7 +293,7 @@ class Log:
 
     def where(self) -> str:
         """The module path and the user's line that is running now, for a message."""
-        code, line = self._frames.user(sys._getframe(1))
+        code, line = self.frames.user(sys._getframe(1))
         place = f"{shorten(code.co_filename)}:{line}" if code is not None else "an unknown line"
         module = self.module_stack[-1]
         return f"{module} ({place})" if module else place
