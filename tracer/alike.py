@@ -248,12 +248,26 @@ State = list[list[Any]]
 
 
 def state(block: nn.Module) -> State:
-    """What the attributes of a block are, and the contents of what they lead to, by identity."""
-    return [_seen(holder) for module in block.modules() for holder in (module.__dict__, *_holders(module))]
+    """What the attributes of a block are, and what its own containers hold, by identity."""
+    held = (value for module in block.modules() for value in module.__dict__.values())
+    return [
+        *(_seen(module.__dict__) for module in block.modules()),
+        *(_seen(value) for value in held if isinstance(value, (dict, list, set))),
+    ]
+
+
+def shared_state(block: nn.Module) -> State:
+    """What the attributes of the objects are that blocks have in common."""
+    return [
+        _seen(value.__dict__)
+        for module in block.modules()
+        for value in module.__dict__.values()
+        if type(value) not in _PLAIN and not isinstance(value, (int, *_CODE, nn.Module)) and hasattr(value, "__dict__")
+    ]
 
 
 def surroundings(block: nn.Module) -> State:
-    """What the classes of a block hold, and the names of the files that they are written in."""
+    """What the classes of a block hold, and the files that they are written in."""
     kinds = {kind for module in block.modules() for kind in type(module).__mro__ if kind.__module__[:6] != "torch."}
     rooms = {name: vars(sys.modules[name]) for name in {kind.__module__ for kind in kinds} if name in sys.modules}
     seen = [_seen(dict(vars(kind))) for kind in kinds]
@@ -267,15 +281,6 @@ def unchanged(before: State, now: State) -> bool:
     return len(before) == len(now) and all(
         len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True)) for a, b in zip(before, now, strict=True)
     )
-
-
-def _holders(module: nn.Module) -> Iterable[Any]:
-    """Containers and objects in which a module could keep something."""
-    for value in module.__dict__.values():
-        if isinstance(value, (dict, list, set)):
-            yield value
-        elif not isinstance(value, (*_PLAIN, int, *_CODE, nn.Module)) and hasattr(value, "__dict__"):
-            yield value.__dict__
 
 
 def _seen(holder: Any) -> list[Any]:

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from ..graph import Phase
-from .alike import Number, Run, runs, state, surroundings, unchanged
+from .alike import Number, Run, State, runs, shared_state, state, surroundings, unchanged
 from .arena import base_of, storage_bytes
 from .key import quiet
 from .record import Recorder
@@ -63,6 +63,9 @@ class Call:
     order: list[int]
     """The new tensors in the order of their birth."""
     choices: Counter[str]
+    shared: State
+    kept: list[int] = field(default_factory=list)
+    """The new tensors that their own nodes save, as that of a relu does."""
 
 
 class _Argument(NamedTuple):
@@ -149,7 +152,7 @@ class FoldedRun:
     def __init__(self, run: Run, folding: Folding) -> None:
         self.run, self.folding, self.recorder = run, folding, folding.recorder
         self.turn = Turn()
-        self.states: list[Any] = []
+        self.states: list[State] = []
         self.parameters = [list(block.named_parameters()) for _, block in run.blocks]
 
     def reference(self, place: int) -> int:
@@ -248,16 +251,19 @@ class FoldedRun:
     ) -> Any:
         """Run the block, and see to it that nothing of it stays but tensors."""
         recorder, (_, block) = self.recorder, self.run.blocks[place]
-        before, rooms = self.states[place], surroundings(block)
+        own, around_it = self.states[place], shared_state(block)
+        rooms = surroundings(block)
         looks, born, choices = recorder.looks, len(recorder.bytes_of), self.folding.choices.copy()
         drawn = _randomness()
         with _unread(self.run.numbers) as read:
             result = forward(*args, **kwargs)
-        if not unchanged(before, state(block)) or not unchanged(rooms, surroundings(block)):
+        before = own, around_it, rooms
+        after = state(block), shared_state(block), surroundings(block)
+        if not all(map(unchanged, before, after)):
             raise self.folding.refuse("a block keeps something from one call to the next")
         if read or recorder.looks != looks or drawn != _randomness():
             raise self.folding.refuse("a block looks at its number, at values or at what was drawn at random")
-        call = Call(around, given, None, [], [], self.folding.choices - choices)
+        call = Call(around, given, None, [], [], self.folding.choices - choices, around_it)
         storages: list[int] = []
         call.structure = self._structure(result, leaves, born, call.kinds, storages)
         call.order = sorted(range(len(storages)), key=storages.__getitem__)
@@ -296,6 +302,8 @@ class FoldedRun:
         for number, tensor in enumerate(new):
             if tensor.requires_grad:
                 self.turn.differentiable = True
+                if _keeps(tensor):
+                    call.kept.append(number)
                 self.turn.gradients.setdefault(place, [None] * len(new))
                 tensor.register_hook(_Listener(self, place, number))
 
@@ -313,7 +321,7 @@ class FoldedRun:
         call = turn.calls[self.run.template(place)]
         if given != call.given or around != call.around:
             raise self.folding.refuse("a block is called otherwise than the one that it is like")
-        if not unchanged(self.states[place], state(block)):
+        if not unchanged(self.states[place], state(block)) or not unchanged(call.shared, shared_state(block)):
             raise self.folding.refuse("the attributes of a block have changed")
         self.folding.choices.update(call.choices)
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
@@ -430,8 +438,9 @@ class _Fold(torch.autograd.Function):
         inputs = tensors[: len(folded.carried)]
         ctx.folded, ctx.inputs = folded, [folded.run._kind(t) for t in inputs]
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*(t for t, number in zip(inputs, folded.carried, strict=True) if number is not None))
         made = folded.run.make_results(call)
+        carried = [t for t, number in zip(inputs, folded.carried, strict=True) if number is not None]
+        ctx.save_for_backward(*carried, *(made[number] for number in call.kept))
         ctx.mark_non_differentiable(*(t for t, kind in zip(made, call.kinds, strict=True) if not kind.requires_grad))
         return made
 
@@ -442,6 +451,13 @@ class _Fold(torch.autograd.Function):
         run.came_back(place, gradients)
         down = run.passed_down(place, folded.carried, ctx.inputs, gradients)
         return (None, *down, *run.parameter_gradients(place))
+
+
+def _keeps(tensor: torch.Tensor) -> bool:
+    """Whether the node of a tensor saves the tensor itself."""
+    node: Any = tensor.grad_fn
+    saved = (getattr(node, name) for name in dir(node) if name.startswith("_saved_"))
+    return any(isinstance(t, torch.Tensor) and t.data_ptr() == tensor.data_ptr() for t in saved)
 
 
 # -- what must not be looked at -------------------------------------------------------------------
