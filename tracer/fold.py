@@ -50,6 +50,17 @@ class Kind(NamedTuple):
     requires_grad: bool
 
 
+class Given(NamedTuple):
+    """A tensor that a block is given."""
+
+    whose: tuple[str, int]
+    """("carried", which of the results of the block before) or ("shared", its storage)."""
+    kind: Kind
+    offset: int
+    is_leaf: bool
+    of: type
+
+
 @dataclass(slots=True)
 class Call:
     """How a block was called and what it returned, without holding a tensor of it."""
@@ -228,7 +239,7 @@ class FoldedRun:
                 whose: Any = ("carried", before.index(owner.id))
             else:
                 whose = ("shared", owner.id)
-            return (whose, self._kind(leaf), leaf.storage_offset(), leaf.is_leaf, type(leaf))
+            return Given(whose, self._kind(leaf), int(leaf.storage_offset()), leaf.is_leaf, type(leaf))
         if type(leaf) in _VALUES:
             return (type(leaf), leaf)
         if isinstance(leaf, tuple) and leaf and leaf[0] in (tuple, list, dict):
@@ -255,7 +266,7 @@ class FoldedRun:
         rooms = surroundings(block)
         looks, born, choices = recorder.looks, len(recorder.bytes_of), self.folding.choices.copy()
         drawn = _randomness()
-        with _unread(self.run.numbers) as read:
+        with _unread(self.run.numbers, block) as read:
             result = forward(*args, **kwargs)
         before = own, around_it, rooms
         after = state(block), shared_state(block), surroundings(block)
@@ -464,33 +475,54 @@ def _keeps(tensor: torch.Tensor) -> bool:
 
 
 class _Noted:
-    """Stands on a class for an attribute of its instances, and notes that it was read."""
+    """Stands on a class for a number of its instances, and notes that it was read."""
 
-    def __init__(self, name: str, read: list[str]) -> None:
-        self.name, self.read = name, read
+    def __init__(self, name: str, numbers: dict[int, int], read: list[str]) -> None:
+        self.name, self.numbers, self.read = name, numbers, read
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
+        self.read.append(self.name)
         if instance is None:
             raise AttributeError(self.name)
-        self.read.append(self.name)
-        return instance.__dict__[self.name]
+        return self.numbers.get(id(instance), instance.__dict__[self.name])
 
     def __set__(self, instance: Any, value: Any) -> None:
         self.read.append(self.name)
-        instance.__dict__[self.name] = value
+        instance.__dict__[self.name] = self.numbers[id(instance)] = value
+
+
+class _Unreadable:
+    """Stands in an instance for its number: whoever finds it there cannot use it unseen."""
+
+    def __init__(self, read: list[str]) -> None:
+        self.__dict__["read"] = read
+
+    def _seen(self, *args: Any) -> Any:
+        self.read.append("")
+        raise Unfoldable("a block looks at its number")
+
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __hash__ = __bool__ = __index__ = __int__ = __float__ = _seen  # type: ignore[assignment]
+    __str__ = __repr__ = __format__ = __getattr__ = __call__ = __iter__ = __len__ = __contains__ = _seen
+    __mod__ = __rmod__ = __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __and__ = __rand__ = _seen
+    __truediv__ = __rtruediv__ = __floordiv__ = __rfloordiv__ = __pow__ = __rpow__ = __neg__ = __abs__ = _seen
 
 
 @contextmanager
-def _unread(numbers: frozenset[Number]) -> Iterator[list[str]]:
-    """Yields a list that takes up the names of those numbers that are read."""
+def _unread(numbers: frozenset[Number], block: nn.Module) -> Iterator[list[str]]:
+    """Yields a list that takes up the names of those numbers that are read while the block runs."""
     read: list[str] = []
     with ExitStack() as undo:
         for kind, name in numbers:
+            holders = [module for module in block.modules() if type(module) is kind]
+            noted = _Noted(name, {id(module): module.__dict__[name] for module in holders}, read)
+            for module in holders:
+                undo.callback(module.__dict__.__setitem__, name, module.__dict__[name])
+                module.__dict__[name] = _Unreadable(read)
             if name in vars(kind):
                 undo.callback(setattr, kind, name, vars(kind)[name])
             else:
                 undo.callback(delattr, kind, name)
-            setattr(kind, name, _Noted(name, read))
+            setattr(kind, name, noted)
         yield read
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ..graph import Phase, Tensor
-from .fold import FoldedRun, Folding, Mark, Unfoldable
+from .fold import FoldedRun, Folding, Given, Mark, Unfoldable
 from .log import Marker, Row
 from .record import Recorder
 
@@ -46,6 +46,8 @@ class Gap:
     part: Part
     nodes: int
     """Autograd nodes that were made in it."""
+    deaths: list[tuple[int, int]] | None = None
+    """In a gap that holds deaths only: whose, as places in a unit and in what is made inside."""
 
 
 @dataclass(slots=True)
@@ -158,7 +160,7 @@ class View:
             if one.told() != other.told():
                 raise Unfoldable(f"{self._name(first)} and {self._name(last)} do not repeat each other")
             self._check_closed(one)
-            self.blocks[first] = one
+            self.blocks[first], self.blocks[last] = one, other
         for place in range(1, self.count):
             entry, before = self.turn.entries[place], self.turn.exits[place - 1]
             if (entry.ops, entry.sequence) != (before.ops, before.sequence):
@@ -168,11 +170,8 @@ class View:
         return self.run.run.blocks[place][0]
 
     def _check_closed(self, block: Block) -> None:
-        """What is made inside dies inside; forward ops make no nodes in backward, and come from the block itself."""
-        events, rows = self.recorder.events, self.recorder.rows
-        dead = {s for p in block.parts for _, s, nbytes in events[p.first_event : p.end_event] if nbytes < 0}
-        if not dead.issuperset(block.inside):
-            raise Unfoldable("something that is made in a block outlives its backward")
+        """Ops of backward make no nodes, and come from the block itself."""
+        rows = self.recorder.rows
         if block.backward is not None:
             for row in rows[block.backward.first_op : block.backward.end_op]:
                 if row.sequence is not None or row.phase is not Phase.BACKWARD:
@@ -236,13 +235,23 @@ class View:
         for relative, _ in self.run.parameters[place]:
             for number, storage in enumerate(self.gradients.get(f"{name}.{relative}", ())):
                 yield ("gradient", relative, number), storage
-        for distance in (1, 0):
-            for number, storage in enumerate(self.turn.results[place - distance]):
+        for distance in (2, 1, 0):
+            for number, storage in self._results(place - distance):
                 yield ("result", distance, number), storage
         for distance in (1, 0):
             for number, heard in enumerate(self.turn.gradients.get(place - distance, ())):
                 if heard is not None:
                     yield ("passed", distance, number), heard[0]
+
+    def _results(self, place: int) -> list[tuple[int, int]]:
+        """What a block returned; what the first one was given stands for what one before it would have returned."""
+        if place >= 0:
+            return list(enumerate(self.turn.results[place]))
+        if place < -1:
+            return []
+        first, like = self.turn.calls[0].given, self.turn.calls[self.period].given
+        pairs = ((a.whose, b.whose) for a, b in zip(first, like, strict=False) if type(a) is type(b) is Given)
+        return sorted((b[1], a[1]) for a, b in pairs if b[0] == "carried")
 
     def storages_for(self, place: int) -> dict[int, int]:
         """The template's storages that have a role, and what the block at `place` has in their stead."""
@@ -271,7 +280,45 @@ class View:
             gaps.append(Gap(self.run, True, folded[::-1], part, 0))
         for gap in gaps:
             self._check_gap(gap, first, last)
+        return gaps + self._late_gaps(folded)
+
+    def _late_gaps(self, folded: list[int]) -> list[Gap]:
+        """Where what is made inside dies later, as a cache that autocast empties: block after block, proved as well."""
+        second = self._late(range(self.period, 2 * self.period))
+        before_last = self._late(range(self.run.reference(0), self.run.reference(0) + self.period))
+        if [deaths for _, _, deaths in second] != [deaths for _, _, deaths in before_last]:
+            raise Unfoldable("what outlives the blocks does not die alike")
+        gaps = []
+        for (start, end, deaths), (other_start, other_end, _) in zip(second, before_last, strict=True):
+            if end == other_start:
+                at, places = end, folded
+            elif other_end == start:
+                at, places = start, folded[::-1]
+            else:
+                raise Unfoldable("what outlives the blocks does not die in order")
+            op = self.recorder.events[at - 1][0] + 1
+            gaps.append(Gap(self.run, False, places[:: self.period], Part(op, op, at, at), 0, deaths))
         return gaps
+
+    def _late(self, unit: range) -> list[tuple[int, int, list[tuple[int, int]]]]:
+        """Deaths of what a unit made inside, outside of its parts: runs of events, and who dies in them."""
+        whose = {storage: (place - unit[0], n) for place in unit for n, storage in enumerate(self.blocks[place].inside)}
+        events = self.recorder.events
+        for place in unit:
+            for part in self.blocks[place].parts:
+                for _, storage, nbytes in events[part.first_event : part.end_event]:
+                    if nbytes < 0:
+                        whose.pop(storage, None)
+        found: list[tuple[int, int, list[tuple[int, int]]]] = []
+        for at, (_, storage, nbytes) in enumerate(events) if whose else ():
+            if nbytes < 0 and storage in whose:
+                if not found or found[-1][1] != at:
+                    found.append((at, at, []))
+                start, _, deaths = found.pop()
+                found.append((start, at + 1, [*deaths, whose.pop(storage)]))
+        if whose:
+            raise Unfoldable("something that is made in a block outlives the step")
+        return found
 
     def _check_gap(self, gap: Gap, first: int, last: int) -> None:
         rows = self.recorder.rows[gap.part.first_op : gap.part.end_op]
@@ -313,6 +360,9 @@ class _Writer:
                 raise Unfoldable("two runs of blocks overlap")
             self._keep(Part(op, gap.part.first_op, event, gap.part.first_event))
             for place in gap.places:
+                if gap.deaths is not None:
+                    self._bury(gap, place)
+                    continue
                 key = (id(gap.run), gap.run.run.template(place))
                 self._fill(gap, place, self.blocks[key], templates[key][gap.backward])
             self.shift -= gap.nodes
@@ -382,6 +432,14 @@ class _Writer:
         events = self.recorder.events[written.part.first_event : written.part.end_event]
         self.events += [(op + by, storages.get(storage, storage), nbytes) for op, storage, nbytes in events]
         self.shift += written.nodes
+
+    def _bury(self, gap: Gap, place: int) -> None:
+        """The deaths of what the unit that begins at `place` made."""
+        unit = place - place % gap.run.run.period
+        for number, inside in gap.deaths or ():
+            template = self.blocks[id(gap.run), gap.run.run.period + number].inside[inside]
+            storage = self.insides[id(gap.run), unit + number][template]
+            self.events.append((len(self.rows) - 1, storage, -self.recorder.bytes_of[storage]))
 
     def _node_shift(self, gap: Gap, block: Block) -> int:
         """From the template's nodes to where the gap begins, as they were counted."""
