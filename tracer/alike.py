@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from operator import is_
 from typing import Any
 
 import torch
@@ -249,18 +250,33 @@ State = list[list[Any]]
 
 def state(block: nn.Module) -> State:
     """What the attributes of a block are, and what its own containers hold, by identity."""
-    held = (value for module in block.modules() for value in module.__dict__.values())
-    return [
-        *(_seen(module.__dict__) for module in block.modules()),
-        *(_seen(value) for value in held if isinstance(value, (dict, list, set))),
-    ]
+    seen: State = []
+    for module in _inside(block):
+        attributes = module.__dict__
+        seen.append([*attributes, *attributes.values()])
+        for value in attributes.values():
+            kind = type(value)
+            if kind is dict:
+                if value:
+                    seen.append([*value, *value.values()])
+            elif kind is list or isinstance(value, (dict, list, set)):
+                seen.append(_seen(value))
+    return seen
+
+
+def _inside(block: nn.Module) -> list[nn.Module]:
+    """The block and all modules in it; what is there twice is given twice."""
+    found = [block]
+    for module in found:
+        found += [child for child in module._modules.values() if child is not None]
+    return found
 
 
 def shared_state(block: nn.Module) -> State:
     """What the attributes of the objects are that blocks have in common."""
     return [
         _seen(value.__dict__)
-        for module in block.modules()
+        for module in _inside(block)
         for value in module.__dict__.values()
         if type(value) not in _PLAIN and not isinstance(value, (int, *_CODE, nn.Module)) and hasattr(value, "__dict__")
     ]
@@ -279,7 +295,7 @@ def surroundings(block: nn.Module) -> State:
 def unchanged(before: State, now: State) -> bool:
     """Whether two looks at a block saw the very same objects."""
     return len(before) == len(now) and all(
-        len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True)) for a, b in zip(before, now, strict=True)
+        len(a) == len(b) and all(map(is_, a, b)) for a, b in zip(before, now, strict=True)
     )
 
 

@@ -123,7 +123,22 @@ class Folding:
                     block.__dict__["forward"] = _answering(run, place, block.forward)
                     undo.callback(block.__dict__.pop, "forward", None)
                 run.states = [state(block) for _, block in run.run.blocks]
+            if self.runs:
+                engine = torch.autograd._engine_run_backward
+                torch.autograd._engine_run_backward = self._whole_backward(engine)
+                undo.callback(setattr, torch.autograd, "_engine_run_backward", engine)
             yield
+
+    def _whole_backward(self, engine: Callable[..., Any]) -> Callable[..., Any]:
+        """The engine; it gives every parameter its gradient, or blocks are not folded."""
+
+        def run(tensors: Any, gradients: Any, keep: bool, create: bool, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            whole = not inputs and not create and kwargs.get("accumulate_grad")
+            if not whole and any(run.turn.exits for run in self.runs):
+                raise self.refuse("backward is asked for some gradients only")
+            return engine(tensors, gradients, keep, create, inputs, *args, **kwargs)
+
+        return run
 
     def begin(self) -> None:
         """A step begins."""
@@ -239,7 +254,7 @@ class FoldedRun:
                 whose: Any = ("carried", before.index(owner.id))
             else:
                 whose = ("shared", owner.id)
-            return Given(whose, self._kind(leaf), int(leaf.storage_offset()), leaf.is_leaf, type(leaf))
+            return Given(whose, self.kind(leaf), int(leaf.storage_offset()), leaf.is_leaf, type(leaf))
         if type(leaf) in _VALUES:
             return (type(leaf), leaf)
         if isinstance(leaf, tuple) and leaf and leaf[0] in (tuple, list, dict):
@@ -253,7 +268,8 @@ class FoldedRun:
                 return owner
         raise self.folding.refuse("a tensor of a block is of an unknown kind")
 
-    def _kind(self, tensor: torch.Tensor) -> Kind:
+    def kind(self, tensor: torch.Tensor) -> Kind:
+        """What kind of tensor it is."""
         owner = self._owner(tensor)
         return Kind(tuple(tensor.shape), tensor.stride(), tensor.dtype, owner.device, tensor.requires_grad)
 
@@ -297,7 +313,7 @@ class FoldedRun:
             return value
         if not isinstance(value, torch.Tensor):
             raise self.folding.refuse(f"a block returns a {kind.__name__}")
-        owner, described = self._owner(value), self._kind(value)
+        owner, described = self._owner(value), self.kind(value)
         whole = storage_bytes(described.shape, described.strides, value.dtype.itemsize) == owner.bytes
         if owner.id < born or owner.id in storages or owner.known or not whole or value.storage_offset():
             raise self.folding.refuse("a block returns a part of something, or numbers that are known")
@@ -323,7 +339,7 @@ class FoldedRun:
         heard = self.turn.gradients[place]
         if heard[number] is not None:
             raise self.folding.refuse("a gradient came twice")
-        heard[number] = (self._owner(gradient).id, self._kind(gradient))
+        heard[number] = (self._owner(gradient).id, self.kind(gradient))
 
     # -- in the place of a block ----------------------------------------------------------------
 
@@ -337,10 +353,11 @@ class FoldedRun:
         self.folding.choices.update(call.choices)
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
         if torch.is_grad_enabled() and any(kind.requires_grad for kind in call.kinds):
-            parameters = [p for _, p in self.parameters[place] if p.requires_grad]
             inputs = [t for t in tensors if t.requires_grad]
+            if not inputs:
+                raise self.folding.refuse("a block is the first that has a gradient")
             carried = [self._carried(t) for t in inputs]
-            made = _Fold.apply(_Folded(self, place, carried), *inputs, *parameters)
+            made = _Fold.apply(_Folded(self, place, carried), *inputs)
         else:
             made = self.make_results(call)
         turn.results.append([self._owner(t).id for t in made])
@@ -368,7 +385,7 @@ class FoldedRun:
         self.recorder.release_number()
         self.turn.backward[place] = self.folding.mark()
         self.turn.gradients[place] = [
-            None if gradient is None else (self._owner(gradient).id, self._kind(gradient)) for gradient in gradients
+            None if gradient is None else (self._owner(gradient).id, self.kind(gradient)) for gradient in gradients
         ]
 
     def passed_down(
@@ -393,19 +410,20 @@ class FoldedRun:
                 made.append(self.make(heard[1]))
         return made
 
-    def parameter_gradients(self, place: int) -> list[torch.Tensor | None]:
-        """New gradients like those of the reference block's parameters, born in the same order."""
-        like = [p.grad for _, p in self.parameters[self.reference(place)] if p.requires_grad]
-        owners = [self._owner(gradient) if gradient is not None else None for gradient in like]
-        made: list[torch.Tensor | None] = [None] * len(like)
-        for number in sorted((n for n, owner in enumerate(owners) if owner), key=lambda n: owners[n].id):
-            gradient: Any = like[number]
-            kind = self._kind(gradient)
-            whole = storage_bytes(kind.shape, kind.strides, kind.dtype.itemsize) == owners[number].bytes
-            if owners[number].known or gradient.storage_offset() or not whole:
+    def give_gradients(self, place: int) -> None:
+        """Gradients for the block's parameters like those of the reference block's, born in the same order."""
+        coming: list[tuple[int, nn.Parameter, Kind]] = []
+        for (_, parameter), (_, like) in zip(self.parameters[place], self.parameters[self.reference(place)], strict=True):
+            if like.grad is None or parameter.grad is not None:
+                continue
+            owner, kind = self._owner(like.grad), self.kind(like.grad)
+            whole = storage_bytes(kind.shape, kind.strides, kind.dtype.itemsize) == owner.bytes
+            if owner.known or like.grad.storage_offset() or not whole:
                 raise self.folding.refuse("a gradient is a part of something, or known")
-            made[number] = self.make(kind)
-        return made
+            coming.append((owner.id, parameter, kind))
+        for _, parameter, kind in sorted(coming, key=lambda one: one[0]):
+            parameter.grad = self.make(kind)
+        self.recorder.hold_place()
 
 
 _VALUES = (type(None), bool, int, float, str, torch.dtype, torch.device, torch.Size)
@@ -444,10 +462,9 @@ class _Fold(torch.autograd.Function):
     """The one node that stands for a folded block."""
 
     @staticmethod
-    def forward(ctx: Any, folded: _Folded, *tensors: torch.Tensor) -> Any:
+    def forward(ctx: Any, folded: _Folded, *inputs: torch.Tensor) -> Any:
         call = folded.run.turn.calls[folded.run.run.template(folded.place)]
-        inputs = tensors[: len(folded.carried)]
-        ctx.folded, ctx.inputs = folded, [folded.run._kind(t) for t in inputs]
+        ctx.folded, ctx.inputs = folded, [folded.run.kind(t) for t in inputs]
         ctx.set_materialize_grads(False)
         made = folded.run.make_results(call)
         carried = [t for t, number in zip(inputs, folded.carried, strict=True) if number is not None]
@@ -461,7 +478,8 @@ class _Fold(torch.autograd.Function):
         run, place = folded.run, folded.place
         run.came_back(place, gradients)
         down = run.passed_down(place, folded.carried, ctx.inputs, gradients)
-        return (None, *down, *run.parameter_gradients(place))
+        run.give_gradients(place)
+        return (None, *down)
 
 
 def _keeps(tensor: torch.Tensor) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import CodeType
 from typing import Any
 
@@ -31,6 +31,9 @@ def dtype_name(dtype: torch.dtype) -> str:
 CONSTANT_ELEMENTS = 1024
 """A constant up to this size is written into the trace, so that the trace can run again."""
 
+PLACEHOLDER = "foretrace.fold.default"
+"""What stands in the log for the ops of a folded block, until they are written."""
+
 _CONSTANT = Signature(
     func=None,
     name="foretrace.constant.default",
@@ -45,6 +48,7 @@ _CONSTANT = Signature(
     overwrites=False,
 )
 """Not an ATen op: a tensor that Python made of numbers, without any op."""
+_FOLD = replace(_CONSTANT, name=PLACEHOLDER, names=())
 
 
 @dataclass(slots=True)
@@ -166,9 +170,11 @@ class Log:
 
     def owner_of(self, tensor: torch.Tensor) -> Owner | None:
         """What is known of a tensor's storage; None for a tensor without bytes."""
-        if not tensor.data_ptr():
+        base = tensor.data_ptr()
+        if not base:
             return None
-        owner = self.owners.get(base_of(tensor))
+        offset = tensor.storage_offset()
+        owner = self.owners.get(base - int(offset) * tensor.itemsize if offset else base)
         return self._adopt(tensor) if owner is None else owner
 
     def _adopt(self, tensor: torch.Tensor) -> Owner:
@@ -260,6 +266,11 @@ class Log:
         """The autograd nodes made since the last op belong to none."""
         self._next_sequence = torch._C._autograd._get_sequence_nr()
 
+    def hold_place(self) -> None:
+        """Storages that were born without an op belong to this one, which will be taken out again."""
+        if self.recording:
+            self.rows.append(Row(_FOLD, {}, None, self.phase, "", None, 0, None, None))
+
     def _encode(self, value: Any) -> Any:
         kind = type(value)
         if kind is int or kind is float or kind is bool or value is None or kind is str or kind is complex:
@@ -281,15 +292,12 @@ class Log:
     def tensor(self, tensor: torch.Tensor) -> Tensor:
         """The noun for a tensor."""
         owner = self.owner_of(tensor) if tensor.layout is torch.strided else None
-        strides = tensor.stride() if tensor.layout is torch.strided else ()
         shape = tuple(tensor.shape)
-        return Tensor(
-            self._empty if owner is None else owner.id,
-            dtype_name(tensor.dtype),
-            shape,
-            strides or dense(shape),
-            int(tensor.storage_offset()) if owner is not None else 0,
-        )
+        if owner is None:
+            strides = tensor.stride() if tensor.layout is torch.strided else ()
+            return Tensor(self._empty, dtype_name(tensor.dtype), shape, strides or dense(shape), 0)
+        dtype = _DTYPE_NAMES.get(tensor.dtype) or dtype_name(tensor.dtype)
+        return Tensor(owner.id, dtype, shape, tensor.stride(), int(tensor.storage_offset()))
 
     def where(self) -> str:
         """The module path and the user's line that is running now, for a message."""

@@ -16,15 +16,13 @@ from typing import Any, NamedTuple
 
 from ..graph import Phase, Tensor
 from .fold import FoldedRun, Folding, Given, Mark, Unfoldable
-from .log import Marker, Row
+from .log import PLACEHOLDER, Marker, Row
 from .record import Recorder
 
 Role = tuple[Any, ...]
 
-ACCUMULATION = frozenset(
-    f"aten.{name}" for name in ("detach.default", "add_.Tensor", "add.Tensor", "clone.default", "new_empty_strided.default", "copy_.default")
-)  # fmt: skip
-"""Ops of the engine itself, which run where a folded block's gradients arrive."""
+BETWEEN = frozenset({PLACEHOLDER, "aten.add_.Tensor", "aten.add.Tensor"})
+"""What runs where blocks are folded: nothing but the engine's sums of gradients."""
 
 
 class Part(NamedTuple):
@@ -322,7 +320,7 @@ class View:
 
     def _check_gap(self, gap: Gap, first: int, last: int) -> None:
         rows = self.recorder.rows[gap.part.first_op : gap.part.end_op]
-        if any(row.signature.name not in ACCUMULATION or row.phase is not Phase.BACKWARD for row in rows):
+        if any(row.signature.name not in BETWEEN or row.phase is not Phase.BACKWARD for row in rows):
             raise Unfoldable("other ops run beside the blocks")
         events = self.recorder.events[gap.part.first_event : gap.part.end_event]
         known = {s for place in range(first - 1, last + 2) for _, s in self.known_roles(place)}
