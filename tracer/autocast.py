@@ -13,6 +13,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import cache
 from typing import Any
 
 import torch
@@ -167,7 +168,7 @@ def _register(library: torch.library.Library, casts: _Casts) -> None:
             if op is not None and name not in done:
                 done.add(name)
                 library.impl(op, makers[policy](op), "AutocastCPU", allow_override=True)
-    for name in _only_on_cpu(done):
+    for name in _only_on_cpu(frozenset(done)):
         library.impl(name, torch.library.fallthrough_kernel, "AutocastCPU", allow_override=True)
 
 
@@ -177,7 +178,8 @@ def _overload(name: str) -> Any:
     return getattr(found, overload or "default", None) if found is not None else None
 
 
-def _only_on_cpu(done: set[str]) -> list[str]:
+@cache
+def _only_on_cpu(done: frozenset[str]) -> list[str]:
     """Ops with a policy on the CPU's key that CUDA has none for."""
     has = torch._C._dispatch_has_kernel_for_dispatch_key
     names = []

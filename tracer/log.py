@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import CodeType
 from typing import Any
 
@@ -31,6 +31,9 @@ def dtype_name(dtype: torch.dtype) -> str:
 CONSTANT_ELEMENTS = 1024
 """A constant up to this size is written into the trace, so that the trace can run again."""
 
+PLACEHOLDER = "foretrace.fold.default"
+"""What stands in the log for the ops of a folded block, until they are written."""
+
 _CONSTANT = Signature(
     func=None,
     name="foretrace.constant.default",
@@ -45,6 +48,7 @@ _CONSTANT = Signature(
     overwrites=False,
 )
 """Not an ATen op: a tensor that Python made of numbers, without any op."""
+_FOLD = replace(_CONSTANT, name=PLACEHOLDER, names=())
 
 
 @dataclass(slots=True)
@@ -91,10 +95,10 @@ class Log:
         self.numbers: dict[int, int] = {}
         """Ids of the storages of saved Python numbers, by the sequence number of the node."""
         self._arena = Arena(self._died)
-        self._frames = Frames()
+        self.frames = Frames()
         self._sequence_owner: dict[int, int] = {}
-        self._next_sequence = self._first_sequence = 0
-        self._empty = self._new_id(0, device)
+        self._next_sequence = self.first_sequence = 0
+        self._empty = self.new_id(0, device)
 
     # -- phases ---------------------------------------------------------------------------------
 
@@ -102,7 +106,7 @@ class Log:
         """Begin the recorded step: what is live now was live at its start."""
         self.rows, self.events, self.markers = [], [], []
         self._sequence_owner = {}
-        self._next_sequence = self._first_sequence = torch._C._autograd._get_sequence_nr()
+        self._next_sequence = self.first_sequence = torch._C._autograd._get_sequence_nr()
         self.at_start = frozenset([*(owner.id for owner in self.owners.values()), *self.numbers.values()])
         self.recording, self.phase = True, Phase.FORWARD
         self._mark()
@@ -132,14 +136,15 @@ class Log:
 
     # -- storages -------------------------------------------------------------------------------
 
-    def _new_id(self, nbytes: int, device: str) -> int:
+    def new_id(self, nbytes: int, device: str) -> int:
+        """The id of one more storage."""
         self.bytes_of.append(nbytes)
         self.device_of.append(device)
         return len(self.bytes_of) - 1
 
     def _born(self, owner: Owner, nbytes: int, device: str, known: bool, op: int) -> Owner:
         owner.bytes, owner.device, owner.known, owner.assumed = nbytes, device, known, None
-        owner.id = self._new_id(nbytes, device)
+        owner.id = self.new_id(nbytes, device)
         self.owners[owner.base] = owner
         if self.recording and nbytes:
             self.events.append((op, owner.id, nbytes))
@@ -153,7 +158,7 @@ class Log:
 
     def keep_number(self, sequence: int, nbytes: int) -> None:
         """A number of the op that comes now is saved by the node of this sequence number."""
-        self.numbers[sequence] = self._new_id(nbytes, "cpu")
+        self.numbers[sequence] = self.new_id(nbytes, "cpu")
         if self.recording:
             self.events.append((len(self.rows), self.numbers[sequence], nbytes))
 
@@ -165,9 +170,11 @@ class Log:
 
     def owner_of(self, tensor: torch.Tensor) -> Owner | None:
         """What is known of a tensor's storage; None for a tensor without bytes."""
-        if not tensor.data_ptr():
+        base = tensor.data_ptr()
+        if not base:
             return None
-        owner = self.owners.get(base_of(tensor))
+        offset = tensor.storage_offset()
+        owner = self.owners.get(base - int(offset) * tensor.itemsize if offset else base)
         return self._adopt(tensor) if owner is None else owner
 
     def _adopt(self, tensor: torch.Tensor) -> Owner:
@@ -189,7 +196,7 @@ class Log:
             "values": tuple(whole.tolist()) if count <= CONSTANT_ELEMENTS else None,
             "dtype": Const("dtype", name),
         }
-        code, line = self._frames.user(sys._getframe(3))
+        code, line = self.frames.user(sys._getframe(3))
         result = Tensor(owner.id, name, (count,), (1,), 0)
         self.rows.append(Row(_CONSTANT, args, result, self.phase, self.module_stack[-1], code, line, None, None))
 
@@ -233,7 +240,7 @@ class Log:
         for name, value in kwargs.items():
             encoded[name] = self._encode(value)
         sequence, forward = self._sequence()
-        code, line = self._frames.user(sys._getframe(3))
+        code, line = self.frames.user(sys._getframe(3))
         self.rows.append(
             Row(sig, encoded, self._encode(result), self.phase, self.module_stack[-1], code, line, sequence, forward)
         )
@@ -253,7 +260,16 @@ class Log:
             self._sequence_owner[number] = len(self.rows) if number == coming - 2 else max(len(self.rows) - 1, 0)
         self._next_sequence = coming
         self._sequence_owner[coming - 1] = len(self.rows)
-        return coming - 1 - self._first_sequence, forward
+        return coming - 1 - self.first_sequence, forward
+
+    def pass_over_nodes(self) -> None:
+        """The autograd nodes made since the last op belong to none."""
+        self._next_sequence = torch._C._autograd._get_sequence_nr()
+
+    def hold_place(self) -> None:
+        """Storages that were born without an op belong to this one, which will be taken out again."""
+        if self.recording:
+            self.rows.append(Row(_FOLD, {}, None, self.phase, "", None, 0, None, None))
 
     def _encode(self, value: Any) -> Any:
         kind = type(value)
@@ -276,19 +292,16 @@ class Log:
     def tensor(self, tensor: torch.Tensor) -> Tensor:
         """The noun for a tensor."""
         owner = self.owner_of(tensor) if tensor.layout is torch.strided else None
-        strides = tensor.stride() if tensor.layout is torch.strided else ()
         shape = tuple(tensor.shape)
-        return Tensor(
-            self._empty if owner is None else owner.id,
-            dtype_name(tensor.dtype),
-            shape,
-            strides or dense(shape),
-            int(tensor.storage_offset()) if owner is not None else 0,
-        )
+        if owner is None:
+            strides = tensor.stride() if tensor.layout is torch.strided else ()
+            return Tensor(self._empty, dtype_name(tensor.dtype), shape, strides or dense(shape), 0)
+        dtype = _DTYPE_NAMES.get(tensor.dtype) or dtype_name(tensor.dtype)
+        return Tensor(owner.id, dtype, shape, tensor.stride(), int(tensor.storage_offset()))
 
     def where(self) -> str:
         """The module path and the user's line that is running now, for a message."""
-        code, line = self._frames.user(sys._getframe(1))
+        code, line = self.frames.user(sys._getframe(1))
         place = f"{shorten(code.co_filename)}:{line}" if code is not None else "an unknown line"
         module = self.module_stack[-1]
         return f"{module} ({place})" if module else place

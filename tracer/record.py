@@ -30,7 +30,7 @@ from .log import Log
 from .numbers import SavedNumbers
 from .replay import AS_RUN, depends_on_data, fill
 from .signature import Signature
-from .special import SPECIAL
+from .special import READS, SPECIAL
 
 MAX_OPS = 2_000_000
 """A step with more ops is taken for one that never ends: 50 times those of a model with 100 billion parameters."""
@@ -60,6 +60,8 @@ class Recorder(Log):
         self.answered = 0
         """Ops answered since the present step began."""
         self.assumptions = assumptions or Assumptions()
+        self.looks = 0
+        """How often the step looked at values, or drew some at random."""
         self.failed_at = ""
         """Where the first op failed, with its module."""
         self.asked_for: list[str] = []
@@ -97,6 +99,11 @@ class Recorder(Log):
             self._numbers.release()
         super().left(phase)
 
+    def release_number(self) -> None:
+        """Another node is evaluated than before, which may free a number."""
+        if self.numbers:
+            self._numbers.release()
+
     # -- the op ---------------------------------------------------------------------------------
 
     def signature(self, func: Any) -> Signature:
@@ -132,6 +139,7 @@ class Recorder(Log):
             self.outcome = self._outcome_of(sig, args)
         answer = SPECIAL.get(sig.name)
         if answer is not None:
+            self.looks += sig.name in READS
             result = answer(self, sig, args, kwargs, owners)
         elif any(t.layout is torch.sparse_coo for t in given):
             result = sparse.answer(self, sig, args, kwargs)
@@ -168,6 +176,7 @@ class Recorder(Log):
             # The CPU may have no kernel for a dtype for which the GPU has one.
             with suppress(NotImplementedError):
                 result = self.really(sig, args, kwargs, owners)
+                self.looks += sig.random
                 if self.outcome is not None and (sig.random or any(owner and owner.assumed for owner in owners)):
                     return self._fill(sig, result, self.outcome)
                 drawn = sig.random and self.recording_model
@@ -257,6 +266,7 @@ class Recorder(Log):
 
     def read(self, owner: Owner, dtype: torch.dtype) -> None:
         """The program looks at values: say so where they are assumed."""
+        self.looks += 1
         if owner.assumed:
             self.assumptions.say(*owner.assumed)
         elif not owner.known:
@@ -300,6 +310,7 @@ class Recorder(Log):
     def _dynamic(
         self, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any], owners: list[Owner | None], known: bool
     ) -> Any:
+        self.looks += 1
         told = self.outcome is not None or self.assumptions.is_set(sig.name, self.where())
         if known and not (told and any(owner and owner.assumed for owner in owners)):
             return self.really(sig, args, kwargs, owners)

@@ -83,3 +83,6 @@ SPECIAL: dict[str, Callable[..., Any]] = {
     "aten.lift_fresh.default": _lift,
 }
 """Op -> its answer, given the recorder, the signature, the arguments and the owners of the tensors among them."""
+
+READS = frozenset(SPECIAL) - {"aten._efficientzerotensor.default", "aten.lift_fresh.default"}
+"""Those that look at values."""

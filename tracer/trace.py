@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -18,6 +18,7 @@ from .assumptions import Assumptions, Setting
 from .autocast import autocast_dtype, cuda_autocast, region
 from .cuda import cuda_kernels
 from .disguise import disguise
+from .fold import Folding, Unfoldable
 from .frames import is_user, shorten
 from .inputs import Sizes, as_call, stand_in
 from .lift import lift
@@ -28,6 +29,7 @@ from .record import Recorder
 from .scratch import with_scratch
 from .step import Step, make_optimizer, phases, run_step
 from .target import as_step, describe, resolve
+from .unfold import unfold
 from .variants import variant as named
 from .watch import Settings, Watch
 
@@ -57,6 +59,7 @@ def trace(
     max_ops: int | None = None,
     variant: str | None = None,
     progress: Progress | None = None,
+    fold: bool = True,
 ) -> StepGraph:
     """Record one training step of `model` without running a kernel or allocating its memory.
 
@@ -71,7 +74,8 @@ def trace(
     assumption that it does not cover is an error. `outcomes` is what `observe` saw data decide in a real run; it takes
     the place of what no setting covers. A step of more than `max_ops` ops (2,000,000) is taken for one that
     never ends. `variant` names another way to run the same step, one of `variants.VARIANTS`. `progress` is called
-    with the phase and the number of ops so far.
+    with the phase and the number of ops so far. With `fold`, of blocks that are alike only a few are run, and the
+    others' ops are written from these where that can be proved to give the same; the graph is the same without.
 
     Raises `ForetraceError` for input that cannot be traced. The module is left as it was in any case.
     """
@@ -86,8 +90,7 @@ def trace(
         return _with_sizes(made, {**made.sizes, **(sizes or {})}, set(sizes or ()))
 
     settings = _settings(device, capability, autocast, warmup, target, {}, variant)
-    recorder = Recorder(settings.device, Assumptions(assume, strict, outcomes), max_ops, settings.capability)
-    return _trace(make, settings, recorder, progress)
+    return _trace(make, settings, _Recording(assume, strict, outcomes, max_ops), progress, fold and outcomes is None)
 
 
 def trace_target(
@@ -106,6 +109,7 @@ def trace_target(
     max_ops: int | None = None,
     variant: str | None = None,
     progress: Progress | None = None,
+    fold: bool = True,
 ) -> StepGraph:
     """Like `trace`, for ``path.py:callable`` or ``package.module:callable`` called with `parameters`.
 
@@ -120,8 +124,7 @@ def trace_target(
         return made
 
     settings = _settings(device, capability, autocast, warmup, target, dict(parameters or {}), variant)
-    recorder = Recorder(settings.device, Assumptions(assume, strict, outcomes), max_ops, settings.capability)
-    return _trace(make, settings, recorder, progress)
+    return _trace(make, settings, _Recording(assume, strict, outcomes, max_ops), progress, fold and outcomes is None)
 
 
 def _with_sizes(step: Step, values: Mapping[str, int], asked: set[str]) -> Step:
@@ -167,17 +170,72 @@ def _settings(
     )
 
 
-def _trace(make: Callable[[], Step], settings: Settings, recorder: Recorder, progress: Progress | None) -> StepGraph:
+class _Recording(NamedTuple):
+    """What a recorder is told by the caller; each try has a recorder of its own."""
+
+    assume: Mapping[str, Setting] | None
+    strict: bool
+    outcomes: Outcomes | None
+    max_ops: int | None
+
+    def recorder(self, settings: Settings) -> Recorder:
+        """A new one."""
+        return Recorder(
+            settings.device,
+            Assumptions(self.assume, self.strict, self.outcomes),
+            self.max_ops,
+            settings.capability,
+        )
+
+
+def _trace(
+    make: Callable[[], Step], settings: Settings, recording: _Recording, progress: Progress | None, fold: bool
+) -> StepGraph:
+    graph = _folded(make, settings, recording, progress) if fold else None
+    return graph or _recorded(make, settings, recording.recorder(settings), progress, _never_folded)
+
+
+def _folded(
+    make: Callable[[], Step], settings: Settings, recording: _Recording, progress: Progress | None
+) -> StepGraph | None:
+    """The graph of a step with folded blocks; None where folding failed, or may have made the step fail."""
+    tried: list[Folding] = []
+
+    def folding(*args: Any) -> Folding:
+        tried.append(Folding(*args))
+        return tried[0]
+
+    try:
+        return _recorded(make, settings, recording.recorder(settings), progress, folding)
+    except Unfoldable:
+        return None
+    except Exception:
+        if tried and tried[0].runs:
+            return None
+        raise
+
+
+def _never_folded(model: nn.Module, recorder: Recorder, choices: Any) -> Folding:
+    return Folding(nn.Module(), recorder, choices)
+
+
+def _recorded(
+    make: Callable[[], Step],
+    settings: Settings,
+    recorder: Recorder,
+    progress: Progress | None,
+    folding: Callable[..., Folding],
+) -> StepGraph:
     with _ONE_AT_A_TIME, seeded(), _without_garbage_collection(), disguise(recorder), recorder:
         recorder.progress = progress
         step = make()
         recorder.recording_model = True
-        graph = _run(step, recorder, settings)
+        graph = _run(step, recorder, settings, folding)
     recorder.forget()
     return with_scratch(graph) if settings.device == "cpu" else graph
 
 
-def _run(step: Step, recorder: Recorder, settings: Settings) -> StepGraph:
+def _run(step: Step, recorder: Recorder, settings: Settings, folding: Callable[..., Folding]) -> StepGraph:
     model = step.model
     optimizers: list[torch.optim.Optimizer] = []
     with ExitStack() as stack:
@@ -189,26 +247,35 @@ def _run(step: Step, recorder: Recorder, settings: Settings) -> StepGraph:
         stack.enter_context(cuda_autocast(recorder))
         stack.enter_context(phases(recorder, optimizers))
         stack.enter_context(settings.variant(model))
+        folds = folding(model, recorder, choices)
+        stack.enter_context(folds.installed())
         call, named = stand_in(as_call(step.inputs), recorder)
         optimizer = make_optimizer(step.optimizer if step.step != "inference" else None, model)
         watch = Watch(model, recorder, optimizers, named)
         recorder.observe = watch.look
         loop = run_step(model, optimizer, call, step, region(recorder.device, settings.autocast))
         for _ in range(settings.warmup):
-            _turn(loop, recorder)
+            _turn(loop, recorder, folds)
         gc.collect()
         recorder.start()
-        _turn(loop, recorder)
+        _turn(loop, recorder, folds)
         recorder.stop()
         watch.look(Phase.OPTIMIZER)
+        unfold(recorder, folds, watch.roles.gradients)
         notes = tuple(f"{count} times: {choice}" for choice, count in sorted(choices.items()))
         graph = lift(recorder, watch.roles, watch.facts(settings, (*step.notes, *notes)))
         loop.close()
         return graph
 
 
-def _turn(loop: Iterator[None], recorder: Recorder) -> None:
+def _turn(loop: Iterator[None], recorder: Recorder, folds: Folding) -> None:
     """One step; an exception of the model's becomes one line with the module and line that raised it."""
+    folds.begin()
+    _one_turn(loop, recorder)
+    folds.end()
+
+
+def _one_turn(loop: Iterator[None], recorder: Recorder) -> None:
     recorder.answered = 0
     recorder.assumptions.begin()
     try:

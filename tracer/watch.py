@@ -50,11 +50,11 @@ class Watch:
         """Note what the storages hold now."""
         if phase is Phase.ZERO_GRAD:
             return
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in members(self.model, "_parameters"):
             self._note(self.roles.parameters, parameter, name)
             if parameter.grad is not None:
                 self._note(self.roles.gradients, parameter.grad, name)
-        for name, buffer in self.model.named_buffers():
+        for name, buffer in members(self.model, "_buffers"):
             self._note(self.roles.buffers, buffer, name)
         if phase is Phase.OPTIMIZER:
             for name, value in self._state():
@@ -85,8 +85,8 @@ class Watch:
             autocast=dtype_name(settings.autocast) if settings.autocast is not None else None,
             warmup=settings.warmup,
             optimizer=self._optimizer(),
-            parameters=self._named(self.model.named_parameters()),
-            buffers=self._named(self.model.named_buffers()),
+            parameters=self._named(members(self.model, "_parameters")),
+            buffers=self._named(members(self.model, "_buffers")),
             inputs=self._named(self.inputs),
             state=self._named(dict(self._state()).items()),
             modules={name: type(module).__name__ for name, module in self.model.named_modules()},
@@ -118,6 +118,24 @@ class Watch:
         )
         group = {k: v for k, v in optimizer.param_groups[0].items() if isinstance(v, (int, float, bool, tuple))}
         return {"class": type(optimizer).__name__, "implementation": way, **dict(sorted(group.items()))}
+
+
+def members(model: nn.Module, table: str) -> list[tuple[str, torch.Tensor]]:
+    """What ``named_parameters`` or ``named_buffers`` tell, without a generator for each module."""
+    found: dict[int, tuple[str, torch.Tensor]] = {}
+    seen: set[int] = set()
+    waiting = [("", model)]
+    while waiting:
+        prefix, module = waiting.pop()
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        for name, tensor in module.__dict__[table].items():
+            if tensor is not None:
+                found.setdefault(id(tensor), (prefix + name, tensor))
+        children = [(f"{prefix}{name}.", child) for name, child in module._modules.items() if child is not None]
+        waiting += children[::-1]
+    return list(found.values())
 
 
 def _plain(value: Any) -> Any:

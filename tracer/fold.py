@@ -1,0 +1,551 @@
+"""Steps a model whose blocks repeat, and runs only a few of them: the others are *folded*.
+
+A *fold* answers the call of a block that is like one that has run (see `alike`) with tensors like that one's results,
+by one autograd node in its place. What the block hands on, the gradient that it passes down and the gradients of its
+parameters are there, so the rest of the step runs as ever; its own ops are missing in the log, and `unfold` writes them
+from the *template block*, the one that has run. A block is folded only where its call is like the template's, and
+whatever it cannot vouch for raises `Unfoldable`: then the step is traced without.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..graph import Phase
+from .alike import Number, Run, State, runs, shared_state, state, surroundings, unchanged
+from .arena import base_of, storage_bytes
+from .key import quiet
+from .record import Recorder
+
+
+class Unfoldable(BaseException):
+    """Something could make one block differ from another. No model's code shall catch it."""
+
+
+class Mark(NamedTuple):
+    """A place in the log: how many ops, events and autograd nodes there are before it."""
+
+    ops: int
+    events: int
+    sequence: int
+
+
+class Kind(NamedTuple):
+    """A tensor without its storage."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+    device: str
+    requires_grad: bool
+
+
+class Given(NamedTuple):
+    """A tensor that a block is given."""
+
+    whose: tuple[str, int]
+    """("carried", which of the results of the block before) or ("shared", its storage)."""
+    kind: Kind
+    offset: int
+    is_leaf: bool
+    of: type
+
+
+@dataclass(slots=True)
+class Call:
+    """How a block was called and what it returned, without holding a tensor of it."""
+
+    around: tuple[Any, ...]
+    """Where it was called from, and under which switches."""
+    given: list[Any]
+    structure: Any
+    """The result with a `Kind` for each new tensor and an `_Argument` for each thing that it was given."""
+    kinds: list[Kind]
+    order: list[int]
+    """The new tensors in the order of their birth."""
+    choices: Counter[str]
+    shared: State
+    kept: list[int] = field(default_factory=list)
+    """The new tensors that their own nodes save, as that of a relu does."""
+
+
+class _Argument(NamedTuple):
+    place: int
+
+
+class _New(NamedTuple):
+    place: int
+
+
+Gradient = tuple[int, Kind] | None
+
+
+@dataclass(slots=True)
+class Turn:
+    """What one step showed of one run, by the block's place in it."""
+
+    calls: dict[int, Call] = field(default_factory=dict)
+    entries: list[Mark] = field(default_factory=list)
+    exits: list[Mark] = field(default_factory=list)
+    results: list[list[int]] = field(default_factory=list)
+    """The storages of each block's new tensors."""
+    gradients: dict[int, list[Gradient]] = field(default_factory=dict)
+    """The gradients with respect to them, as they came."""
+    backward: dict[int, Mark] = field(default_factory=dict)
+    """Where the backward of a folded block begins."""
+    differentiable: bool = False
+
+
+class Folding:
+    """All runs of a model, step by step."""
+
+    def __init__(self, model: nn.Module, recorder: Recorder, choices: Counter[str]) -> None:
+        self.recorder, self.choices = recorder, choices
+        self.failed = ""
+        self.runs = [FoldedRun(run, self) for run in runs(model)]
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Every block of a run answers through its fold."""
+        with ExitStack() as undo:
+            for run in self.runs:
+                for place, (_, block) in enumerate(run.run.blocks):
+                    block.__dict__["forward"] = _answering(run, place, block.forward)
+                    undo.callback(block.__dict__.pop, "forward", None)
+                run.states = [state(block) for _, block in run.run.blocks]
+            if self.runs:
+                engine = torch.autograd._engine_run_backward
+                torch.autograd._engine_run_backward = self._whole_backward(engine)
+                undo.callback(setattr, torch.autograd, "_engine_run_backward", engine)
+            yield
+
+    def _whole_backward(self, engine: Callable[..., Any]) -> Callable[..., Any]:
+        """The engine; it gives every parameter its gradient, or blocks are not folded."""
+
+        def run(tensors: Any, gradients: Any, keep: bool, create: bool, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            whole = not inputs and not create and kwargs.get("accumulate_grad")
+            if not whole and any(run.turn.exits for run in self.runs):
+                raise self.refuse("backward is asked for some gradients only")
+            return engine(tensors, gradients, keep, create, inputs, *args, **kwargs)
+
+        return run
+
+    def begin(self) -> None:
+        """A step begins."""
+        for run in self.runs:
+            run.turn = Turn()
+
+    def end(self) -> None:
+        """A step has ended. Raises `Unfoldable` where a run was left half-way."""
+        for run in self.runs:
+            run.check_whole()
+        if self.failed:
+            raise Unfoldable(self.failed)
+
+    def mark(self) -> Mark:
+        """Where the log is."""
+        recorder = self.recorder
+        sequence = torch._C._autograd._get_sequence_nr() - recorder.first_sequence
+        return Mark(len(recorder.rows), len(recorder.events), sequence)
+
+    def refuse(self, reason: str) -> Unfoldable:
+        """The exception to raise; it is remembered, should somebody catch it."""
+        self.failed = self.failed or reason
+        return Unfoldable(reason)
+
+
+def _answering(run: FoldedRun, place: int, forward: Callable[..., Any]) -> Callable[..., Any]:
+    def answer(*args: Any, **kwargs: Any) -> Any:
+        return run.called(place, forward, args, kwargs)
+
+    answer.__wrapped__ = forward  # type: ignore[attr-defined]
+    return answer
+
+
+class FoldedRun:
+    """One run of blocks while it is traced."""
+
+    def __init__(self, run: Run, folding: Folding) -> None:
+        self.run, self.folding, self.recorder = run, folding, folding.recorder
+        self.turn = Turn()
+        self.states: list[State] = []
+        self.parameters = [list(block.named_parameters()) for _, block in run.blocks]
+
+    def reference(self, place: int) -> int:
+        """The block of the last unit but one that is like the one at `place`: its backward runs first."""
+        return (self.run.units - 2) * self.run.period + place % self.run.period
+
+    def check_whole(self) -> None:
+        """Raises `Unfoldable` unless all blocks were called, or none, and all folded ones came back."""
+        turn, count = self.turn, len(self.run.blocks)
+        if len(turn.exits) not in (0, count):
+            raise self.folding.refuse("not every block was called")
+        folded = [place for place in range(count) if not self.run.is_run(place)]
+        if turn.exits and turn.differentiable and set(turn.backward) != set(folded):
+            raise self.folding.refuse("backward did not go through every block")
+
+    # -- forward --------------------------------------------------------------------------------
+
+    def called(self, place: int, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """A block is called."""
+        turn, refuse = self.turn, self.folding.refuse
+        if self.folding.failed or len(turn.entries) != place or len(turn.exits) != place:
+            raise refuse("the blocks were not called once each, in order")
+        if self.recorder.phase is not Phase.FORWARD:
+            raise refuse("a block was called outside of forward")
+        entry = self.folding.mark()
+        turn.entries.append(entry)
+        leaves: list[Any] = []
+        self._flat((args, kwargs), leaves)
+        given = [self._described(leaf) for leaf in leaves]
+        around = self._around(place)
+        if self.run.is_run(place):
+            result = self._really(place, forward, args, kwargs, leaves, given, around)
+        else:
+            result = self._folded(place, leaves, given, around)
+        turn.exits.append(self.folding.mark())
+        return result
+
+    def _around(self, place: int) -> tuple[Any, ...]:
+        name, block = self.run.blocks[place]
+        recorder = self.recorder
+        if recorder.module_stack[-1] != name or torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
+            raise self.folding.refuse("a block runs inside of something")
+        return (
+            recorder.frames.user(sys._getframe(3)),
+            torch.is_grad_enabled(),
+            torch.is_inference_mode_enabled(),
+            torch.is_autocast_enabled("cpu"),
+            torch.get_autocast_dtype("cpu"),
+            torch.is_autocast_cache_enabled(),
+            block.training,
+        )
+
+    def _flat(self, value: Any, leaves: list[Any]) -> None:
+        kind = type(value)
+        if kind is tuple or kind is list:
+            leaves.append((kind, len(value)))
+            for item in value:
+                self._flat(item, leaves)
+        elif kind is dict:
+            leaves.append((kind, tuple(value)))
+            for item in value.values():
+                self._flat(item, leaves)
+        else:
+            leaves.append(value)
+
+    def _described(self, leaf: Any) -> Any:
+        if isinstance(leaf, torch.Tensor):
+            owner = self._owner(leaf)
+            before = self.turn.results[-1] if self.turn.results else []
+            if owner.id in before:
+                if owner.known:
+                    raise self.folding.refuse("the numbers that blocks hand on are known")
+                whose: Any = ("carried", before.index(owner.id))
+            else:
+                whose = ("shared", owner.id)
+            return Given(whose, self.kind(leaf), int(leaf.storage_offset()), leaf.is_leaf, type(leaf))
+        if type(leaf) in _VALUES:
+            return (type(leaf), leaf)
+        if isinstance(leaf, tuple) and leaf and leaf[0] in (tuple, list, dict):
+            return leaf
+        raise self.folding.refuse(f"a block is given a {type(leaf).__name__}")
+
+    def _owner(self, tensor: torch.Tensor) -> Any:
+        if tensor.layout is torch.strided and type(tensor) in (torch.Tensor, nn.Parameter) and tensor.data_ptr():
+            owner = self.recorder.owners.get(base_of(tensor))
+            if owner is not None:
+                return owner
+        raise self.folding.refuse("a tensor of a block is of an unknown kind")
+
+    def kind(self, tensor: torch.Tensor) -> Kind:
+        """What kind of tensor it is."""
+        owner = self._owner(tensor)
+        return Kind(tuple(tensor.shape), tensor.stride(), tensor.dtype, owner.device, tensor.requires_grad)
+
+    def _really(
+        self, place: int, forward: Callable[..., Any], args: Any, kwargs: Any, leaves: Any, given: Any, around: Any
+    ) -> Any:
+        """Run the block, and see to it that nothing of it stays but tensors."""
+        recorder, (_, block) = self.recorder, self.run.blocks[place]
+        own, around_it = self.states[place], shared_state(block)
+        rooms = surroundings(block)
+        looks, born, choices = recorder.looks, len(recorder.bytes_of), self.folding.choices.copy()
+        drawn = _randomness()
+        with _unread(self.run.numbers, block) as read:
+            result = forward(*args, **kwargs)
+        before = own, around_it, rooms
+        after = state(block), shared_state(block), surroundings(block)
+        if not all(map(unchanged, before, after)):
+            raise self.folding.refuse("a block keeps something from one call to the next")
+        if read or recorder.looks != looks or drawn != _randomness():
+            raise self.folding.refuse("a block looks at its number, at values or at what was drawn at random")
+        call = Call(around, given, None, [], [], self.folding.choices - choices, around_it)
+        storages: list[int] = []
+        call.structure = self._structure(result, leaves, born, call.kinds, storages)
+        call.order = sorted(range(len(storages)), key=storages.__getitem__)
+        self.turn.calls[place] = call
+        self.turn.results.append(storages)
+        self._listen(place, result, call)
+        return result
+
+    def _structure(self, value: Any, leaves: list[Any], born: int, kinds: list[Kind], storages: list[int]) -> Any:
+        """The result with its new tensors described."""
+        kind = type(value)
+        if kind is tuple or kind is list:
+            return kind(self._structure(item, leaves, born, kinds, storages) for item in value)
+        if kind is dict:
+            return {key: self._structure(item, leaves, born, kinds, storages) for key, item in value.items()}
+        for place, leaf in enumerate(leaves):
+            if leaf is value and isinstance(value, torch.Tensor):
+                return _Argument(place)
+        if kind in _VALUES:
+            return value
+        if not isinstance(value, torch.Tensor):
+            raise self.folding.refuse(f"a block returns a {kind.__name__}")
+        owner, described = self._owner(value), self.kind(value)
+        whole = storage_bytes(described.shape, described.strides, value.dtype.itemsize) == owner.bytes
+        if owner.id < born or owner.id in storages or owner.known or not whole or value.storage_offset():
+            raise self.folding.refuse("a block returns a part of something, or numbers that are known")
+        kinds.append(described)
+        storages.append(owner.id)
+        return _New(len(storages) - 1)
+
+    def _listen(self, place: int, result: Any, call: Call) -> None:
+        """Have a block that runs tell the gradients of what it returned."""
+        tensors: list[Any] = []
+        self._flat(result, tensors)
+        new = [t for t in tensors if isinstance(t, torch.Tensor) and self._owner(t).id in self.turn.results[place]]
+        for number, tensor in enumerate(new):
+            if tensor.requires_grad:
+                self.turn.differentiable = True
+                if _keeps(tensor):
+                    call.kept.append(number)
+                self.turn.gradients.setdefault(place, [None] * len(new))
+                tensor.register_hook(_Listener(self, place, number))
+
+    def heard(self, place: int, number: int, gradient: torch.Tensor) -> None:
+        """The gradient of what a block returned has come."""
+        heard = self.turn.gradients[place]
+        if heard[number] is not None:
+            raise self.folding.refuse("a gradient came twice")
+        heard[number] = (self._owner(gradient).id, self.kind(gradient))
+
+    # -- in the place of a block ----------------------------------------------------------------
+
+    def _folded(self, place: int, leaves: list[Any], given: list[Any], around: Any) -> Any:
+        turn, (_, block) = self.turn, self.run.blocks[place]
+        call = turn.calls[self.run.template(place)]
+        if given != call.given or around != call.around:
+            raise self.folding.refuse("a block is called otherwise than the one that it is like")
+        if not unchanged(self.states[place], state(block)) or not unchanged(call.shared, shared_state(block)):
+            raise self.folding.refuse("the attributes of a block have changed")
+        self.folding.choices.update(call.choices)
+        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        if torch.is_grad_enabled() and any(kind.requires_grad for kind in call.kinds):
+            inputs = [t for t in tensors if t.requires_grad]
+            if not inputs:
+                raise self.folding.refuse("a block is the first that has a gradient")
+            carried = [self._carried(t) for t in inputs]
+            made = _Fold.apply(_Folded(self, place, carried), *inputs)
+        else:
+            made = self.make_results(call)
+        turn.results.append([self._owner(t).id for t in made])
+        self.recorder.pass_over_nodes()
+        return _filled(call.structure, leaves, made)
+
+    def _carried(self, tensor: torch.Tensor) -> int | None:
+        before, owner = self.turn.results[-1], self._owner(tensor)
+        return before.index(owner.id) if owner.id in before else None
+
+    def make_results(self, call: Call) -> tuple[torch.Tensor, ...]:
+        """New tensors like those that the template block returned."""
+        made = {number: self.make(call.kinds[number]) for number in call.order}
+        return tuple(made[number] for number in range(len(made)))
+
+    def make(self, kind: Kind) -> torch.Tensor:
+        """A new tensor of a kind."""
+        with quiet():
+            return self.recorder.new(kind.shape, kind.strides, kind.dtype, kind.device)
+
+    def came_back(self, place: int, gradients: tuple[torch.Tensor | None, ...]) -> None:
+        """The backward of a folded block begins."""
+        if place in self.turn.backward or self.folding.failed:
+            raise self.folding.refuse("backward came twice")
+        self.recorder.release_number()
+        self.turn.backward[place] = self.folding.mark()
+        self.turn.gradients[place] = [
+            None if gradient is None else (self._owner(gradient).id, self.kind(gradient)) for gradient in gradients
+        ]
+
+    def passed_down(
+        self, place: int, carried: list[int | None], inputs: list[Kind], gradients: tuple[torch.Tensor | None, ...]
+    ) -> list[torch.Tensor | None]:
+        """The gradients of what a folded block was given, by what the reference block passed down."""
+        reference = self.reference(place)
+        above = [heard and heard[0] for heard in self.turn.gradients[reference]]
+        below = self.turn.gradients.get(reference - 1)
+        if below is None:
+            raise self.folding.refuse("no gradient was heard of")
+        made: list[torch.Tensor | None] = []
+        for number, kind in zip(carried, inputs, strict=True):
+            heard = below[number] if number is not None else None
+            if number is None:
+                made.append(self.make(kind))
+            elif heard is None:
+                made.append(None)
+            elif heard[0] in above:
+                made.append(gradients[above.index(heard[0])])
+            else:
+                made.append(self.make(heard[1]))
+        return made
+
+    def give_gradients(self, place: int) -> None:
+        """Gradients for the block's parameters like those of the reference block's, born in the same order."""
+        coming: list[tuple[int, nn.Parameter, Kind]] = []
+        for (_, parameter), (_, like) in zip(
+            self.parameters[place], self.parameters[self.reference(place)], strict=True
+        ):
+            if like.grad is None or parameter.grad is not None:
+                continue
+            owner, kind = self._owner(like.grad), self.kind(like.grad)
+            whole = storage_bytes(kind.shape, kind.strides, kind.dtype.itemsize) == owner.bytes
+            if owner.known or like.grad.storage_offset() or not whole:
+                raise self.folding.refuse("a gradient is a part of something, or known")
+            coming.append((owner.id, parameter, kind))
+        for _, parameter, kind in sorted(coming, key=lambda one: one[0]):
+            parameter.grad = self.make(kind)
+        self.recorder.hold_place()
+
+
+_VALUES = (type(None), bool, int, float, str, torch.dtype, torch.device, torch.Size)
+
+
+def _filled(structure: Any, leaves: list[Any], made: tuple[torch.Tensor, ...]) -> Any:
+    kind = type(structure)
+    if kind is _Argument:
+        return leaves[structure.place]
+    if kind is _New:
+        return made[structure.place]
+    if kind is tuple or kind is list:
+        return kind(_filled(item, leaves, made) for item in structure)
+    if kind is dict:
+        return {key: _filled(item, leaves, made) for key, item in structure.items()}
+    return structure
+
+
+class _Listener:
+    """A hook that tells the run of a gradient and lets it go."""
+
+    def __init__(self, run: FoldedRun, place: int, number: int) -> None:
+        self.run, self.place, self.number = run, place, number
+
+    def __call__(self, gradient: torch.Tensor) -> None:
+        self.run.heard(self.place, self.number, gradient)
+
+
+class _Folded(NamedTuple):
+    run: FoldedRun
+    place: int
+    carried: list[int | None]
+
+
+class _Fold(torch.autograd.Function):
+    """The one node that stands for a folded block."""
+
+    @staticmethod
+    def forward(ctx: Any, folded: _Folded, *inputs: torch.Tensor) -> Any:
+        call = folded.run.turn.calls[folded.run.run.template(folded.place)]
+        ctx.folded, ctx.inputs = folded, [folded.run.kind(t) for t in inputs]
+        ctx.set_materialize_grads(False)
+        made = folded.run.make_results(call)
+        carried = [t for t, number in zip(inputs, folded.carried, strict=True) if number is not None]
+        ctx.save_for_backward(*carried, *(made[number] for number in call.kept))
+        ctx.mark_non_differentiable(*(t for t, kind in zip(made, call.kinds, strict=True) if not kind.requires_grad))
+        return made
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor | None) -> Any:
+        folded = ctx.folded
+        run, place = folded.run, folded.place
+        run.came_back(place, gradients)
+        down = run.passed_down(place, folded.carried, ctx.inputs, gradients)
+        run.give_gradients(place)
+        return (None, *down)
+
+
+def _keeps(tensor: torch.Tensor) -> bool:
+    """Whether the node of a tensor saves the tensor itself."""
+    node: Any = tensor.grad_fn
+    saved = (getattr(node, name) for name in dir(node) if name.startswith("_saved_"))
+    return any(isinstance(t, torch.Tensor) and t.data_ptr() == tensor.data_ptr() for t in saved)
+
+
+# -- what must not be looked at -------------------------------------------------------------------
+
+
+class _Noted:
+    """Stands on a class for a number of its instances, and notes that it was read."""
+
+    def __init__(self, name: str, numbers: dict[int, int], read: list[str]) -> None:
+        self.name, self.numbers, self.read = name, numbers, read
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        self.read.append(self.name)
+        if instance is None:
+            raise AttributeError(self.name)
+        return self.numbers.get(id(instance), instance.__dict__[self.name])
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        self.read.append(self.name)
+        instance.__dict__[self.name] = self.numbers[id(instance)] = value
+
+
+class _Unreadable:
+    """Stands in an instance for its number: whoever finds it there cannot use it unseen."""
+
+    def __init__(self, read: list[str]) -> None:
+        self.__dict__["read"] = read
+
+    def _seen(self, *args: Any) -> Any:
+        self.read.append("")
+        raise Unfoldable("a block looks at its number")
+
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __hash__ = __bool__ = __index__ = __int__ = __float__ = _seen  # type: ignore[assignment]
+    __str__ = __repr__ = __format__ = __getattr__ = __call__ = __iter__ = __len__ = __contains__ = _seen
+    __mod__ = __rmod__ = __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __and__ = __rand__ = _seen
+    __truediv__ = __rtruediv__ = __floordiv__ = __rfloordiv__ = __pow__ = __rpow__ = __neg__ = __abs__ = _seen
+
+
+@contextmanager
+def _unread(numbers: frozenset[Number], block: nn.Module) -> Iterator[list[str]]:
+    """Yields a list that takes up the names of those numbers that are read while the block runs."""
+    read: list[str] = []
+    with ExitStack() as undo:
+        for kind, name in numbers:
+            holders = [module for module in block.modules() if type(module) is kind]
+            noted = _Noted(name, {id(module): module.__dict__[name] for module in holders}, read)
+            for module in holders:
+                undo.callback(module.__dict__.__setitem__, name, module.__dict__[name])
+                module.__dict__[name] = _Unreadable(read)
+            if name in vars(kind):
+                undo.callback(setattr, kind, name, vars(kind)[name])
+            else:
+                undo.callback(delattr, kind, name)
+            setattr(kind, name, noted)
+        yield read
+
+
+def _randomness() -> tuple[Any, ...]:
+    state = np.random.get_state()
+    return random.getstate(), state[1].tobytes(), state[2]  # type: ignore[union-attr,index]
