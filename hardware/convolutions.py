@@ -65,25 +65,25 @@ def forward(op: Op, setting: Setting) -> Iterator[Extra]:
     https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cudnn/ConvShared.cpp
     (cudnn_convolution_forward, cudnn_convolution_transpose_forward).
     """
-    convolution = convolution_of(op)
-    if convolution is not None:
+    found = convolution_of(op)
+    if found is not None:
         asked = input_gradient_bytes if op.get("transposed", False) else forward_bytes
-        yield Scratch(asked(convolution, setting.gpu), CUDNN)
+        yield Scratch(asked(found, setting.gpu), CUDNN)
 
 
 @rule("convolution_backward")
 def backward(op: Op, setting: Setting) -> Iterator[Extra]:
     """The gradients of input and weight that are wanted, one after the other (ConvShared.cpp, as above)."""
-    convolution, mask = convolution_of(op), op.args["output_mask"]
+    found, mask = convolution_of(op), op.args["output_mask"]
     assert isinstance(mask, tuple)
-    if convolution is None:
+    if found is None:
         return
     if mask[0]:
         asked = forward_bytes if op.get("transposed", False) else input_gradient_bytes
-        yield Scratch(asked(convolution, setting.gpu), CUDNN)
+        yield Scratch(asked(found, setting.gpu), CUDNN)
         yield Return(CUDNN)
     if mask[1]:
-        yield Scratch(weight_gradient_bytes(convolution, setting.gpu), CUDNN)
+        yield Scratch(weight_gradient_bytes(found, setting.gpu), CUDNN)
 
 
 def forward_bytes(convolution: Convolution, gpu: Gpu, *, tf32: bool = True) -> int:
@@ -153,8 +153,11 @@ def convolution_of(op: Op) -> Convolution | None:
         value, result = result, value
     groups = op.get("groups", 1)
     assert isinstance(groups, int)
-    if not (value.numel and weight.numel and result.numel):
-        return None
+    return convolution(value, weight, result, groups) if value.numel and weight.numel and result.numel else None
+
+
+def convolution(value: Tensor, weight: Tensor, result: Tensor, groups: int = 1) -> Convolution:
+    """The convolution of these tensors."""
     lane = max(VECTOR_BYTES // value.itemsize, 1)
     padded = _padded(weight.shape, lane)
     return Convolution(
