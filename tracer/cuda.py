@@ -4,7 +4,7 @@ The tensors of a trace are CPU tensors, so a composite op in C++ that branches o
 CPU's way. The table `KERNELS` puts CUDA's way back, one function per op, each with its source in PyTorch.
 It holds while a step is traced for ``device="cuda"``.
 
-Not covered yet: the size of cuDNN's reserve space and workspaces (batch norm, RNN, convolution); CTC loss, grid
+Not covered yet: the reserve space of cuDNN's batch norm, and the workspace of its recurrent layers; CTC loss, grid
 sampling and affine grids by cuDNN; the fused GRU cell, and an LSTM cell without biases; the range checks of
 ``one_hot``, which CUDA leaves out; the kernels of a whole encoder layer that PyTorch runs in evaluation.
 """
@@ -295,7 +295,7 @@ def _recurrent(name: str) -> Callable[[Recorder, Counter[str]], Chooser]:
                 [],
                 state,
             )
-            choices["the recurrent layer runs cuDNN; its reserve space and workspace are not modelled"] += (
+            choices["the recurrent layer runs cuDNN; its reserve is taken as what its backward needs at the least"] += (
                 recorder.recording
             )
             return (out[0], out[1], out[2]) if mode == 2 else (out[0], out[1])
