@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch._prims_common import suggest_memory_format
 
+from ..graph import ForetraceError
 from .calls import dense
 
 _PROBE_FLOPS = 4_000_000_000
@@ -175,8 +176,41 @@ def _grouped_mm(args: tuple[Any, ...]) -> list[Any]:
     return [("new", (*batch, rows, columns), strides, dtype)]
 
 
+def _lstm_cell(args: tuple[Any, ...]) -> list[Any]:
+    """The new state and cell, and the gates that are kept; the meta kernel asks for biases that need not be there."""
+    cx = args[2]
+    kept = (cx.shape[0], 4 * cx.shape[1])
+    return [_like(cx), _like(cx), ("new", kept, dense(kept), cx.dtype)]
+
+
+def _gru_cell(args: tuple[Any, ...]) -> list[Any]:
+    """The new state, and what the cell keeps for its backward (ATen/native/cuda/RNN.cu: _thnn_fused_gru_cell_cuda)."""
+    hx = args[2]
+    kept = (hx.shape[0], 5 * hx.shape[1])
+    return [_like(hx), ("new", kept, dense(kept), hx.dtype)]
+
+
+def _gru_cell_backward(args: tuple[Any, ...]) -> list[Any]:
+    """Gradients of both products' results, of the state and of both biases (ATen/native/cuda/RNN.cu)."""
+    grad, _, has_bias = args
+    gates = ("new", shape := (grad.shape[0], 3 * grad.shape[1]), dense(shape), grad.dtype)
+    bias = ("new", shape[1:], (1,), grad.dtype) if has_bias else ("value", None)
+    return [gates, gates, _like(grad), bias, bias]
+
+
+def _nested(args: tuple[Any, ...]) -> list[Any]:
+    raise ForetraceError(
+        "nested tensors have no shape that a trace could follow",
+        "Pad instead: give nn.TransformerEncoder enable_nested_tensor=False, for one.",
+    )
+
+
 SHAPES: dict[str, Callable[[tuple[Any, ...]], list[Any]]] = {
+    "aten._nested_tensor_from_mask.default": _nested,
+    "aten._thnn_fused_lstm_cell.default": _lstm_cell,
+    "aten._thnn_fused_gru_cell.default": _gru_cell,
+    "aten._thnn_fused_gru_cell_backward.default": _gru_cell_backward,
     "aten._cudnn_rnn_backward.default": _cudnn_rnn_backward,
     "aten._grouped_mm.default": _grouped_mm,
 }
-"""Op without a meta kernel -> what describes its results, given the arguments."""
+"""Op without a meta kernel that serves -> what describes its results, given the arguments."""
