@@ -184,7 +184,7 @@ def masked(op: Op, setting: Setting) -> Iterator[Extra]:
     cuda/IndexKernel.cpp, masked_select_out_cuda_impl. Other indices need nothing.
     """
     given = op.args["mask"] if "mask" in op.args else op.args["indices"]
-    indices = given if isinstance(given, tuple) else (given,)
+    indices = given if isinstance(given, tuple) and not isinstance(given, Tensor) else (given,)
     masks = [t for t in indices if isinstance(t, Tensor) and t.dtype in ("bool", "uint8")]
     unmasked = op.tensor("self").shape[sum(len(mask.shape) for mask in masks) :]
     for number, mask in enumerate(masks):
