@@ -19,8 +19,7 @@ import torch
 import foretrace
 from foretrace.graph import Phase, StepGraph
 from foretrace.hardware import DeviceMemory, Profile, device_memory
-from foretrace.hardware.allocator import CachingAllocator
-from foretrace.hardware.replay import BEFORE, STEPS, requests
+from foretrace.hardware.replay import BEFORE, STEPS, allocator_of, requests
 from foretrace.hardware.requests import ask
 from foretrace.hardware.workspaces import extras
 from published_rows import DATA, HERE, Row, kept
@@ -106,7 +105,7 @@ class Moments:
 def moments(graph: StepGraph, profile: Profile) -> Moments:
     """What ``memory_allocated`` and ``max_memory_allocated`` would say if they were asked, and reset, between parts."""
     parts = _parts(graph)
-    allocator = CachingAllocator()
+    allocator = allocator_of(graph)
     start, peaks, ends = 0, dict[str, int](), dict[str, int]()
     for request, place in requests((graph,) * STEPS, extras(profile)):
         part = parts[place.op] if place.step == STEPS - 1 and place.op != BEFORE else ""

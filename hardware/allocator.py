@@ -52,8 +52,8 @@ class CachingAllocator:
     the keys of their allocated blocks are live; expandable ones are not covered there.
 
     Among free blocks of equal size PyTorch 2.14 takes the one whose segment is the oldest, and in that the lowest
-    address; most versions before May 2026 take the lowest address of all. ``by_age=False`` does the latter, and
-    ``place`` tells the address that the device gives to a new segment of some size.
+    address; earlier versions take the lowest address of all. ``by_age=False`` does the latter, and ``place`` tells the
+    address that the device gives to a new segment of some size (`addresses.falling`).
 
     The attributes ``allocated_bytes``, ``requested_bytes``, ``active_bytes``, ``reserved_bytes`` and
     ``inactive_split_bytes`` hold the present counts, each with its own maximum in ``peak_...``; see `Counters` for

@@ -38,15 +38,18 @@ def taken_as_it_lies(operand: Tensor) -> bool:
     >>> taken_as_it_lies(Tensor(0, "float32", (4, 8), (8, 1))), taken_as_it_lies(Tensor(0, "float32", (4, 8), (0, 0)))
     (True, False)
     """
-    if not operand.numel or _is_contiguous(operand):
+    if is_contiguous(operand):
         return True
     (rows, columns), (down, across) = operand.shape[-2:], operand.strides[-2:]
     return (across == 1 and down >= max(1, columns)) or (down == 1 and across >= max(1, rows))
 
 
-def _is_contiguous(operand: Tensor) -> bool:
+def is_contiguous(tensor: Tensor) -> bool:
+    """Whether the elements lie in row-major order without gaps."""
+    if not tensor.numel:
+        return True
     expected = 1
-    for size, stride in zip(reversed(operand.shape), reversed(operand.strides), strict=True):
+    for size, stride in zip(reversed(tensor.shape), reversed(tensor.strides), strict=True):
         if size != 1 and stride != expected:
             return False
         expected *= size

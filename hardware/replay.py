@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from ..costmodels.holders import Holder, group
 from ..graph import Category, ForetraceError, Op, Source, StepGraph, Storage
+from .addresses import falling, ties_go_by_address
 from .alloc_conf import AllocConf
 from .allocator import CachingAllocator
 from .blocks import Counters, SegmentState
@@ -243,7 +244,7 @@ def replay_steps(
     A single graph is replayed `steps` times, the first time as `first_step` has it: the segments that a first step
     leaves behind shape those of the later ones. A sequence is replayed as it is. Memory is limited by `profile` (its
     memory less the CUDA context), or to `capacity_bytes`, or not at all; or `allocator` is given instead, of which
-    nothing is in use. The curve has a point after every `sample_every` requests.
+    nothing is in use (else `allocator_of` makes one). The curve has a point after every `sample_every` requests.
 
     Raises `ForetraceError` for a trace of another device, and for steps of different models.
     """
@@ -254,8 +255,25 @@ def replay_steps(
         total_bytes = profile.memory_total_bytes if profile is not None else capacity_bytes
         if profile is not None and capacity_bytes is None:
             capacity_bytes = profile.memory_total_bytes - profile.cuda_context_bytes
-        allocator = CachingAllocator(capacity_bytes, conf, total_bytes=total_bytes)
+        allocator = allocator_of(run[0], capacity_bytes, conf, total_bytes)
     return _Watch(allocator, run, _Run(extras), sample_every).replay()
+
+
+def allocator_of(
+    graph: StepGraph,
+    capacity_bytes: int | None = None,
+    conf: AllocConf | None = None,
+    total_bytes: int | None = None,
+) -> CachingAllocator:
+    """An allocator that chooses among equal blocks as the version of PyTorch does that traced the step."""
+    by_address = ties_go_by_address(graph.facts.versions.get("torch"))
+    return CachingAllocator(
+        capacity_bytes,
+        conf,
+        total_bytes=total_bytes,
+        by_age=not by_address,
+        place=falling() if by_address else None,
+    )
 
 
 @dataclass(slots=True)

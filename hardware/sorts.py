@@ -1,4 +1,4 @@
-"""A radix sort or a scan of so many elements -> the temporary storage that CUB asks for.
+"""A radix sort, a scan or a sum of so many elements -> the temporary storage that CUB asks for.
 
 CUB, the library whose sorts and scans PyTorch calls, says before a call how many bytes it needs, and PyTorch takes
 them from its caching allocator for the length of that call
@@ -69,6 +69,24 @@ def scan_bytes(count: int, item_bytes: int) -> int:
     threads, nominal = SCAN_TILE
     tiles = -(-count // (threads * _scaled(nominal, item_bytes)))
     return _together((tiles + STATE_PADDING) * 2 * max(item_bytes, 4))
+
+
+REDUCE_TILE = (256, 16)
+"""Threads, and elements of four bytes for each, that one block of a reduction takes (``tuning_reduce.cuh``, 6.0)."""
+BLOCKS_OVERSUBSCRIBED = 5
+"""``subscription_factor``."""
+
+
+def reduce_bytes(gpu: Gpu, count: int, item_bytes: int) -> int:
+    """Of a sum: one partial result for each block that the GPU holds, five times over; one byte where a block suffices.
+
+    The blocks that a multiprocessor holds are taken to be limited by their threads alone.
+    https://github.com/NVIDIA/cccl/blob/v3.0.0/cub/cub/device/dispatch/dispatch_reduce.cuh, InvokePasses.
+    """
+    threads, nominal = REDUCE_TILE
+    if count <= threads * _scaled(nominal, item_bytes):
+        return 1
+    return _together(gpu.sm_count * (gpu.threads_per_sm // threads) * BLOCKS_OVERSUBSCRIBED * item_bytes)
 
 
 def _tile(gpu: Gpu, key_bytes: int, value_bytes: int) -> int:

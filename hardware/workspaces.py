@@ -6,25 +6,27 @@ names the function in PyTorch that it follows. The links are to 2.13.0; what was
 that was at hand, of headers the one that is installed with 2.14.1. A rule for one more op is one function with the
 decorator `rule`.
 
-Not covered, and so taken to be nothing: the workspaces of cuDNN (convolutions, recurrent layers, batch norm, its
-attention), whose sizes come from heuristics inside that library; of cuSOLVER, cuSPARSE and cuFFT; what depends on
-values (``nonzero``, ``unique``, masks as indices); ``topk`` over several blocks, ``multinomial``, ``randperm``; ROCm.
+The rules of ops that select, sort or draw are in `selections`; cuDNN's convolutions are estimated in `convolutions`.
+Not covered, and so taken to be nothing: what cuDNN takes for recurrent layers, batch norm and its attention; the
+workspaces of cuSOLVER, cuSPARSE and cuFFT; ROCm. Reports name such ops (`unknown`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from enum import StrEnum
+from collections.abc import Iterable, Iterator
 from math import ceil, prod
 from typing import NamedTuple
 
 from ..graph import ForetraceError, Op, Phase, Tensor
+from . import convolutions as convolutions
+from . import selections as selections
+from .extra_rules import RULES, WIDE, LtWorkspace, Setting, rule
 from .gpu import Gpu, gpu_of
-from .operands import operand_copies
+from .operands import is_contiguous, operand_copies
 from .profile import Profile
 from .reductions import Kernel, accumulation_bytes, iteration, launches
 from .script import Extra, Extras, Lasting, Return, Scratch
-from .sorts import bits_of, radix_sort_bytes, scan_bytes, segmented_sort_bytes
+from .sorts import bits_of, radix_sort_bytes, scan_bytes
 
 CUBLAS = "cuBLAS workspace"
 CUBLASLT = "cuBLASLt workspace"
@@ -32,53 +34,16 @@ CUBLASLT_BYTES = 1 << 20
 """``CUBLASLT_WORKSPACE_SIZE``, 1024 KiB where it is not set (CublasHandlePool.cpp, parseCUDABlasLtWorkspaceSize)."""
 
 
-class LtWorkspace(StrEnum):
-    """Where cuBLASLt works."""
-
-    SHARED = "shared"
-    """In cuBLAS's workspace: ``TORCH_CUBLASLT_UNIFIED_WORKSPACE``, on where it is not set, as in PyTorch 2.13."""
-    KEPT = "kept"
-    """In one of its own for each thread, taken once: that variable set to 0."""
-    PASSING = "passing"
-    """In one of its own for each call: earlier versions of PyTorch."""
-
-
-class Setting(NamedTuple):
-    """What rules ask about."""
-
-    gpu: Gpu
-    lt: LtWorkspace
-
-
-Rule = Callable[[Op, Setting], Iterator[Extra]]
-_RULES: dict[str, Rule] = {}
-
-
-def rule(*packets: str) -> Callable[[Rule], Rule]:
-    """Make a function the rule of these ops, named without overload. A second rule for an op is a ``ValueError``."""
-
-    def register(function: Rule) -> Rule:
-        for packet in packets:
-            name = f"aten.{packet}"
-            if name in _RULES:
-                raise ValueError(f"{name} has a rule already: {_RULES[name].__name__}")
-            _RULES[name] = function
-        return function
-
-    return register
-
-
-def ruled() -> tuple[str, ...]:
-    """The ops that have a rule."""
-    return tuple(sorted(_RULES))
-
-
 UNKNOWN = frozenset(
     f"aten.{name}"
     for name in (
-        *("topk", "kthvalue", "mode", "median", "nonzero", "masked_select", "bincount"),
-        *("_unique2", "unique_dim", "unique_consecutive", "multinomial", "randperm"),
-        *("_embedding_bag_dense_backward", "_cudnn_rnn", "_cudnn_rnn_backward", "_linalg_svd", "linalg_qr"),
+        *("mode", "unique_dim", "_cudnn_rnn", "_cudnn_rnn_backward", "_cudnn_ctc_loss", "cudnn_grid_sampler"),
+        *("_scaled_dot_product_cudnn_attention", "_scaled_dot_product_cudnn_attention_backward"),
+        *("_fft_r2c", "_fft_c2r", "_fft_c2c", "_sparse_mm", "_cslt_sparse_mm"),
+        *("_linalg_svd", "_linalg_eigh", "_linalg_eigvals", "linalg_eig", "linalg_qr", "geqrf", "ormqr", "_linalg_det"),
+        *("_linalg_slogdet", "_linalg_solve_ex", "linalg_cholesky_ex", "linalg_inv_ex", "linalg_lu_factor_ex"),
+        *("linalg_lu", "linalg_lu_solve", "linalg_ldl_factor_ex", "linalg_lstsq", "linalg_householder_product"),
+        *("cholesky_inverse", "cholesky_solve", "linalg_solve_triangular", "triangular_solve"),
     )
 )
 """Ops whose kernels take memory on the device for which there is no rule."""
@@ -101,7 +66,7 @@ def extras(profile: Profile, *, cublaslt: LtWorkspace | str = LtWorkspace.SHARED
     setting = Setting(gpu, LtWorkspace(cublaslt))
 
     def of(op: Op) -> Iterable[Extra]:
-        found = _RULES.get(op.packet) if gpu.is_nvidia else None
+        found = RULES.get(op.packet) if gpu.is_nvidia else None
         return found(op, setting) if found is not None else ()
 
     return of
@@ -160,7 +125,7 @@ def _fuses_bias(op: Op) -> bool:
     row = [size for size in bias.shape if size != 1]
     return (
         op.get("beta", 1) == 1
-        and _is_contiguous(bias)
+        and is_contiguous(bias)
         and (len(bias.shape) == 1 or len(row) == 1)
         and bias.shape[-1] == right.shape[1]
         and left.dtype in ("float64", "float32", "float16", "bfloat16")
@@ -169,9 +134,6 @@ def _fuses_bias(op: Op) -> bool:
 
 
 # -- reductions -----------------------------------------------------------------------------------
-
-_WIDE = {"float16": 4, "bfloat16": 4, "complex32": 8}
-"""Bytes of what half-precision numbers are added up in (``at::opmath_type``)."""
 
 
 @rule("sum", "nansum", "prod", "mean")
@@ -182,14 +144,14 @@ def added_up(op: Op, setting: Setting) -> Iterator[Extra]:
     ReduceMomentKernel.cu, through ReduceOps.cpp (``make_reduction``).
     """
     value, result = op.tensor("self"), op.outputs[0]
-    kept = value.dtype == result.dtype or (value.dtype in _WIDE and result.dtype == "float32")
+    kept = value.dtype == result.dtype or (value.dtype in WIDE and result.dtype == "float32")
     if not kept:
         yield Scratch(value.numel * result.itemsize, "copy of another dtype")
         value = value._replace(dtype=result.dtype, strides=_dense(value.shape), offset=0)
     halves = value.itemsize == 2
     kernel = Kernel(
         value_bytes=value.itemsize,
-        partial_bytes=_WIDE.get(value.dtype, value.itemsize),
+        partial_bytes=WIDE.get(value.dtype, value.itemsize),
         result_bytes=result.itemsize,
         vector=8 if halves and op.packet in ("aten.sum", "aten.mean") else 4,
         accumulates_in_result=not halves or result.itemsize != 2,
@@ -232,7 +194,7 @@ def norm(op: Op, setting: Setting) -> Iterator[Extra]:
     value = op.tensor("self")
     kernel = Kernel(
         value_bytes=value.itemsize,
-        partial_bytes=_WIDE.get(value.dtype, value.itemsize),
+        partial_bytes=WIDE.get(value.dtype, value.itemsize),
         result_bytes=op.outputs[0].itemsize,
         accumulates_in_result=value.itemsize != 2 or op.outputs[0].itemsize != 2,
     )
@@ -285,15 +247,15 @@ def index_put(op: Op, setting: Setting) -> Iterator[Extra]:
     slice_size = prod(target.shape[places[-1] + 1 :]) if _adjacent(places) else _unindexed(target, places)
     if not count or not slice_size:
         return
-    if op.packet == "aten.index_put" or not _is_contiguous(target):
+    if op.packet == "aten.index_put" or not is_contiguous(target):
         # The functional op works on its result, which it has copied already.
         target = target._replace(strides=_dense(target.shape), offset=0)
-    if op.packet != "aten.index_put" and not _is_contiguous(op.tensor("self")):
+    if op.packet != "aten.index_put" and not is_contiguous(op.tensor("self")):
         yield Scratch(target.bytes, "contiguous copy")
     for number in range(len(indices)):
         yield from _linear_index(count, number, checked=not op.get("unsafe", False))
     wanted = prod(target.shape) // max(prod(target.shape[i] for i in places), 1) * count
-    if values.numel < wanted or not _is_contiguous(values):
+    if values.numel < wanted or not is_contiguous(values):
         yield Scratch(wanted * values.itemsize, "expanded values")
     if not _adjacent(places):
         yield Scratch(target.bytes, "permuted copy")
@@ -340,7 +302,9 @@ def _unindexed(target: Tensor, places: list[int]) -> int:
 
 SMALL_EMBEDDING = 3072
 """Indices up to which the gradient of an embedding is made without sorting them."""
-ROWS_PER_THREAD, MOST_BLOCK_THREADS = 10, 1024
+ROWS_PER_THREAD = 10
+MAX_OF_BAG = 2
+"""``EmbeddingBagMode::MAX``."""
 
 
 @rule("embedding_dense_backward")
@@ -356,12 +320,35 @@ def embedding(op: Op, setting: Setting) -> Iterator[Extra]:
     by_frequency = bool(op.get("scale_grad_by_freq", False))
     if not count or (count <= SMALL_EMBEDDING and not by_frequency):
         return
-    if not _is_contiguous(indices):
+    if not is_contiguous(indices):
         yield Scratch(indices.bytes, "contiguous indices", True)
-    if not _is_contiguous(grad):
+    if not is_contiguous(grad):
         yield Scratch(grad.bytes, "contiguous gradient", True)
     yield from _sorted_pairs(setting.gpu, count, size, 8 * size, before=True)
     if by_frequency:
+        yield Scratch(indices.bytes, "counts", True)
+        for _ in range(2):
+            yield Scratch(scan_bytes(count, size), "scan storage", True)
+            yield Return("scan storage", True)
+    yield from _segments(op.outputs[0], count, size)
+
+
+@rule("_embedding_bag_dense_backward")
+def embedding_bag(op: Op, setting: Setting) -> Iterator[Extra]:
+    """Sums and means: the indices are sorted, however few, and the gradient is summed in segments.
+
+    https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cuda/EmbeddingBag.cu, its function
+    embedding_bag_backward_cuda_sum_avg. The gradient of a maximum needs nothing.
+    """
+    grad, indices, weights = op.tensor("grad"), op.tensor("indices"), op.args["num_weights"]
+    assert isinstance(weights, int)
+    if not is_contiguous(grad):
+        yield Scratch(grad.bytes, "contiguous gradient", True)
+    if op.args["mode"] == MAX_OF_BAG or not indices.numel:
+        return
+    count, size = indices.numel, indices.itemsize
+    yield from _sorted_pairs(setting.gpu, count, size, bits_of(weights), before=True)
+    if op.get("scale_grad_by_freq", False):
         yield Scratch(indices.bytes, "counts", True)
         for _ in range(2):
             yield Scratch(scan_bytes(count, size), "scan storage", True)
@@ -385,63 +372,7 @@ def _segments(weight: Tensor, count: int, size: int) -> Iterator[Extra]:
     yield Scratch(8, "number of parts")
     parts = count // ROWS_PER_THREAD + segments
     yield Scratch(parts * size, "part offsets")
-    yield Scratch(parts * weight.shape[1] * _WIDE.get(weight.dtype, weight.itemsize), "gradient of each part")
-
-
-# -- sorting --------------------------------------------------------------------------------------
-
-SMALL_SORT = 4096
-"""Elements of a row up to which it is sorted in place, in the output."""
-LARGE_ROW, FEW_ROWS = 1_000_000, 128
-
-
-@rule("sort", "argsort")
-def sort(op: Op, setting: Setting) -> Iterator[Extra]:
-    """Rows of up to 4,096 are sorted where they are; longer ones by CUB, one by one, all together, or in segments.
-
-    https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cuda/Sort.cpp, sort_cuda_kernel;
-    SortStable.cu, launch_stable_sort_kernel.
-    """
-    value = op.tensor("self")
-    dim = op.get("dim", -1)
-    if not value.shape or not isinstance(dim, int) or value.shape[dim] <= SMALL_SORT:
-        return
-    row, count, size = value.shape[dim], value.numel, value.itemsize
-    if value.strides[dim] != 1:
-        yield Scratch(value.bytes, "rows in order")
-        yield Scratch(value.bytes, "their values")
-        yield Scratch(8 * count, "their indices")
-    rows = count // row
-    if rows == 1 or row >= LARGE_ROW:
-        yield Scratch(8 * row, "range")
-        for _ in range(rows):
-            yield Scratch(radix_sort_bytes(setting.gpu, row, size, 8, 8 * size), "sort storage")
-            yield Return("sort storage")
-    elif rows < FEW_ROWS:
-        yield Scratch(8 * count, "places and rows")
-        yield Scratch(8 * count, "sorted places and rows")
-        yield Scratch(size * count, "sorted keys")
-        yield Scratch(radix_sort_bytes(setting.gpu, count, size, 8, 8 * size), "sort storage")
-        yield Return("sort storage")
-        yield Return("sorted keys")
-        yield Scratch(radix_sort_bytes(setting.gpu, count, 8, 0, max((rows - 1).bit_length(), 1)), "sort storage")
-    else:
-        yield Scratch(8 * count, "places in rows")
-        yield Scratch(segmented_sort_bytes(count, size, 8), "sort storage")
-
-
-@rule("cumsum", "cumprod")
-def scan(op: Op, setting: Setting) -> Iterator[Extra]:
-    """A running sum of one row is CUB's; over a dimension of several rows the kernel needs nothing.
-
-    https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cuda/ScanUtils.cuh, scan_dim.
-    """
-    value, result = op.tensor("self"), op.outputs[0]
-    if value.dtype != result.dtype:
-        yield Scratch(value.numel * result.itemsize, "copy of another dtype")
-    dim = op.get("dim")
-    if value.shape and isinstance(dim, int) and value.numel > 1 and value.numel == value.shape[dim]:
-        yield Scratch(scan_bytes(value.numel, result.itemsize), "scan storage")
+    yield Scratch(parts * weight.shape[1] * WIDE.get(weight.dtype, weight.itemsize), "gradient of each part")
 
 
 # -- normalization --------------------------------------------------------------------------------
@@ -459,7 +390,7 @@ def layer_norm_backward(op: Op, setting: Setting) -> Iterator[Extra]:
     columns = prod(size for size in shape if isinstance(size, int))
     rows = value.numel // max(columns, 1)
     grad = op.tensor("grad_out")
-    if not _is_contiguous(grad):
+    if not is_contiguous(grad):
         yield Scratch(grad.bytes, "contiguous gradient")
     if not any(mask[1:]) or rows <= 64 * 1024 or columns // 32 >= setting.gpu.sm_count // 2:
         return
@@ -470,7 +401,7 @@ def layer_norm_backward(op: Op, setting: Setting) -> Iterator[Extra]:
     partial = Tensor(0, value.dtype, (blocks, columns), (columns, 1))
     kernel = Kernel(
         value_bytes=value.itemsize,
-        partial_bytes=_WIDE.get(value.dtype, value.itemsize),
+        partial_bytes=WIDE.get(value.dtype, value.itemsize),
         result_bytes=value.itemsize,
         accumulates_in_result=value.itemsize != 2,
     )
@@ -519,7 +450,7 @@ def _channels(op: Op) -> int:
 
 
 def _wide(tensor: Tensor) -> int:
-    return _WIDE.get(tensor.dtype, tensor.itemsize)
+    return WIDE.get(tensor.dtype, tensor.itemsize)
 
 
 # -- attention ------------------------------------------------------------------------------------
@@ -671,11 +602,6 @@ def efficient_workspace_bytes(s: Heads, tile: Tile, half: bool) -> int:
 
 def _dense(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(prod(shape[i + 1 :]) for i in range(len(shape)))
-
-
-def _is_contiguous(tensor: Tensor) -> bool:
-    dense = zip(tensor.shape, tensor.strides, _dense(tensor.shape), strict=True)
-    return tensor.numel == 0 or all(size == 1 or stride == wanted for size, stride, wanted in dense)
 
 
 def _broadcast(shapes: list[tuple[int, ...]]) -> tuple[int, ...]:

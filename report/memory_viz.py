@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from ..graph import Category, ForetraceError, Op, Source, Storage
 from ..hardware.allocator import CachingAllocator
 from ..hardware.blocks import SegmentState
-from ..hardware.replay import STEPS, Place, requests, run_of
+from ..hardware.replay import STEPS, Place, allocator_of, requests, run_of
 from ..hardware.requests import Free, Malloc, ask
 from ..hardware.workspaces import extras
 from .result import Report
@@ -62,7 +62,7 @@ class _Recorder:
     allocator: CachingAllocator = field(init=False)
 
     def __post_init__(self) -> None:
-        self.allocator = CachingAllocator(None, self.report.conf, total_bytes=self.report.profile.memory_total_bytes)
+        self.allocator = allocator_of(self.report.trace, None, self.report.conf, self.report.profile.memory_total_bytes)
 
     def snapshot(self) -> Plain:
         asked = requests(run_of(self.report.trace), extras(self.report.profile))

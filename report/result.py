@@ -30,7 +30,7 @@ from .notebook import plot, report_html, to_pandas
 from .table import to_table
 
 NOT_MODELLED = (
-    "workspaces of cuDNN",
+    "workspaces of cuDNN (of convolutions: an estimate)",
     "copies between host and device, and data loading",
 )
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch._prims_common import suggest_memory_format
 
+from ..graph import ForetraceError
 from .calls import dense
 
 _PROBE_FLOPS = 4_000_000_000
@@ -43,11 +44,38 @@ def _lstm_workspace(results: list[Any], args: tuple[Any, ...], device: str) -> l
     return [*results[:3], ("new", (workspace,), (1,), torch.uint8)]
 
 
-def _weight_buffer(results: list[Any], args: tuple[Any, ...], device: str) -> list[Any]:
-    """cuDNN returns the weights it was given in one piece; the meta kernel returns nothing, which no op takes."""
-    if results[4] != ("value", None):
-        return results
-    return [*results[:4], ("new", (0,), (1,), args[0].dtype)]
+def _cudnn_buffers(results: list[Any], args: tuple[Any, ...], device: str) -> list[Any]:
+    """In training cuDNN keeps a reserve for its backward, whose size it alone knows: what backward needs is counted.
+
+    It also returns the weights it was given in one piece; the meta kernel returns nothing, which no op takes.
+    (ATen/native/cudnn/RNN.cpp: _cudnn_rnn.)
+    """
+    x, weights, training = args[0], results[4], bool(args[12])
+    reserve = rnn_reserve_elements(
+        mode=args[6],
+        width=args[7],
+        projection=args[8],
+        layers=args[9],
+        directions=2 if args[13] else 1,
+        rows=x.shape[0] if args[14] else x.shape[0] * x.shape[1],
+    )
+    kept = ("new", (reserve * x.element_size() if training else 0,), (1,), torch.uint8)
+    return [*results[:3], kept, ("new", (0,), (1,), x.dtype) if weights == ("value", None) else weights]
+
+
+KEPT_OF_CELL = (1, 1, 5, 4)
+"""Arrays as wide as the state that the backward of one cell reads beside weights, inputs and its layer's output:
+what a plain cell made, the four gates and the cell state of an LSTM, the three gates of a GRU and the state's part of
+its candidate. By mode, as cuDNN counts them (cudnnRNNMode_t)."""
+
+
+def rnn_reserve_elements(*, mode: int, width: int, projection: int, layers: int, directions: int, rows: int) -> int:
+    """At the least what a recurrent layer keeps for backward, for `rows` time steps of all samples together.
+
+    For each layer and direction what its cells keep, and each layer's output but the last one's, which is the caller's.
+    """
+    cells = rows * layers * directions * KEPT_OF_CELL[mode] * width
+    return cells + rows * (layers - 1) * directions * (projection or width)
 
 
 def _convolution_format(results: list[Any], args: tuple[Any, ...], device: str) -> list[Any]:
@@ -113,7 +141,7 @@ CORRECTIONS: dict[str, Callable[[list[Any], tuple[Any, ...], str], list[Any]]] =
     "aten.native_batch_norm.default": _batch_norm_statistics,
     "aten.native_group_norm.default": _group_norm_format,
     "aten.native_layer_norm.default": _layer_norm_statistics,
-    "aten._cudnn_rnn.default": _weight_buffer,
+    "aten._cudnn_rnn.default": _cudnn_buffers,
     "aten.mkldnn_rnn_layer.default": _lstm_workspace,
 }
 """Op -> what makes the true description of its results of the meta kernel's, the arguments and the device."""
@@ -148,8 +176,41 @@ def _grouped_mm(args: tuple[Any, ...]) -> list[Any]:
     return [("new", (*batch, rows, columns), strides, dtype)]
 
 
+def _lstm_cell(args: tuple[Any, ...]) -> list[Any]:
+    """The new state and cell, and the gates that are kept; the meta kernel asks for biases that need not be there."""
+    cx = args[2]
+    kept = (cx.shape[0], 4 * cx.shape[1])
+    return [_like(cx), _like(cx), ("new", kept, dense(kept), cx.dtype)]
+
+
+def _gru_cell(args: tuple[Any, ...]) -> list[Any]:
+    """The new state, and what the cell keeps for its backward (ATen/native/cuda/RNN.cu: _thnn_fused_gru_cell_cuda)."""
+    hx = args[2]
+    kept = (hx.shape[0], 5 * hx.shape[1])
+    return [_like(hx), ("new", kept, dense(kept), hx.dtype)]
+
+
+def _gru_cell_backward(args: tuple[Any, ...]) -> list[Any]:
+    """Gradients of both products' results, of the state and of both biases (ATen/native/cuda/RNN.cu)."""
+    grad, _, has_bias = args
+    gates = ("new", shape := (grad.shape[0], 3 * grad.shape[1]), dense(shape), grad.dtype)
+    bias = ("new", shape[1:], (1,), grad.dtype) if has_bias else ("value", None)
+    return [gates, gates, _like(grad), bias, bias]
+
+
+def _nested(args: tuple[Any, ...]) -> list[Any]:
+    raise ForetraceError(
+        "nested tensors have no shape that a trace could follow",
+        "Pad instead: give nn.TransformerEncoder enable_nested_tensor=False, for one.",
+    )
+
+
 SHAPES: dict[str, Callable[[tuple[Any, ...]], list[Any]]] = {
+    "aten._nested_tensor_from_mask.default": _nested,
+    "aten._thnn_fused_lstm_cell.default": _lstm_cell,
+    "aten._thnn_fused_gru_cell.default": _gru_cell,
+    "aten._thnn_fused_gru_cell_backward.default": _gru_cell_backward,
     "aten._cudnn_rnn_backward.default": _cudnn_rnn_backward,
     "aten._grouped_mm.default": _grouped_mm,
 }
-"""Op without a meta kernel -> what describes its results, given the arguments."""
+"""Op without a meta kernel that serves -> what describes its results, given the arguments."""

@@ -4,9 +4,8 @@ The tensors of a trace are CPU tensors, so a composite op in C++ that branches o
 CPU's way. The table `KERNELS` puts CUDA's way back, one function per op, each with its source in PyTorch.
 It holds while a step is traced for ``device="cuda"``.
 
-Not covered yet: the size of cuDNN's reserve space and workspaces (batch norm, RNN, convolution); CTC loss, grid
-sampling and affine grids by cuDNN; the fused GRU cell, and an LSTM cell without biases; the range checks of
-``one_hot``, which CUDA leaves out; the kernels of a whole encoder layer that PyTorch runs in evaluation.
+Not covered yet: the reserve space of cuDNN's batch norm, and the workspace of its recurrent layers; CTC loss, grid
+sampling and affine grids by cuDNN; the range checks of ``one_hot``, which CUDA leaves out; nested tensors.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 
 from .attention import Attention, choose_attention, run_attention
+from .encoder import encoder_layer, self_attention
 from .record import Recorder
 
 aten = torch.ops.aten
@@ -36,7 +36,7 @@ def cuda_kernels(recorder: Recorder) -> Iterator[Counter[str]]:
     try:
         for name, make in KERNELS.items():
             kernel = make(recorder, choices)
-            for key in ("AutogradCPU", "CPU"):
+            for key in ("AutogradCPU", "CPU") if _is_composite(name) else ("AutogradCPU",):
                 library.impl(name, kernel, key)
         yield choices
     finally:
@@ -46,6 +46,11 @@ def cuda_kernels(recorder: Recorder) -> Iterator[Counter[str]]:
 def _on_gpu(recorder: Recorder, tensor: torch.Tensor) -> bool:
     owner = recorder.owner_of(tensor)
     return owner is None or owner.device != "cpu"
+
+
+def _is_composite(name: str) -> bool:
+    """Whether the op has no kernel of its own for the CPU, which may not be replaced."""
+    return not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", "CPU")
 
 
 def _stock(name: str) -> Any:
@@ -244,12 +249,32 @@ def _lstm_cell(recorder: Recorder, choices: Counter[str]) -> Chooser:
         b_ih: torch.Tensor | None = None,
         b_hh: torch.Tensor | None = None,
     ) -> Any:
-        if b_ih is None or b_hh is None or not _on_gpu(recorder, input):
+        if not _on_gpu(recorder, input):
             return stock(input, hx, w_ih, w_hh, b_ih, b_hh)
         gates = torch.matmul(input, w_ih.t()), torch.matmul(hx[0], w_hh.t())
         return aten._thnn_fused_lstm_cell.default(*gates, hx[1], b_ih, b_hh)[:2]
 
     return lstm_cell
+
+
+def _gru_cell(recorder: Recorder, choices: Counter[str]) -> Chooser:
+    """One kernel after the two products, which keeps five arrays like the state (ATen/native/RNN.cpp: GRUCell)."""
+    stock = _stock("gru_cell")
+
+    def gru_cell(
+        input: torch.Tensor,
+        hx: torch.Tensor,
+        w_ih: torch.Tensor,
+        w_hh: torch.Tensor,
+        b_ih: torch.Tensor | None = None,
+        b_hh: torch.Tensor | None = None,
+    ) -> Any:
+        if not _on_gpu(recorder, input):
+            return stock(input, hx, w_ih, w_hh, b_ih, b_hh)
+        gates = torch.matmul(input, w_ih.t()), torch.matmul(hx, w_hh.t())
+        return aten._thnn_fused_gru_cell.default(*gates, hx, b_ih, b_hh)[0]
+
+    return gru_cell
 
 
 def _recurrent(name: str) -> Callable[[Recorder, Counter[str]], Chooser]:
@@ -295,7 +320,7 @@ def _recurrent(name: str) -> Callable[[Recorder, Counter[str]], Chooser]:
                 [],
                 state,
             )
-            choices["the recurrent layer runs cuDNN; its reserve space and workspace are not modelled"] += (
+            choices["the recurrent layer runs cuDNN; its reserve is taken as what its backward needs at the least"] += (
                 recorder.recording
             )
             return (out[0], out[1], out[2]) if mode == 2 else (out[0], out[1])
@@ -314,6 +339,9 @@ KERNELS: dict[str, Callable[[Recorder, Counter[str]], Chooser]] = {
     "log_softmax.int": _softmax("log_softmax"),
     "_fused_rms_norm": _rms_norm,
     "lstm_cell": _lstm_cell,
+    "gru_cell": _gru_cell,
+    "_transformer_encoder_layer_fwd": encoder_layer,
+    "_native_multi_head_attention": self_attention,
     **{name: _recurrent(name) for name in _CUDNN_RNN_MODE},
 }
 """Composite op -> what makes its CUDA kernel. One entry per op family."""

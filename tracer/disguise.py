@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext, _device_constructors
 
-from ..graph import Outcome
+from ..graph import ForetraceError, Outcome
 from .key import RECORDER_KEY, quiet
 from .record import Recorder
 from .replay import AS_RUN, READ, READS, can_be_read, fill
@@ -52,6 +52,7 @@ def disguise(recorder: Recorder) -> Iterator[None]:
                 name = getattr(function, "__name__", "")
                 if callable(function) and getattr(torch, name, None) is function:
                     _patch(undo, torch, name, _asking(recorder, getattr(torch, name)))
+            _patch(undo, torch.Tensor, "_make_wrapper_subclass", staticmethod(_on_the_host_alone()))
             undo.callback(_forget_lazy_init)
         yield
 
@@ -71,6 +72,22 @@ def _patch(undo: ExitStack, owner: Any, name: str, value: Any) -> None:
     before = None if missing else vars(owner)[name]
     setattr(owner, name, value)
     undo.callback(delattr, owner, name) if missing else undo.callback(setattr, owner, name, before)
+
+
+def _on_the_host_alone() -> Callable[..., Any]:
+    """C++ would look up CUDA's device guard for a wrapper without memory, find none and end the process."""
+    stock = torch.Tensor._make_wrapper_subclass
+
+    def make(cls: type, *args: Any, **kwargs: Any) -> Any:
+        device = next((value for value in args if isinstance(value, torch.device)), kwargs.get("device"))
+        if device is not None and torch.device(device).type == "cuda":
+            raise ForetraceError(
+                f"a {cls.__name__} wraps other tensors, which a trace for CUDA cannot follow",
+                'Trace it with device="cpu", or with plain tensors: padded ones for nested, unquantized for quantized.',
+            )
+        return stock(cls, *args, **kwargs)
+
+    return make
 
 
 def _join_nobody(self: DistributedDataParallel, module: torch.nn.Module, *args: Any, **kwargs: Any) -> None:

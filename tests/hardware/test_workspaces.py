@@ -12,17 +12,15 @@ from hypothesis import strategies as st
 from opbuilder import call, new
 
 from foretrace.graph import ForetraceError, Op, Phase, Tensor
+from foretrace.hardware.extra_rules import LtWorkspace, rule, ruled
 from foretrace.hardware.profile import load
 from foretrace.hardware.script import Extra, Lasting, Return, Scratch
 from foretrace.hardware.workspaces import (
     Heads,
-    LtWorkspace,
     Tile,
     efficient_workspace_bytes,
     extras,
     flash_splits,
-    rule,
-    ruled,
 )
 
 A100 = load("a100-sxm4-80gb")

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from foretrace.graph import Op, StepGraph
+from foretrace.graph import ForetraceError, Op, StepGraph
 from foretrace.tracer import trace
 
 
@@ -89,7 +89,12 @@ def test_an_lstm_cell_is_one_kernel_that_keeps_its_gates() -> None:
 
 def test_an_lstm_cell_on_the_cpu_is_composed() -> None:
     assert ops(trace(Cell(bias=True), (torch.randn(4, 16),), device="cpu"), "aten._thnn_fused_lstm_cell") == []
-    assert ops(trace(Cell(bias=False), (torch.randn(4, 16),), device="cuda"), "aten._thnn_fused_lstm_cell") == []
+
+
+def test_an_lstm_cell_needs_no_biases() -> None:
+    graph = trace(Cell(bias=False), (torch.randn(4, 16),), device="cuda")
+    (backward,) = ops(graph, "aten._thnn_fused_lstm_cell_backward_impl")
+    assert [t.shape for t in backward.outputs] == [(4, 128), (4, 32)]
 
 
 def normalized(batch: int, training: bool) -> list[str]:
@@ -109,3 +114,110 @@ def normalized(batch: int, training: bool) -> list[str]:
 )
 def test_cudnns_batch_norm_has_a_largest_batch(batch: int, training: bool, kernel: str) -> None:
     assert normalized(batch, training) == [kernel]
+
+
+# -- recurrent layers -----------------------------------------------------------------------------
+
+
+class Gru(nn.Module):
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(16, 32, bias=bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.cell(x).sum()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_gru_cell_is_one_kernel_that_keeps_five_arrays(bias: bool) -> None:
+    graph = trace(Gru(bias), (torch.randn(4, 16),), device="cuda")
+    (cell,), (backward,) = (ops(graph, f"aten._thnn_fused_gru_cell{name}") for name in ("", "_backward"))
+    assert [t.shape for t in cell.outputs] == [(4, 32), (4, 5 * 32)]
+    of_biases = [(96,), (96,)] if bias else []
+    assert [t.shape for t in backward.outputs] == [(4, 96), (4, 96), (4, 32), *of_biases]
+
+
+@pytest.mark.parametrize(
+    ("layer", "elements"),
+    [
+        # 10 steps of 4 samples, two layers, both directions; the first layer's output of 2 x 32.
+        (nn.LSTM(64, 32, num_layers=2, bidirectional=True), 40 * 2 * 2 * (4 + 1) * 32 + 40 * 2 * 32),
+        (nn.GRU(64, 32), 40 * (3 + 1) * 32),
+        (nn.RNN(64, 32), 40 * 32),
+        (nn.LSTM(64, 32, num_layers=3, proj_size=8), 40 * 3 * 5 * 32 + 40 * 2 * 8),
+    ],
+    ids=["lstm", "gru", "rnn", "projected"],
+)
+def test_the_reserve_of_a_recurrent_layer_holds_what_backward_reads(layer: nn.RNNBase, elements: int) -> None:
+    def last(output: Any) -> torch.Tensor:
+        return output[0].sum()
+
+    for training in (True, False):
+        graph = trace(layer.train(training), (torch.randn(10, 4, 64),), loss=last, device="cuda")
+        (forward,) = ops(graph, "aten._cudnn_rnn")
+        assert forward.outputs[3].shape == (4 * elements if training else 0,)
+
+
+# -- an encoder layer in evaluation ---------------------------------------------------------------
+
+
+def encoded(*, mask: bool = False, device: str = "cuda", **how: Any) -> list[str]:
+    layer = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True, **how).eval()
+
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            unwanted = torch.zeros(2, 16, dtype=torch.bool, device=x.device) if mask else None
+            return self.layer(x, src_key_padding_mask=unwanted)
+
+    graph = trace(Masked().eval(), (torch.randn(2, 16, 64),), step="inference", device=device)
+    views = ("view", "t", "transpose", "split", "permute", "_unsafe_view", "zeros", "zeros_like", "masked_fill_")
+    return [name for op in graph.ops if (name := op.packet.removeprefix("aten.")) not in views]
+
+
+def test_a_whole_encoder_layer_is_the_kernels_inside_of_it() -> None:
+    attention = ["addmm", "_scaled_dot_product_efficient_attention", "addmm", "add_"]
+    products = ["_addmm_activation", "addmm", "add_"]
+    norm = ["native_layer_norm"]
+    assert encoded() == [*attention, *norm, *products, *norm]
+    assert encoded(norm_first=True, activation="gelu") == [*norm, *attention, *norm, *products]
+    assert encoded(device="cpu") == ["_transformer_encoder_layer_fwd"]
+
+
+def test_with_a_mask_attention_is_composed_over_one_buffer() -> None:
+    composed = ["mm", "_transform_bias_rescale_qkv", "bmm", "_masked_softmax", "bmm", "clone", "addmm", "add_"]
+    assert encoded(mask=True)[: len(composed)] == composed
+
+
+class Ragged(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(16, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        nested = torch.nested.nested_tensor([x[0, :3], x[1, :5]], layout=torch.jagged)
+        return self.linear(nested).to_padded_tensor(0.0).sum()
+
+
+def test_a_tensor_that_wraps_others_is_refused_before_it_ends_the_process() -> None:
+    with pytest.raises(ForetraceError, match="a NestedTensor wraps other tensors") as raised:
+        trace(Ragged(), (torch.randn(2, 8, 16),), device="cuda")
+    assert 'device="cpu"' in raised.value.mend
+
+
+def test_an_encoder_that_makes_nested_tensors_is_told_how_not_to() -> None:
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(64, 4, 128, batch_first=True), 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            unwanted = torch.zeros(2, 16, dtype=torch.bool, device=x.device)
+            return self.encoder(x, src_key_padding_mask=unwanted)
+
+    with pytest.raises(ForetraceError, match="nested tensors") as raised:
+        trace(Padded().eval(), (torch.randn(2, 16, 64),), step="inference", device="cuda")
+    assert "enable_nested_tensor=False" in raised.value.mend

@@ -13,6 +13,7 @@ from torch import nn
 
 from foretrace.graph import StepGraph
 from foretrace.hardware.profile import load
+from foretrace.hardware.recording import start
 from foretrace.hardware.replay import BEFORE, requests
 from foretrace.hardware.requests import Free, Malloc
 from foretrace.hardware.script import Extra, Extras, Lasting, Scratch
@@ -137,3 +138,70 @@ def test_the_record_is_what_the_accuracy_page_says_it_is(name: str) -> None:
 def test_the_peak_above_the_start_is_the_gpus_to_the_byte(both: tuple[list[int], list[int]]) -> None:
     assert peak(both[0]) == peak(both[1])
     assert sum(both[0]) == sum(both[1]) == 0
+
+
+Live = tuple[Counter[int], dict[int, int]]
+"""What is alive at the peak: of what was there before, how many of each size; of the step's own, number -> bytes."""
+
+
+def live_at_peak(actions: list[tuple[object, int]], before: dict[object, int]) -> Live:
+    """Of births (their bytes) and deaths (0) by key, and what was alive before, the set at the first highest sum."""
+    held: dict[object, tuple[int | None, int]] = {key: (None, size) for key, size in before.items()}
+    total = highest = sum(before.values())
+    born, best = 0, dict(held)
+    for key, size in actions:
+        if not size:
+            total -= held.pop(key)[1]
+            continue
+        held[key], total, born = (born, size), total + size, born + 1
+        if total > highest:
+            highest, best = total, dict(held)
+    there = Counter(size for number, size in best.values() if number is None)
+    return there, {number: size for number, size in best.values() if number is not None}
+
+
+def predicted_at_peak(graph: StepGraph) -> Live:
+    before: dict[object, int] = {}
+    actions: list[tuple[object, int]] = []
+    for request, place in requests([graph] * 3, extras(RTX_PRO_6000)):
+        counted = place.step == 2 and (place.op != BEFORE or (isinstance(request, Free) and place.storage is not None))
+        if isinstance(request, Malloc):
+            if counted:
+                actions.append((request.key, request.bytes))
+            else:
+                before[request.key] = request.bytes
+        elif isinstance(request, Free):
+            if counted:
+                actions.append((request.key, 0))
+            else:
+                del before[request.key]
+    return live_at_peak(actions, before)
+
+
+def recorded_at_peak(name: str) -> Live:
+    events, end = read(name)
+    before: dict[object, int] = {}
+    for segment in start(events, end):
+        address = segment.address
+        for block in segment.blocks:
+            if block.requested_bytes:
+                before[address] = block.requested_bytes
+            address += block.bytes
+    sizes = {"alloc": True, "free_completed": False}
+    actions = [(e.address, e.bytes if sizes[e.action] else 0) for e in events if e.action in sizes]
+    return live_at_peak(actions, before)
+
+
+HISTORIES = {4872: "xl_ctx128_full_step_none", 6158: "xl_ctx128_full_step_bf16"}
+"""The same steps with addresses, by their number of allocations."""
+
+
+def test_what_is_alive_at_the_peak_is_the_gpus_one_by_one(step: tuple[StepGraph, list[int]]) -> None:
+    """The same births of the step by their number, each with its size, and as much of every size from before it."""
+    (there, made), (really_there, really_made) = (
+        predicted_at_peak(step[0]),
+        recorded_at_peak(HISTORIES[len(births(step[1]))]),
+    )
+    assert made == really_made
+    assert there == really_there
+    assert (there.total(), len(made)) == (878, 584)

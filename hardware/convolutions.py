@@ -1,0 +1,190 @@
+"""A convolution on CUDA -> an estimate of the workspace that cuDNN asks for.
+
+PyTorch asks cuDNN for a plan and takes the plan's *workspace* from the caching allocator for the length of the call
+(https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cudnn/Conv_v8.cpp, run_conv_plan). Which plan that
+is comes from heuristics inside cuDNN, so what stands here is an **estimate**: a count of what the usual plan copies.
+
+Kernels for tensor cores work in channels-last order on whole vectors of 16 bytes, so what lies otherwise is copied
+before and after; on compute capability 8.x float32 operands are also rounded to TF32 in a copy. The gradient of the
+weight is added up in parts besides. Plans that use no tensor cores (float32 before 8.0 or without TF32, and float64)
+take next to nothing, and so do depthwise convolutions, which have kernels of PyTorch's.
+
+``benchmarks/cudnn_workspaces.py`` asks cuDNN itself, which answers without a GPU, and compares;
+``docs/accuracy_memory.md`` has the result. The two numbers of `partial_sums` were chosen on its first part.
+
+Not covered: ``torch.backends.cudnn.benchmark``, with which every plan is tried once and the fastest kept; the fallback
+to a smaller plan where memory is short; ``CUDNN_CONV_WSCAP_DBG``; depthwise convolutions that cuDNN does run
+(channels-last or half precision).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+from typing import NamedTuple
+
+from ..graph import Op, Tensor
+from .extra_rules import Setting, rule
+from .gpu import Gpu
+from .script import Extra, Return, Scratch
+
+CUDNN = "cuDNN workspace (estimate)"
+
+VECTOR_BYTES = 16
+PART_BYTES, MOST_PARTS = 16 * 1024, 8
+"""Partial sums of a weight's gradient: bytes for each multiprocessor, and whole gradients at most."""
+
+
+class Sizes(NamedTuple):
+    """Bytes of a convolution's tensors with their channels filled up to whole vectors."""
+
+    input: int
+    weight: int
+    result: int
+
+
+class Convolution(NamedTuple):
+    """What the estimate asks about; of a transposed convolution input and result are those of the plain one."""
+
+    sizes: Sizes
+    dtype: str
+    is_channels_last: bool
+    """Of input and result."""
+    has_whole_vectors: bool
+    """Of the input's and the result's channels."""
+    is_pointwise: bool
+    """True for windows of one element, whose weight lies the same in both orders."""
+    is_depthwise: bool
+    weight_elements: int
+
+
+@rule("convolution")
+def forward(op: Op, setting: Setting) -> Iterator[Extra]:
+    """One call of cuDNN; the forward of a transposed convolution is the gradient of the input of the plain one.
+
+    https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cudnn/ConvShared.cpp
+    (cudnn_convolution_forward, cudnn_convolution_transpose_forward).
+    """
+    found = convolution_of(op)
+    if found is not None:
+        asked = input_gradient_bytes if op.get("transposed", False) else forward_bytes
+        yield Scratch(asked(found, setting.gpu), CUDNN)
+
+
+@rule("convolution_backward")
+def backward(op: Op, setting: Setting) -> Iterator[Extra]:
+    """The gradients of input and weight that are wanted, one after the other (ConvShared.cpp, as above)."""
+    found, mask = convolution_of(op), op.args["output_mask"]
+    assert isinstance(mask, tuple)
+    if found is None:
+        return
+    if mask[0]:
+        asked = forward_bytes if op.get("transposed", False) else input_gradient_bytes
+        yield Scratch(asked(found, setting.gpu), CUDNN)
+        yield Return(CUDNN)
+    if mask[1]:
+        yield Scratch(weight_gradient_bytes(found, setting.gpu), CUDNN)
+
+
+def forward_bytes(convolution: Convolution, gpu: Gpu, *, tf32: bool = True) -> int:
+    """The workspace of a forward; of a transposed convolution that is `input_gradient_bytes`."""
+    if not uses_tensor_cores(convolution, gpu, tf32=tf32):
+        return 0
+    sizes = convolution.sizes
+    if _rounds(convolution, gpu):
+        return sizes.input + sizes.weight
+    return _reordered(convolution)
+
+
+def input_gradient_bytes(convolution: Convolution, gpu: Gpu, *, tf32: bool = True) -> int:
+    """The workspace of the gradient of the input."""
+    if not uses_tensor_cores(convolution, gpu, tf32=tf32):
+        return 0
+    sizes = convolution.sizes
+    if _rounds(convolution, gpu):
+        return sizes.result + sizes.weight + (0 if convolution.is_channels_last else sizes.input)
+    return _reordered(convolution)
+
+
+def weight_gradient_bytes(convolution: Convolution, gpu: Gpu, *, tf32: bool = True) -> int:
+    """The workspace of the gradient of the weight, its partial sums included."""
+    if not uses_tensor_cores(convolution, gpu, tf32=tf32):
+        return 0
+    sizes = convolution.sizes
+    copies = _reordered(convolution)
+    if _rounds(convolution, gpu):
+        copies = sizes.input + sizes.result + (0 if convolution.is_channels_last else sizes.weight)
+    return copies + partial_sums(convolution.weight_elements, gpu)
+
+
+def partial_sums(weight_elements: int, gpu: Gpu) -> int:
+    """Bytes of the float32 parts that a weight's gradient is added up in."""
+    return min(PART_BYTES * gpu.sm_count, MOST_PARTS * 4 * weight_elements)
+
+
+def uses_tensor_cores(convolution: Convolution, gpu: Gpu, *, tf32: bool = True) -> bool:
+    """Half precision from Volta on, float32 as TF32 from Ampere on (``torch.backends.cudnn.allow_tf32`` is on)."""
+    if convolution.is_depthwise:
+        return False
+    if convolution.dtype == "float32":
+        return tf32 and gpu.capability >= (8, 0)
+    return convolution.dtype in ("float16", "bfloat16") and gpu.capability >= (7, 0)
+
+
+def _rounds(convolution: Convolution, gpu: Gpu) -> bool:
+    """Whether float32 operands are rounded in copies, as plans of compute capability 8.x do."""
+    return convolution.dtype == "float32" and gpu.capability[0] == 8
+
+
+def _reordered(convolution: Convolution) -> int:
+    """Copies of what does not lie in channels-last order, or not in whole vectors."""
+    sizes = convolution.sizes
+    if convolution.is_channels_last:
+        return 0 if convolution.has_whole_vectors else sizes.input + sizes.weight
+    return sizes.input + sizes.result + (0 if convolution.is_pointwise else sizes.weight)
+
+
+def convolution_of(op: Op) -> Convolution | None:
+    """What an ``aten.convolution`` or ``aten.convolution_backward`` convolves; None for an empty one."""
+    value, weight = op.tensor("input"), op.tensor("weight")
+    backward = op.packet == "aten.convolution_backward"
+    result = op.tensor("grad_output") if backward else op.outputs[0]
+    if bool(op.get("transposed", False)):
+        value, result = result, value
+    groups = op.get("groups", 1)
+    assert isinstance(groups, int)
+    return convolution(value, weight, result, groups) if value.numel and weight.numel and result.numel else None
+
+
+def convolution(value: Tensor, weight: Tensor, result: Tensor, groups: int = 1) -> Convolution:
+    """The convolution of these tensors."""
+    lane = max(VECTOR_BYTES // value.itemsize, 1)
+    padded = _padded(weight.shape, lane)
+    return Convolution(
+        sizes=Sizes(*(prod(shape) * value.itemsize for shape in _filled(value, weight, result, lane))),
+        dtype=value.dtype,
+        is_channels_last=is_channels_last(value),
+        has_whole_vectors=value.shape[1] % lane == 0,
+        is_pointwise=prod(weight.shape[2:]) == 1,
+        is_depthwise=groups > 1 and weight.shape[1] == 1,
+        weight_elements=prod(padded),
+    )
+
+
+def _filled(value: Tensor, weight: Tensor, result: Tensor, lane: int) -> Iterator[tuple[int, ...]]:
+    yield _padded(value.shape, lane)
+    yield _padded(weight.shape, lane)
+    yield _padded(result.shape, lane)
+
+
+def _padded(shape: tuple[int, ...], lane: int) -> tuple[int, ...]:
+    return (shape[0], -(-shape[1] // lane) * lane, *shape[2:])
+
+
+def is_channels_last(tensor: Tensor) -> bool:
+    """Whether the channels of an image lie beside each other.
+
+    >>> is_channels_last(Tensor(0, "float32", (2, 8, 4, 4), (128, 1, 32, 8)))
+    True
+    """
+    return len(tensor.shape) > 2 and tensor.shape[1] > 1 and tensor.strides[1] == 1
