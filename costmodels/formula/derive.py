@@ -190,8 +190,9 @@ class _Deriver:
         axis = self.plan.axes[name]
         for modulus in (d for d in range(2, axis.step) if axis.step % d == 0):
             values = [axis.start + modulus * k for k in (1, 2, 3)]
-            seen = [self.instances.at(self.plan.base(**{name: v})) for v in values if self.is_there(name, v)]
-            if len(seen) == len(values) and all(self.is_plain(d) for d in seen):
+            if all(
+                self.is_there(name, v) and self.is_plain(self.instances.at(self.plan.base(**{name: v}))) for v in values
+            ):
                 return modulus
         return axis.step
 

@@ -174,10 +174,10 @@ class Digest:
 
     def live(self, point: Point) -> dict[StorageClass, int]:
         """Live bytes at a point by class."""
-        found: dict[StorageClass, int] = defaultdict(int)
-        for index, change in self.events[: self.row(point) + 1].tolist():
-            found[self.classes[index]] += change
-        return {c: size for c, size in found.items() if size}
+        rows = self.events[: self.row(point) + 1]
+        sums = np.zeros(len(self.classes), dtype=np.int64)
+        np.add.at(sums, rows[:, 0], rows[:, 1])
+        return {c: size for c, size in zip(self.classes, sums.tolist(), strict=True) if size}
 
     def highest(self) -> Point:
         """The first point at which the peak is reached."""
