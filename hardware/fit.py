@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..costmodels.formula import Axis, Condition, Formula, Instances, line, quiet
+from ..costmodels.formula import Axis, Condition, Formula, Instances, line
 from ..graph import ForetraceError, StepGraph
 
 LARGEST = 1 << 20
@@ -52,7 +52,11 @@ REMAINDER = 64
 """A size with a default from twice this on is followed on values with the default's remainder by it: padding and
 alignment ask no more. What lies between is found to be rounded, or not, by `costmodels.formula`."""
 
+ASKED_EVENLY = 5
+"""After so many questions what an allocator reserves is taken to grow unevenly, and the interval is halved."""
+
 TraceAt = Callable[..., StepGraph]
+Asked = Callable[[Mapping[str, int], int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,21 +145,36 @@ def fit(
 
     Raises `ForetraceError` where the size changes the program from value to value.
     """
-    with quiet():
-        return _Search(Instances(trace_at, asked), name, limit_bytes, near).run(headroom, reserved)
+    return _Search(trace_at, asked, name, limit_bytes, near).run(headroom, reserved)
 
 
 class _Search:
     """Follows the peak upward, piece by piece."""
 
-    def __init__(self, instances: Instances, name: str, limit_bytes: int, near: int) -> None:
-        self.instances, self.name, self.limit_bytes = instances, name, limit_bytes
+    def __init__(self, trace_at: TraceAt, asked: Asked | None, name: str, limit_bytes: int, near: int) -> None:
+        self.trace_at, self.name, self.limit_bytes = trace_at, name, limit_bytes
+        self.instances = Instances(self.kept, asked)
         self.step = REMAINDER if near >= 2 * REMAINDER else 1
         self.start = REMAINDER + near % REMAINDER if self.step > 1 else 2
         self.pieces: list[Piece] = []
         self.below: dict[int, int] = {}
+        self.last: tuple[int, StepGraph] | None = None
+
+    def kept(self, **sizes: int) -> StepGraph:
+        """A trace, the last of which is kept: what is reserved is asked of the same one."""
+        graph = self.trace_at(**sizes)
+        self.last = sizes[self.name], graph
+        return graph
+
+    def graph(self, value: int) -> StepGraph:
+        if self.last is None or self.last[0] != value:
+            self.instances.traces += 1
+            return self.kept(**{self.name: value})
+        return self.last[1]
 
     def run(self, headroom: float, reserved: Callable[[StepGraph], int] | None) -> Fit:
+        if self.step > 1 and self.traced(self.start) > self.limit_bytes:
+            self.step, self.start = 1, 2
         self.add_piece(self.start)
         best = self.search(self.limit_bytes)
         while best >= self.pieces[-1].first and not self.agrees(best):
@@ -167,15 +186,16 @@ class _Search:
             self.add_piece(self.threshold(best))
             best = self.search(self.limit_bytes)
         if best < self.start:
-            best = self.from_below()
+            best = self.from_below(self.limit_bytes)
+        by_reserved = None if reserved is None else self.by_reserved(reserved, best)
         spared = int(self.limit_bytes * (1 - headroom))
         return Fit(
             name=self.name,
             limit_bytes=self.limit_bytes,
             headroom=headroom,
             largest=best,
-            largest_with_headroom=self.search(spared) or self.best_below(spared),
-            largest_reserved=None if reserved is None else self.by_reserved(reserved, best),
+            largest_with_headroom=self.search(spared) or self.from_below(spared),
+            largest_reserved=by_reserved,
             confirmed_bytes=self.traced(best) if best else 0,
             breaks=self.breaks(best + 1),
             pieces=tuple(self.pieces),
@@ -212,31 +232,43 @@ class _Search:
             low, high = (middle, high) if self.agrees(middle) else (low, middle)
         return high
 
-    def from_below(self) -> int:
-        """Trace the values below the first piece, from the largest on, until one fits."""
-        return next((v for v in range(self.start - 1, 0, -1) if self.known_below(v) <= self.limit_bytes), 0)
+    def from_below(self, limit_bytes: int) -> int:
+        """The largest value below the first piece whose trace fits; 0 where none does."""
+        low, high = 0, self.start
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.known_below(middle) <= limit_bytes else (low, middle)
+        return low
 
     def known_below(self, value: int) -> int:
         if value not in self.below:
             self.below[value] = self.traced(value)
         return self.below[value]
 
-    def best_below(self, limit_bytes: int) -> int:
-        return max((v for v, size in self.below.items() if size <= limit_bytes), default=0)
-
     def by_reserved(self, reserved: Callable[[StepGraph], int], most: int) -> int:
-        """Search downwards from what fits by allocated bytes: reserved are no fewer, and seldom many more."""
-
-        def fits(value: int) -> bool:
-            return reserved(self.instances.trace_at(**{self.name: value})) <= self.limit_bytes
-
-        low, high, stride = most, most + 1, 1
-        while low and not fits(low):
-            low, high, stride = max(low - stride, 0), low, 2 * stride
+        """Search downwards from what fits by allocated bytes: reserved are no fewer, and grow much as these do."""
+        over = {most: reserved(self.graph(most)) - self.limit_bytes} if most else {}
+        low, high = (0, most) if over and over[most] > 0 else (most, most + 1)
         while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if fits(middle) else (low, middle)
+            value = min(max(self.guess(over, low, high), low + 1), high - 1)
+            over[value] = reserved(self.graph(value)) - self.limit_bytes
+            low, high = (low, value) if over[value] > 0 else (value, high)
         return low
+
+    def guess(self, over: Mapping[int, int], low: int, high: int) -> int:
+        """The last value between two that may not be too much, if what is too much grows evenly."""
+        if len(over) > ASKED_EVENLY:
+            return (low + high) // 2
+        if low in over:
+            return low + (high - low) * -over[low] // max(over[high] - over[low], 1)
+        first = self.pieces[0].first
+        grows = (self.peak_at(high) - self.peak_at(first)) // (high - first) if high > first else 0
+        return high - -(-over[high] // grows) if grows > 0 else (low + high) // 2
+
+    def peak_at(self, value: int) -> int:
+        formula = [piece for piece in self.pieces if piece.first <= value][-1].formula
+        found: int = formula.peak.at(**{self.name: value})
+        return found
 
     def breaks(self, value: int) -> str:
         if value < self.pieces[0].first:
@@ -291,27 +323,26 @@ def frontier(
 
     `near` are usual values of both. Raises `ForetraceError` where the confirming trace is not what was predicted.
     """
-    with quiet():
-        instances = Instances(trace_at, asked)
-        axes = [_axis(size, near[size]) for size in (name, other)]
-        formula = line(instances, axes)
-        everywhere = Condition(other, "", least=min(2, axes[1].start))
-        condition = next((c for c in formula.conditions if c.name == other), everywhere)
-        values = _around(near[other], condition)
-        points = tuple(
-            (value, _largest_beside(formula, name, other, value, axes[0].start, limit_bytes)) for value in values
+    instances = Instances(trace_at, asked)
+    axes = [_axis(size, near[size]) for size in (name, other)]
+    formula = line(instances, axes)
+    everywhere = Condition(other, "", least=min(2, axes[1].start))
+    condition = next((c for c in formula.conditions if c.name == other), everywhere)
+    values = _around(near[other], condition)
+    points = tuple(
+        (value, _largest_beside(formula, name, other, value, axes[0].start, limit_bytes)) for value in values
+    )
+    usual = min((p for p in points if p[1]), key=lambda p: abs(p[0] - near[other]), default=None)
+    if usual is None:
+        return Frontier(name, other, limit_bytes, points, (0, 0), formula, instances.traces)
+    found = instances.at({name: usual[1], other: usual[0]})
+    predicted = formula.peak.at(**{name: usual[1], other: usual[0]})
+    if found.peak_bytes != predicted:
+        raise ForetraceError(
+            f"at {other}={usual[0]} {name}={usual[1]} the peak is {found.peak_bytes:,}, predicted {predicted:,}",
+            f"The program changes on the way there: vary {name} alone, which follows it piece by piece.",
         )
-        usual = min((p for p in points if p[1]), key=lambda p: abs(p[0] - near[other]), default=None)
-        if usual is None:
-            return Frontier(name, other, limit_bytes, points, (0, 0), formula, instances.traces)
-        found = instances.at({name: usual[1], other: usual[0]})
-        predicted = formula.peak.at(**{name: usual[1], other: usual[0]})
-        if found.peak_bytes != predicted:
-            raise ForetraceError(
-                f"at {other}={usual[0]} {name}={usual[1]} the peak is {found.peak_bytes:,}, predicted {predicted:,}",
-                f"The program changes on the way there: vary {name} alone, which follows it piece by piece.",
-            )
-        return Frontier(name, other, limit_bytes, points, (usual[0], usual[1]), formula, instances.traces)
+    return Frontier(name, other, limit_bytes, points, (usual[0], usual[1]), formula, instances.traces)
 
 
 def _axis(name: str, near: int) -> Axis:

@@ -20,7 +20,7 @@ from ...graph import Category, ForetraceError, Phase
 from . import peak as peaks
 from .digest import AFTER_FORWARD, Counted, Digest, Live, Made, Point, Series, Spent, StorageClass
 from .expression import letters_for
-from .instances import Asked, Instances, Sizes, TraceAt, in_words, quiet
+from .instances import Asked, Instances, Sizes, TraceAt, in_words
 from .lattice import Axis, Index, Recovery, recover
 from .plan import Plan, check_same_regime, difference, plan
 from .polynomial import Atom, Polynomial
@@ -73,9 +73,8 @@ def derive(
     Raises `ForetraceError` where no lattice can be built, where a quantity is no polynomial, and where a held-out
     instance disagrees: a formula that is returned was exact on all of them.
     """
-    with quiet():
-        deriver = _Deriver(Instances(trace_at, asked), full, at or {}, letters_for(list(full), letters), apart)
-        return deriver.run(held_out, prove_at)
+    deriver = _Deriver(Instances(trace_at, asked), full, at or {}, letters_for(list(full), letters), apart)
+    return deriver.run(held_out, prove_at)
 
 
 def line(instances: Instances, axes: Sequence[Axis], letters: Mapping[str, str] | None = None) -> Formula:
