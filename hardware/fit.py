@@ -46,7 +46,7 @@ AT_ONCE = 1 << 16
 """How many values of a size are looked at together."""
 
 MOST_PIECES = 8
-"""How many thresholds are followed before the search gives up."""
+"""How many thresholds are followed before the search traces whatever it asks about."""
 
 REMAINDER = 64
 """A size with a default from twice this on is followed on values with the default's remainder by it: padding and
@@ -66,6 +66,11 @@ class Piece:
     first: int
     formula: Formula
 
+    @property
+    def modulus(self) -> int:
+        """The formula holds for the remainder that ``first`` leaves by this."""
+        return max((condition.modulus for condition in self.formula.conditions), default=1)
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -83,18 +88,27 @@ class Fit:
     breaks: str
     """Where in the step one more goes beyond the limit."""
     pieces: tuple[Piece, ...]
-    first_bytes: Mapping[int, int]
-    """The peak of values below the first piece, each traced."""
+    apart_bytes: Mapping[int, int]
+    """The peak of values that no piece holds for, each traced: those below the first one, or of another remainder."""
     traces: int
+    why_no_pieces: str = ""
+    """Why there are none, where there are none: then every value that was asked about was traced."""
 
     def peak(self, value: Any) -> Any:
-        """The peak in bytes at a value of the size, a whole number or a numpy array of them."""
+        """The peak in bytes at a value of the size, a whole number or a numpy array of them.
+
+        Where a piece holds for one remainder only, and the value was not traced, it is that of the next smaller value
+        it holds for. Raises ``ValueError`` for a value that no piece is near, and that was not traced.
+        """
         if isinstance(value, np.ndarray):
             return np.array([self.peak(int(v)) for v in value.ravel()], dtype=object).reshape(value.shape)
-        if value in self.first_bytes:
-            return self.first_bytes[value]
-        formula = [piece for piece in self.pieces if piece.first <= value][-1].formula
-        return formula.peak.at(**{self.name: value})
+        if value in self.apart_bytes:
+            return self.apart_bytes[value]
+        near = [piece for piece in self.pieces if piece.first <= value]
+        if not near:
+            raise ValueError(f"{self.name}={value} was not traced, and no formula holds for it")
+        piece = near[-1]
+        return piece.formula.peak.at(**{self.name: value - (value - piece.first) % piece.modulus})
 
     @property
     def expressions(self) -> list[Any]:
@@ -104,11 +118,13 @@ class Fit:
     def regimes(self) -> list[tuple[int, int, str]]:
         """From which value to which each point of the step has the peak, up to one more than the largest."""
         found: list[tuple[int, int, str]] = []
+        if not self.pieces:
+            return found
         ends = [piece.first for piece in self.pieces[1:]] + [max(self.largest, self.pieces[-1].first) + 2]
         for piece, end in zip(self.pieces, ends, strict=True):
             candidates = piece.formula.peak.candidates
-            for first in range(piece.first, min(end, self.largest + 2), AT_ONCE):
-                values = np.arange(first, min(first + AT_ONCE, end, self.largest + 2))
+            for first in range(piece.first, min(end, self.largest + 2), AT_ONCE * piece.modulus):
+                values = np.arange(first, min(first + AT_ONCE * piece.modulus, end, self.largest + 2), piece.modulus)
                 levels = [np.broadcast_to(c.polynomial.at(**{self.name: values}), values.shape) for c in candidates]
                 best = np.array(levels).argmax(axis=0)
                 for start in np.flatnonzero(np.diff(best, prepend=-1)).tolist():
@@ -156,8 +172,10 @@ class _Search:
         self.instances = Instances(self.kept, asked)
         self.step = REMAINDER if near >= 2 * REMAINDER else 1
         self.start = REMAINDER + near % REMAINDER if self.step > 1 else 2
+        self.near = near
         self.pieces: list[Piece] = []
-        self.below: dict[int, int] = {}
+        self.apart: dict[int, int] = {}
+        self.why = ""
         self.last: tuple[int, StepGraph] | None = None
 
     def kept(self, **sizes: int) -> StepGraph:
@@ -173,20 +191,15 @@ class _Search:
         return self.last[1]
 
     def run(self, headroom: float, reserved: Callable[[StepGraph], int] | None) -> Fit:
-        if self.step > 1 and self.traced(self.start) > self.limit_bytes:
-            self.step, self.start = 1, 2
-        self.add_piece(self.start)
+        self.begin()
         best = self.search(self.limit_bytes)
-        while best >= self.pieces[-1].first and not self.agrees(best):
+        while self.pieces and best >= self.pieces[-1].first and not self.agrees(best):
             if len(self.pieces) >= MOST_PIECES:
-                raise ForetraceError(
-                    f"{self.name} changes the program at more than {MOST_PIECES} places below {best}",
-                    "Ask for a size that leaves the ops as they are.",
-                )
+                self.pieces, self.why = [], f"{self.name} changes the program at more than {MOST_PIECES} places"
+                break
             self.add_piece(self.threshold(best))
             best = self.search(self.limit_bytes)
-        if best < self.start:
-            best = self.from_below(self.limit_bytes)
+        best = self.exactly(best, self.limit_bytes)
         by_reserved = None if reserved is None else self.by_reserved(reserved, best)
         spared = int(self.limit_bytes * (1 - headroom))
         return Fit(
@@ -194,14 +207,29 @@ class _Search:
             limit_bytes=self.limit_bytes,
             headroom=headroom,
             largest=best,
-            largest_with_headroom=self.search(spared) or self.from_below(spared),
+            largest_with_headroom=self.exactly(self.search(spared), spared),
             largest_reserved=by_reserved,
             confirmed_bytes=self.traced(best) if best else 0,
-            breaks=self.breaks(best + 1),
+            breaks=self.breaks(
+                best + 1 if best else min((v for v, size in self.apart.items() if size), default=self.start)
+            ),
             pieces=tuple(self.pieces),
-            first_bytes=self.below,
+            apart_bytes={value: size for value, size in sorted(self.apart.items()) if size},
             traces=self.instances.traces,
+            why_no_pieces="" if self.pieces else self.why,
         )
+
+    def begin(self) -> None:
+        """The first piece, if there is one: on small values where these are needed, on values of one remainder where
+        those are no polynomial."""
+        if self.step > 1 and self.traced(self.start) > self.limit_bytes:
+            self.step, self.start = 1, 2
+        for step, start in dict.fromkeys(((self.step, self.start), (REMAINDER, REMAINDER + self.near % REMAINDER))):
+            try:
+                self.step, self.start = step, start
+                return self.add_piece(start)
+            except ForetraceError as error:
+                self.why = error.message
 
     def add_piece(self, first: int) -> None:
         axis = Axis(self.name, first, self.step)
@@ -232,18 +260,27 @@ class _Search:
             low, high = (middle, high) if self.agrees(middle) else (low, middle)
         return high
 
-    def from_below(self, limit_bytes: int) -> int:
-        """The largest value below the first piece whose trace fits; 0 where none does."""
-        low, high = 0, self.start
+    def exactly(self, best: int, limit_bytes: int) -> int:
+        """The largest value that fits, from the largest that a piece holds for: what lies between is traced."""
+        if not self.pieces:
+            low, high = 0, 1
+            while self.known_apart(high) <= limit_bytes and high < LARGEST:
+                low, high = high, 2 * high
+        elif not best:
+            low, high = 0, self.start
+        else:
+            low, high = best, best + [piece for piece in self.pieces if piece.first <= best][-1].modulus
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if self.known_below(middle) <= limit_bytes else (low, middle)
-        return low
+            low, high = (middle, high) if self.known_apart(middle) <= limit_bytes else (low, middle)
+        return low if best or self.apart.get(low) else 0
 
-    def known_below(self, value: int) -> int:
-        if value not in self.below:
-            self.below[value] = self.traced(value)
-        return self.below[value]
+    def known_apart(self, value: int) -> int:
+        """The peak at a value that no piece holds for; 0 where there is no instance of it."""
+        if value not in self.apart:
+            there = self.instances.builds({self.name: value})
+            self.apart[value] = self.traced(value) if there else 0
+        return self.apart[value]
 
     def by_reserved(self, reserved: Callable[[StepGraph], int], most: int) -> int:
         """Search downwards from what fits by allocated bytes: reserved are no fewer, and grow much as these do."""
@@ -261,6 +298,8 @@ class _Search:
             return (low + high) // 2
         if low in over:
             return low + (high - low) * -over[low] // max(over[high] - over[low], 1)
+        if not self.pieces:
+            return (low + high) // 2
         first = self.pieces[0].first
         grows = (self.peak_at(high) - self.peak_at(first)) // (high - first) if high > first else 0
         return high - -(-over[high] // grows) if grows > 0 else (low + high) // 2
@@ -271,7 +310,7 @@ class _Search:
         return found
 
     def breaks(self, value: int) -> str:
-        if value < self.pieces[0].first:
+        if value in self.apart:
             return str(self.instances.at({self.name: value}).highest())
         formula = [piece for piece in self.pieces if piece.first <= value][-1].formula
         return str(formula.peak.winner(**{self.name: value}).point)
@@ -279,9 +318,7 @@ class _Search:
 
 def _last_that_fits(piece: Piece, name: str, end: int, limit_bytes: int) -> int:
     """The largest value from the piece's first on and below `end` with a peak of at most `limit_bytes`, else 0."""
-    holds = piece.formula.conditions
-    modulus = max((c.modulus for c in holds), default=1)
-    first = piece.first
+    modulus, first = piece.modulus, piece.first
     if piece.formula.peak.at(**{name: first}) > limit_bytes:
         return 0
     low, high = 0, 1

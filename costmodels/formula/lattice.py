@@ -228,8 +228,8 @@ class _Grower(Generic[S]):
             self.add(self.on_axis(i, k))
             if k == FIRST_DIVISION:
                 self.divide_early(i)
-            if not self.found[self.on_axis(i, k)].any():
-                return
+            if not self.found[self.on_axis(i, k)].any() and (k > 1 or len(self.axes) > 1):
+                return  # where the only size does nothing at its first step, it may yet at the next
         for power in range(1, MOST_DIVISIONS + 1):
             going = self.found[self.on_axis(i, HIGHEST_DEGREE + 1)] != 0
             self.divisions[i] = np.where(going, power, self.divisions[i])  # those that ended stay as they are
