@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ..graph import ForetraceError, Phase, StepGraph, capability_of
+from .again import remembered
 from .assumptions import Assumptions, Setting
 from .autocast import autocast_dtype, cuda_autocast, region
 from .cuda import cuda_kernels
@@ -39,6 +40,7 @@ _ONE_AT_A_TIME = threading.RLock()
 _DEVICES = {"cpu": "cpu", "cuda": "cuda:0", "cuda:0": "cuda:0"}
 
 
+@remembered
 def trace(
     model: Any,
     inputs: Any = None,
@@ -89,6 +91,7 @@ def trace(
     return _trace(make, settings, recorder, progress)
 
 
+@remembered
 def trace_target(
     target: str,
     parameters: dict[str, Any] | None = None,
