@@ -2,11 +2,14 @@
 
     python benchmarks/formulas.py                 # the formulas, with their proof
     python benchmarks/formulas.py llama vit       # some of them
-    python benchmarks/formulas.py --fit           # fit beside a search that traces every value
+    python benchmarks/formulas.py --fit           # fit beside searches that trace
+    python benchmarks/formulas.py --page docs/formula.md    # both, and write the tables there
 
 For each family: seconds by the clock and of the processor, traces, held-out instances that agreed (an instance that
-did not would end the program), and the largest of them. With ``--fit`` the answer of `foretrace.fit` beside that of
-tracing every value from 1 until one no longer fits.
+did not would end the program), and the largest of them. With ``--fit`` the answer of `foretrace.fit` (by allocated
+bytes, with headroom, and by reserved bytes) beside two searches that trace and ask for allocated bytes alone: *every
+value* from 1 until one no longer fits, and *halving*, which doubles the value until it no longer fits and then halves
+the interval. The model of each search is a small one, so that every value can be traced at all.
 """
 
 from __future__ import annotations
@@ -14,11 +17,13 @@ from __future__ import annotations
 import argparse
 import time
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import foretrace
 from foretrace.costmodels import timeline
+from foretrace.hardware.fit import largest
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 MIB = 1 << 20
@@ -34,9 +39,9 @@ class Family:
     at: dict[str, list[int]] = field(default_factory=dict)
     how: dict[str, Any] = field(default_factory=dict)
     prove_at: tuple[dict[str, int], ...] = ()
-    vary: str = "batch"
     small: dict[str, Any] = field(default_factory=dict)
-    limit_bytes: int = 0
+    searches: tuple[tuple[str, int], ...] = ()
+    """The size to vary, and the MiB that it may fill."""
 
 
 FAMILIES = {
@@ -45,13 +50,13 @@ FAMILIES = {
         "batch,seq,layers,width,heads,vocab",
         {"batch": 8},
         small={"layers": 4, "width": 256, "heads": 4, "seq": 256, "vocab": 5000},
-        limit_bytes=1200 * MIB,
+        searches=(("batch", 6 * 1024), ("seq", 700)),
     ),
     "gpt2": Family(
         "gpt2_xl.py:gpt2_xl",
         "batch,seq,layers,width,heads,vocab",
         small={"layers": 4, "width": 256, "heads": 4, "seq": 256, "vocab": 5000},
-        limit_bytes=1200 * MIB,
+        searches=(("batch", 6 * 1024), ("seq", 600)),
     ),
     "llama": Family(
         "families.py:llama",
@@ -60,28 +65,29 @@ FAMILIES = {
         at={"heads": [12, 24], "kv_heads": [2, 3], "width": [1152, 1728]},
         how={"autocast": "bfloat16"},
         small={"layers": 3, "width": 256, "heads": 4, "kv_heads": 2, "hidden": 512, "seq": 256, "vocab": 5000},
-        limit_bytes=800 * MIB,
+        searches=(("batch", 4 * 1024), ("seq", 100)),
     ),
     "vit": Family(
         "families.py:vit", "batch,image,layers,width,heads", small={"layers": 3, "width": 192, "heads": 3},
-        limit_bytes=700 * MIB,
+        searches=(("batch", 2 * 1024), ("image", 1024)),
     ),
     "resnet": Family(
         "families.py:resnet", "batch,depth,width,image", prove_at=({"depth": 23}, {"depth": 36}),
-        small={"depth": 3, "width": 16, "image": 96}, limit_bytes=600 * MIB,
+        small={"depth": 3, "width": 16, "image": 96}, searches=(("batch", 600), ("image", 2048)),
     ),
     "lstm": Family(
         "families.py:lstm", "batch,time,layers,width,vocab", small={"width": 128, "vocab": 2000, "time": 64},
-        limit_bytes=200 * MIB,
+        searches=(("batch", 400), ("time", 512)),
     ),
     "lstm_cells": Family(
         "families.py:lstm_cells", "batch,time,width,vocab", small={"width": 128, "vocab": 2000, "batch": 8},
-        vary="time", limit_bytes=16 * MIB,
+        searches=(("batch", 1024), ("time", 64)),
     ),
 }  # fmt: skip
 
 
-def formulas(name: str, family: Family) -> None:
+def formulas(name: str, family: Family) -> list[str]:
+    """Print what the formulas of a family cost; the row of the table."""
     start, processor = time.perf_counter(), time.process_time()
     found = foretrace.formula(
         f"{EXAMPLES}/{family.target}",
@@ -93,41 +99,79 @@ def formulas(name: str, family: Family) -> None:
     )
     seconds, processor = time.perf_counter() - start, time.process_time() - processor
     sizes = " ".join(f"{n}={v}" for n, v in found.full.items())
+    assert found.full in found.proof.instances
+    proved = len(found.proof.instances)
     print(
         f"{name:<11} {seconds:5.1f} s, {processor:5.1f} s of the processor, {found.traces:>3} traces, exact on "
-        f"{len(found.proof.instances)} held-out instances, {sizes} among them: {found.full in found.proof.instances}",
+        f"{proved} held-out instances, {sizes} among them",
         flush=True,
     )
+    return [name, sizes, str(found.traces), str(proved), f"{processor:.0f} s"]
 
 
-def fits(name: str, family: Family) -> None:
+def fits(name: str, family: Family, vary: str, limit_bytes: int) -> list[str]:
+    """Print what one search costs; the row of the table."""
     target = f"{EXAMPLES}/{family.target}"
     foretrace.trace_target(target, family.small, **family.how)  # what is imported once is neither's time
     start = time.process_time()
-    found = foretrace.fit(target, family.vary, memory=family.limit_bytes, parameters=family.small, **family.how)
+    found = foretrace.fit(target, vary, memory=limit_bytes, parameters=family.small, **family.how)
     quick = time.process_time() - start
-    start, value = time.process_time(), 0
-    while True:
-        graph = foretrace.trace_target(target, {**family.small, family.vary: value + 1}, **family.how)
-        if timeline(graph).peak_bytes > family.limit_bytes:
-            break
-        value += 1
+
+    def fits_at(value: int) -> bool:
+        try:
+            graph = foretrace.trace_target(target, {**family.small, vary: value}, **family.how)
+        except foretrace.ForetraceError:
+            return value < found.largest  # too small for the model
+        return timeline(graph).peak_bytes <= limit_bytes
+
+    start = time.process_time()
+    halved = largest(fits_at)
+    halving = time.process_time() - start
+    start = time.process_time()
+    value = next(v for v in count(1) if not fits_at(v)) - 1
     slow = time.process_time() - start
-    verdict = "agree" if found.largest == value else "DIFFER"
+    assert found.largest == halved == value, (name, vary, found.largest, halved, value)
     print(
-        f"{name:<11} {family.vary}: fit {found.largest} from {found.traces} traces in {quick:.1f} s, every value "
-        f"{value} in {slow:.1f} s: they {verdict}, {quick / slow:.1%} of the time",
+        f"{name:<11} {vary}: {value} by all; fit {found.traces} traces in {quick:.1f} s, every value {slow:.1f} s "
+        f"({quick / slow:.1%}), halving {halving:.1f} s ({quick / halving:.0%})",
         flush=True,
     )
+    size = f"{limit_bytes // MIB:,} MiB"
+    shares = [f"{quick:.1f} s", f"{slow:.1f} s", f"{quick / slow:.1%}", f"{halving:.1f} s"]
+    return [name, vary, size, f"{value:,}", str(found.traces), *shares]
+
+
+FORMULAS = ["family", "proved at", "traces", "held-out instances", "processor"]
+FITS = ["family", "size", "limit", "largest", "traces of fit", "fit", "every value", "fit's share", "halving"]
+
+
+def table(heads: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def write(page: Path, name: str, text: str) -> None:
+    """Put a table between a page's marks."""
+    before, _, rest = page.read_text().partition(f"<!-- {name} -->\n")
+    _, _, after = rest.partition(f"<!-- end {name} -->\n")
+    page.write_text(f"{before}<!-- {name} -->\n\n{text}\n<!-- end {name} -->\n{after}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("families", nargs="*", help=", ".join(FAMILIES))
-    parser.add_argument("--fit", action="store_true", help="compare what fits with a search over traces")
+    parser.add_argument("--fit", action="store_true", help="compare what fits with searches over traces")
+    parser.add_argument("--page", type=Path, help="do both, and write the tables into this page")
     options = parser.parse_args()
-    for name in options.families or FAMILIES:
-        (fits if options.fit else formulas)(name, FAMILIES[name])
+    chosen = {name: FAMILIES[name] for name in options.families or FAMILIES}
+    rows = [] if options.fit and not options.page else [formulas(*item) for item in chosen.items()]
+    if options.page:
+        write(options.page, "costs", table(FORMULAS, rows))
+    if options.fit or options.page:
+        found = [fits(n, family, vary, mib * MIB) for n, family in chosen.items() for vary, mib in family.searches]
+        if options.page:
+            write(options.page, "searches", table(FITS, found))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ through which it was read, or None.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
@@ -89,6 +89,16 @@ class StepGraph:
     events: tuple[Event, ...]
     spans: tuple[Span, ...]
     facts: Facts = field(default_factory=Facts)
+    again: Callable[..., StepGraph] | None = field(default=None, init=False, compare=False, repr=False)
+    """Traces the same step at other sizes, given as keyword arguments; None for one that was loaded, or edited."""
+
+    def remember(self, again: Callable[..., StepGraph]) -> None:
+        """Note how the same step is traced at other sizes."""
+        object.__setattr__(self, "again", again)
+
+    def __getstate__(self) -> dict[str, object]:
+        """All that is saved or sent to another process: not how it was made."""
+        return {**self.__dict__, "again": None}
 
     @cached_property
     def graph(self) -> nx.MultiDiGraph[int]:

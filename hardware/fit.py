@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..costmodels.formula import Axis, Condition, Formula, Instances, line, quiet
+from ..costmodels.formula import Axis, Condition, Formula, Instances, line
 from ..graph import ForetraceError, StepGraph
 
 LARGEST = 1 << 20
@@ -46,13 +46,17 @@ AT_ONCE = 1 << 16
 """How many values of a size are looked at together."""
 
 MOST_PIECES = 8
-"""How many thresholds are followed before the search gives up."""
+"""How many thresholds are followed before the search traces whatever it asks about."""
 
 REMAINDER = 64
 """A size with a default from twice this on is followed on values with the default's remainder by it: padding and
 alignment ask no more. What lies between is found to be rounded, or not, by `costmodels.formula`."""
 
+ASKED_EVENLY = 5
+"""After so many questions what an allocator reserves is taken to grow unevenly, and the interval is halved."""
+
 TraceAt = Callable[..., StepGraph]
+Asked = Callable[[Mapping[str, int], int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,11 @@ class Piece:
 
     first: int
     formula: Formula
+
+    @property
+    def modulus(self) -> int:
+        """The formula holds for the remainder that ``first`` leaves by this."""
+        return max((condition.modulus for condition in self.formula.conditions), default=1)
 
 
 @dataclass(frozen=True)
@@ -79,18 +88,27 @@ class Fit:
     breaks: str
     """Where in the step one more goes beyond the limit."""
     pieces: tuple[Piece, ...]
-    first_bytes: Mapping[int, int]
-    """The peak of values below the first piece, each traced."""
+    apart_bytes: Mapping[int, int]
+    """The peak of values that no piece holds for, each traced: those below the first one, or of another remainder."""
     traces: int
+    why_no_pieces: str = ""
+    """Why there are none, where there are none: then every value that was asked about was traced."""
 
     def peak(self, value: Any) -> Any:
-        """The peak in bytes at a value of the size, a whole number or a numpy array of them."""
+        """The peak in bytes at a value of the size, a whole number or a numpy array of them.
+
+        Where a piece holds for one remainder only, and the value was not traced, it is that of the next smaller value
+        it holds for. Raises ``ValueError`` for a value that no piece is near, and that was not traced.
+        """
         if isinstance(value, np.ndarray):
             return np.array([self.peak(int(v)) for v in value.ravel()], dtype=object).reshape(value.shape)
-        if value in self.first_bytes:
-            return self.first_bytes[value]
-        formula = [piece for piece in self.pieces if piece.first <= value][-1].formula
-        return formula.peak.at(**{self.name: value})
+        if value in self.apart_bytes:
+            return self.apart_bytes[value]
+        near = [piece for piece in self.pieces if piece.first <= value]
+        if not near:
+            raise ValueError(f"{self.name}={value} was not traced, and no formula holds for it")
+        piece = near[-1]
+        return piece.formula.peak.at(**{self.name: value - (value - piece.first) % piece.modulus})
 
     @property
     def expressions(self) -> list[Any]:
@@ -100,11 +118,13 @@ class Fit:
     def regimes(self) -> list[tuple[int, int, str]]:
         """From which value to which each point of the step has the peak, up to one more than the largest."""
         found: list[tuple[int, int, str]] = []
+        if not self.pieces:
+            return found
         ends = [piece.first for piece in self.pieces[1:]] + [max(self.largest, self.pieces[-1].first) + 2]
         for piece, end in zip(self.pieces, ends, strict=True):
             candidates = piece.formula.peak.candidates
-            for first in range(piece.first, min(end, self.largest + 2), AT_ONCE):
-                values = np.arange(first, min(first + AT_ONCE, end, self.largest + 2))
+            for first in range(piece.first, min(end, self.largest + 2), AT_ONCE * piece.modulus):
+                values = np.arange(first, min(first + AT_ONCE * piece.modulus, end, self.largest + 2), piece.modulus)
                 levels = [np.broadcast_to(c.polynomial.at(**{self.name: values}), values.shape) for c in candidates]
                 best = np.array(levels).argmax(axis=0)
                 for start in np.flatnonzero(np.diff(best, prepend=-1)).tolist():
@@ -141,47 +161,75 @@ def fit(
 
     Raises `ForetraceError` where the size changes the program from value to value.
     """
-    with quiet():
-        return _Search(Instances(trace_at, asked), name, limit_bytes, near).run(headroom, reserved)
+    return _Search(trace_at, asked, name, limit_bytes, near).run(headroom, reserved)
 
 
 class _Search:
     """Follows the peak upward, piece by piece."""
 
-    def __init__(self, instances: Instances, name: str, limit_bytes: int, near: int) -> None:
-        self.instances, self.name, self.limit_bytes = instances, name, limit_bytes
+    def __init__(self, trace_at: TraceAt, asked: Asked | None, name: str, limit_bytes: int, near: int) -> None:
+        self.trace_at, self.name, self.limit_bytes = trace_at, name, limit_bytes
+        self.instances = Instances(self.kept, asked)
         self.step = REMAINDER if near >= 2 * REMAINDER else 1
         self.start = REMAINDER + near % REMAINDER if self.step > 1 else 2
+        self.near = near
         self.pieces: list[Piece] = []
-        self.below: dict[int, int] = {}
+        self.apart: dict[int, int] = {}
+        self.why = ""
+        self.last: tuple[int, StepGraph] | None = None
+
+    def kept(self, **sizes: int) -> StepGraph:
+        """A trace, the last of which is kept: what is reserved is asked of the same one."""
+        graph = self.trace_at(**sizes)
+        self.last = sizes[self.name], graph
+        return graph
+
+    def graph(self, value: int) -> StepGraph:
+        if self.last is None or self.last[0] != value:
+            self.instances.traces += 1
+            return self.kept(**{self.name: value})
+        return self.last[1]
 
     def run(self, headroom: float, reserved: Callable[[StepGraph], int] | None) -> Fit:
-        self.add_piece(self.start)
+        self.begin()
         best = self.search(self.limit_bytes)
-        while best >= self.pieces[-1].first and not self.agrees(best):
+        while self.pieces and best >= self.pieces[-1].first and not self.agrees(best):
             if len(self.pieces) >= MOST_PIECES:
-                raise ForetraceError(
-                    f"{self.name} changes the program at more than {MOST_PIECES} places below {best}",
-                    "Ask for a size that leaves the ops as they are.",
-                )
+                self.pieces, self.why = [], f"{self.name} changes the program at more than {MOST_PIECES} places"
+                break
             self.add_piece(self.threshold(best))
             best = self.search(self.limit_bytes)
-        if best < self.start:
-            best = self.from_below()
+        best = self.exactly(best, self.limit_bytes)
+        by_reserved = None if reserved is None else self.by_reserved(reserved, best)
         spared = int(self.limit_bytes * (1 - headroom))
         return Fit(
             name=self.name,
             limit_bytes=self.limit_bytes,
             headroom=headroom,
             largest=best,
-            largest_with_headroom=self.search(spared) or self.best_below(spared),
-            largest_reserved=None if reserved is None else self.by_reserved(reserved, best),
+            largest_with_headroom=self.exactly(self.search(spared), spared),
+            largest_reserved=by_reserved,
             confirmed_bytes=self.traced(best) if best else 0,
-            breaks=self.breaks(best + 1),
+            breaks=self.breaks(
+                best + 1 if best else min((v for v, size in self.apart.items() if size), default=self.start)
+            ),
             pieces=tuple(self.pieces),
-            first_bytes=self.below,
+            apart_bytes={value: size for value, size in sorted(self.apart.items()) if size},
             traces=self.instances.traces,
+            why_no_pieces="" if self.pieces else self.why,
         )
+
+    def begin(self) -> None:
+        """The first piece, if there is one: on small values where these are needed, on values of one remainder where
+        those are no polynomial."""
+        if self.step > 1 and self.traced(self.start) > self.limit_bytes:
+            self.step, self.start = 1, 2
+        for step, start in dict.fromkeys(((self.step, self.start), (REMAINDER, REMAINDER + self.near % REMAINDER))):
+            try:
+                self.step, self.start = step, start
+                return self.add_piece(start)
+            except ForetraceError as error:
+                self.why = error.message
 
     def add_piece(self, first: int) -> None:
         axis = Axis(self.name, first, self.step)
@@ -212,34 +260,57 @@ class _Search:
             low, high = (middle, high) if self.agrees(middle) else (low, middle)
         return high
 
-    def from_below(self) -> int:
-        """Trace the values below the first piece, from the largest on, until one fits."""
-        return next((v for v in range(self.start - 1, 0, -1) if self.known_below(v) <= self.limit_bytes), 0)
-
-    def known_below(self, value: int) -> int:
-        if value not in self.below:
-            self.below[value] = self.traced(value)
-        return self.below[value]
-
-    def best_below(self, limit_bytes: int) -> int:
-        return max((v for v, size in self.below.items() if size <= limit_bytes), default=0)
-
-    def by_reserved(self, reserved: Callable[[StepGraph], int], most: int) -> int:
-        """Search downwards from what fits by allocated bytes: reserved are no fewer, and seldom many more."""
-
-        def fits(value: int) -> bool:
-            return reserved(self.instances.trace_at(**{self.name: value})) <= self.limit_bytes
-
-        low, high, stride = most, most + 1, 1
-        while low and not fits(low):
-            low, high, stride = max(low - stride, 0), low, 2 * stride
+    def exactly(self, best: int, limit_bytes: int) -> int:
+        """The largest value that fits, from the largest that a piece holds for: what lies between is traced."""
+        if not self.pieces:
+            low, high = 0, 1
+            while self.known_apart(high) <= limit_bytes and high < LARGEST:
+                low, high = high, 2 * high
+        elif not best:
+            low, high = 0, self.start
+        else:
+            low, high = best, best + [piece for piece in self.pieces if piece.first <= best][-1].modulus
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if fits(middle) else (low, middle)
+            low, high = (middle, high) if self.known_apart(middle) <= limit_bytes else (low, middle)
+        return low if best or self.apart.get(low) else 0
+
+    def known_apart(self, value: int) -> int:
+        """The peak at a value that no piece holds for; 0 where there is no instance of it."""
+        if value not in self.apart:
+            there = self.instances.builds({self.name: value})
+            self.apart[value] = self.traced(value) if there else 0
+        return self.apart[value]
+
+    def by_reserved(self, reserved: Callable[[StepGraph], int], most: int) -> int:
+        """Search downwards from what fits by allocated bytes: reserved are no fewer, and grow much as these do."""
+        over = {most: reserved(self.graph(most)) - self.limit_bytes} if most else {}
+        low, high = (0, most) if over and over[most] > 0 else (most, most + 1)
+        while high - low > 1:
+            value = min(max(self.guess(over, low, high), low + 1), high - 1)
+            over[value] = reserved(self.graph(value)) - self.limit_bytes
+            low, high = (low, value) if over[value] > 0 else (value, high)
         return low
 
+    def guess(self, over: Mapping[int, int], low: int, high: int) -> int:
+        """The last value between two that may not be too much, if what is too much grows evenly."""
+        if len(over) > ASKED_EVENLY:
+            return (low + high) // 2
+        if low in over:
+            return low + (high - low) * -over[low] // max(over[high] - over[low], 1)
+        if not self.pieces:
+            return (low + high) // 2
+        first = self.pieces[0].first
+        grows = (self.peak_at(high) - self.peak_at(first)) // (high - first) if high > first else 0
+        return high - -(-over[high] // grows) if grows > 0 else (low + high) // 2
+
+    def peak_at(self, value: int) -> int:
+        formula = [piece for piece in self.pieces if piece.first <= value][-1].formula
+        found: int = formula.peak.at(**{self.name: value})
+        return found
+
     def breaks(self, value: int) -> str:
-        if value < self.pieces[0].first:
+        if value in self.apart:
             return str(self.instances.at({self.name: value}).highest())
         formula = [piece for piece in self.pieces if piece.first <= value][-1].formula
         return str(formula.peak.winner(**{self.name: value}).point)
@@ -247,9 +318,7 @@ class _Search:
 
 def _last_that_fits(piece: Piece, name: str, end: int, limit_bytes: int) -> int:
     """The largest value from the piece's first on and below `end` with a peak of at most `limit_bytes`, else 0."""
-    holds = piece.formula.conditions
-    modulus = max((c.modulus for c in holds), default=1)
-    first = piece.first
+    modulus, first = piece.modulus, piece.first
     if piece.formula.peak.at(**{name: first}) > limit_bytes:
         return 0
     low, high = 0, 1
@@ -291,27 +360,26 @@ def frontier(
 
     `near` are usual values of both. Raises `ForetraceError` where the confirming trace is not what was predicted.
     """
-    with quiet():
-        instances = Instances(trace_at, asked)
-        axes = [_axis(size, near[size]) for size in (name, other)]
-        formula = line(instances, axes)
-        everywhere = Condition(other, "", least=min(2, axes[1].start))
-        condition = next((c for c in formula.conditions if c.name == other), everywhere)
-        values = _around(near[other], condition)
-        points = tuple(
-            (value, _largest_beside(formula, name, other, value, axes[0].start, limit_bytes)) for value in values
+    instances = Instances(trace_at, asked)
+    axes = [_axis(size, near[size]) for size in (name, other)]
+    formula = line(instances, axes)
+    everywhere = Condition(other, "", least=min(2, axes[1].start))
+    condition = next((c for c in formula.conditions if c.name == other), everywhere)
+    values = _around(near[other], condition)
+    points = tuple(
+        (value, _largest_beside(formula, name, other, value, axes[0].start, limit_bytes)) for value in values
+    )
+    usual = min((p for p in points if p[1]), key=lambda p: abs(p[0] - near[other]), default=None)
+    if usual is None:
+        return Frontier(name, other, limit_bytes, points, (0, 0), formula, instances.traces)
+    found = instances.at({name: usual[1], other: usual[0]})
+    predicted = formula.peak.at(**{name: usual[1], other: usual[0]})
+    if found.peak_bytes != predicted:
+        raise ForetraceError(
+            f"at {other}={usual[0]} {name}={usual[1]} the peak is {found.peak_bytes:,}, predicted {predicted:,}",
+            f"The program changes on the way there: vary {name} alone, which follows it piece by piece.",
         )
-        usual = min((p for p in points if p[1]), key=lambda p: abs(p[0] - near[other]), default=None)
-        if usual is None:
-            return Frontier(name, other, limit_bytes, points, (0, 0), formula, instances.traces)
-        found = instances.at({name: usual[1], other: usual[0]})
-        predicted = formula.peak.at(**{name: usual[1], other: usual[0]})
-        if found.peak_bytes != predicted:
-            raise ForetraceError(
-                f"at {other}={usual[0]} {name}={usual[1]} the peak is {found.peak_bytes:,}, predicted {predicted:,}",
-                f"The program changes on the way there: vary {name} alone, which follows it piece by piece.",
-            )
-        return Frontier(name, other, limit_bytes, points, (usual[0], usual[1]), formula, instances.traces)
+    return Frontier(name, other, limit_bytes, points, (usual[0], usual[1]), formula, instances.traces)
 
 
 def _axis(name: str, near: int) -> Axis:

@@ -41,7 +41,9 @@ def _fit(found: Fit, target: str) -> list[str]:
         lines.append(f"  peak there {_size(found.confirmed_bytes)}, confirmed by a trace")
     lines.append(f"  one more takes {_size(int(found.peak(found.largest + 1)))}" if _knows_more(found) else "")
     lines.append(f"  and breaks at {found.breaks}")
-    regimes = found.regimes() if found.largest >= found.pieces[0].first else []
+    regimes = found.regimes() if found.pieces and found.largest >= found.pieces[0].first else []
+    if not found.pieces:
+        lines += ["", f"no formula, so that every value asked about was traced: {found.why_no_pieces}"]
     for piece in found.pieces:
         lines += ["", f"from {found.name} = {piece.first} on, the largest of"]
         lines += [
@@ -50,6 +52,8 @@ def _fit(found: Fit, target: str) -> list[str]:
             if not regimes or str(c.point) in {point for _, _, point in regimes}
         ]
         lines += [f"  where {condition}: {condition.why}" for condition in piece.formula.conditions]
+        if piece.modulus > 1:
+            lines.append("  between these values the largest that fits was found by traces")
     if regimes:
         lines += ["", "who has the peak"]
         lines += [f"  {found.name} {first:,} to {last:,}: {point}" for first, last, point in regimes]
@@ -57,7 +61,7 @@ def _fit(found: Fit, target: str) -> list[str]:
 
 
 def _knows_more(found: Fit) -> bool:
-    return found.largest + 1 in found.first_bytes or found.largest + 1 >= found.pieces[0].first
+    return found.largest + 1 in found.apart_bytes or bool(found.pieces and found.largest + 1 >= found.pieces[0].first)
 
 
 def _frontier(found: Frontier, target: str) -> list[str]:
@@ -113,10 +117,19 @@ def picture(found: Fit | Frontier) -> str:
     if isinstance(found, Frontier):
         points = [(float(value), float(most)) for value, most in found.points]
         return _svg(points, None, f"largest {found.name} by {found.other}", found.other, found.name)
-    first, last = found.pieces[0].first, max(found.largest + 1, found.pieces[0].first + 1)
-    values = sorted({first + (last - first) * i // 64 for i in range(65)})
+    values = _drawn(found)
     points = [(float(v), int(found.peak(v)) / GB) for v in values]
     return _svg(points, found.limit_bytes / GB, f"peak by {found.name}", found.name, "GB")
+
+
+def _drawn(found: Fit) -> list[int]:
+    """Values for the curve: evenly spaced over the pieces, or those traced."""
+    if not found.pieces:
+        return (
+            sorted(value for value in found.apart_bytes if value <= found.largest + 1) or sorted(found.apart_bytes)[:1]
+        )
+    first, last = found.pieces[0].first, max(found.largest + 1, found.pieces[0].first + 1)
+    return sorted({first + (last - first) * i // 64 for i in range(65)})
 
 
 def _svg(points: Sequence[tuple[float, float]], limit: float | None, title: str, across: str, up: str) -> str:

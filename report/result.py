@@ -140,15 +140,30 @@ class Report:
         """True when the step fits; None for a step that was not traced for CUDA."""
         return self.device_memory.fits if self.device_memory else None
 
-    def max_batch(self, trace_at: Callable[[int], StepGraph]) -> int:
+    def max_batch(self, trace_at: Callable[[int], StepGraph] | None = None) -> int:
         """The largest batch whose step fits on this device; 0 where not even one does.
 
-        A trace is of one batch size, so `trace_at` gives the step at another, as in
-        ``lambda batch: foretrace.trace_target("train.py:make_step", {"batch": batch})``. Each size that is
+        A trace is of one batch size. It remembers how it was made, so that it can be made at another: by the target's
+        keyword argument ``batch`` (or ``batch_size``, ``bs``), by a size of that name in the specs, or by the first
+        size of the inputs. `trace_at` takes the place of that, as in
+        ``lambda batch: foretrace.trace_target("train.py:make_step", {"images": batch})``. Each size that is
         tried is traced and priced; the last one that fits has been traced itself, not extrapolated.
+
+        Raises `ForetraceError` for a trace that was loaded or edited, where `trace_at` is not given, and where there
+        is no batch to change.
         """
+        at = trace_at or self._traced_at
         again = partial(price, on=self.profile, conf=self.conf)
-        return largest(lambda batch: again(trace_at(batch)).fits is True)
+        return largest(lambda batch: again(at(batch)).fits is True)
+
+    def _traced_at(self, batch: int) -> StepGraph:
+        mend = "Give a function of the batch: report.max_batch(lambda batch: foretrace.trace_target(...))."
+        if self.trace.again is None:
+            raise ForetraceError("this trace was loaded or edited, and cannot be made again at another batch", mend)
+        try:
+            return self.trace.again(batch=batch)
+        except ForetraceError as error:
+            raise ForetraceError(f"at batch={batch}: {error.message}", f"{error.mend} {mend}") from error
 
     @property
     def device(self) -> str:

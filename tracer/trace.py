@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ..graph import ForetraceError, Outcomes, Phase, StepGraph, capability_of
+from .again import remembered
 from .assumptions import Assumptions, Setting
 from .autocast import autocast_dtype, cuda_autocast, region
 from .cuda import cuda_kernels
@@ -40,6 +41,7 @@ _ONE_AT_A_TIME = threading.RLock()
 _DEVICES = {"cpu": "cpu", "cuda": "cuda:0", "cuda:0": "cuda:0"}
 
 
+@remembered
 def trace(
     model: Any,
     inputs: Any = None,
@@ -93,6 +95,7 @@ def trace(
     return _trace(make, settings, _Recording(assume, strict, outcomes, max_ops), progress, fold and outcomes is None)
 
 
+@remembered
 def trace_target(
     target: str,
     parameters: dict[str, Any] | None = None,

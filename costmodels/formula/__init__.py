@@ -4,7 +4,7 @@ from .compare import HandComparison, Row, compare_by_hand, explain
 from .derive import derive, line
 from .digest import Digest, digest
 from .expression import check_expression, letters_for, parse, written
-from .instances import Instances, NoInstance, in_words, quiet
+from .instances import Instances, NoInstance, in_words
 from .lattice import Axis, Recovery, recover
 from .polynomial import Atom, Polynomial
 from .result import Candidate, Condition, Formula, Part, Peak, Proof, Quantity, Regime, Residue
@@ -37,7 +37,6 @@ __all__ = [
     "letters_for",
     "line",
     "parse",
-    "quiet",
     "recover",
     "written",
 ]

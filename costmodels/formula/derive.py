@@ -14,11 +14,13 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from itertools import islice
 
+import numpy as np
+
 from ...graph import Category, ForetraceError, Phase
 from . import peak as peaks
-from .digest import AFTER_FORWARD, Counted, Digest, Level, Live, Made, Point, Series, Spent, StorageClass
+from .digest import AFTER_FORWARD, Counted, Digest, Live, Made, Point, Series, Spent, StorageClass
 from .expression import letters_for
-from .instances import Asked, Instances, Sizes, TraceAt, in_words, quiet
+from .instances import Asked, Instances, Sizes, TraceAt, in_words
 from .lattice import Axis, Index, Recovery, recover
 from .plan import Plan, check_same_regime, difference, plan
 from .polynomial import Atom, Polynomial
@@ -71,9 +73,8 @@ def derive(
     Raises `ForetraceError` where no lattice can be built, where a quantity is no polynomial, and where a held-out
     instance disagrees: a formula that is returned was exact on all of them.
     """
-    with quiet():
-        deriver = _Deriver(Instances(trace_at, asked), full, at or {}, letters_for(list(full), letters), apart)
-        return deriver.run(held_out, prove_at)
+    deriver = _Deriver(Instances(trace_at, asked), full, at or {}, letters_for(list(full), letters), apart)
+    return deriver.run(held_out, prove_at)
 
 
 def line(instances: Instances, axes: Sequence[Axis], letters: Mapping[str, str] | None = None) -> Formula:
@@ -116,10 +117,9 @@ class _Deriver:
         self.plan.mark_structure()
         self.base = self.instances.at(self.plan.base())
         self.points = peaks.points(self.base, [self.neighbour(name) for name in sorted(self.plan.structural)])
-        sizes_first = list(self.base.numbers)
-        levels = [Level(point) for point in (AFTER_FORWARD, *self.points)]
+        self.lives = self.live_series()
         self.found: Recovery[Series] = recover(
-            list(self.plan.axes.values()), [*sizes_first, *levels], self.values, among=self.among
+            list(self.plan.axes.values()), [*self.base.numbers, *self.lives], self.values, among=self.among
         )
         self.check_polynomial()
         self.atoms: dict[Series, dict[str, Atom]] = {}
@@ -134,18 +134,38 @@ class _Deriver:
         check_same_regime(self.base, found, "the first of the lattice")
         return found
 
-    def values(self, index: Sequence[int]) -> list[int]:
-        found = self.digest(index)
+    def live_series(self) -> list[Live]:
+        """What may be live at a point: what is in the first instance and its neighbours along each axis."""
+        points = [AFTER_FORWARD, *self.points]
+        found: dict[Live, None] = {}
+        for known in (self.base, *(self.neighbour(name) for name in self.plan.axes)):
+            self.check_points(known)
+            table = known.live_at(points)
+            for i, k in zip(*(where.tolist() for where in table.nonzero()), strict=True):
+                found[Live(points[i], known.classes[k])] = None
+        return list(found)
+
+    def check_points(self, found: Digest) -> None:
         try:
-            return [*found.numbers_of(self.base.numbers), *(found.level(p) for p in (AFTER_FORWARD, *self.points))]
+            for point in self.points:
+                found.row(point)
         except KeyError as error:
             raise ForetraceError(
                 f"{in_words(found.sizes)} has no {error.args[0]}, which {in_words(self.base.sizes)} has",
                 "A size that changes the program's structure cannot be in a formula: set it with -p.",
             ) from error
 
+    def values(self, index: Sequence[int]) -> list[int]:
+        found = self.digest(index)
+        self.check_points(found)
+        points = {point: i for i, point in enumerate((AFTER_FORWARD, *self.points))}
+        classes = {of: i for i, of in enumerate(found.classes)}
+        table = np.pad(found.live_at(list(points)), ((0, 0), (0, 1)))  # a class that is not there has no bytes
+        live = table[[points[s.at] for s in self.lives], [classes.get(s.of, -1) for s in self.lives]]
+        return [*found.numbers_of(self.base.numbers), *live.tolist()]
+
     def check_polynomial(self) -> None:
-        failures = [f for f in self.found.failures if not isinstance(f.series, Level)]
+        failures = [f for f in self.found.failures if not isinstance(f.series, Live)]
         if not failures:
             return
         first = failures[0]
@@ -190,8 +210,9 @@ class _Deriver:
         axis = self.plan.axes[name]
         for modulus in (d for d in range(2, axis.step) if axis.step % d == 0):
             values = [axis.start + modulus * k for k in (1, 2, 3)]
-            seen = [self.instances.at(self.plan.base(**{name: v})) for v in values if self.is_there(name, v)]
-            if len(seen) == len(values) and all(self.is_plain(d) for d in seen):
+            if all(
+                self.is_there(name, v) and self.is_plain(self.instances.at(self.plan.base(**{name: v}))) for v in values
+            ):
                 return modulus
         return axis.step
 
@@ -227,7 +248,7 @@ class _Deriver:
     # --- assembly ---
 
     def assemble(self, conditions: tuple[Condition, ...]) -> Formula:
-        chosen = peaks.candidates(self.found, self.full)
+        chosen = peaks.candidates(self.found, self.points, self.full)
         live = self.live([AFTER_FORWARD, *chosen])
         storages = {s.of: self.polynomial(s) for s in self.base.numbers if isinstance(s, Made)}
         totals = [self.bytes_at(point, "peak", live[point]) for point in chosen]
@@ -246,22 +267,11 @@ class _Deriver:
 
     def live(self, points: Sequence[Point]) -> dict[Point, dict[StorageClass, Polynomial]]:
         """Live bytes of each class at some points."""
-        series = sorted({Live(point, c) for point in points for d in self.known() for c in d.live(point)}, key=str)
-
-        def values(index: Sequence[int]) -> list[int]:
-            found = self.digest(index)
-            at = {point: found.live(point) for point in points}
-            return [at[s.at].get(s.of, 0) for s in series]
-
-        recovery = recover(list(self.plan.axes.values()), series, values)
         result: dict[Point, dict[StorageClass, Polynomial]] = {point: {} for point in points}
-        for s in series:
-            result[s.at][s.of] = recovery.polynomial(s, self.atoms.get(Made(s.of)))
+        for s in self.lives:
+            if s.at in result:
+                result[s.at][s.of] = self.found.polynomial(s, self.atoms.get(Made(s.of)))
         return result
-
-    def known(self) -> list[Digest]:
-        """The first instance, and its neighbours along each axis."""
-        return [self.base, *(self.neighbour(name) for name in self.plan.axes)]
 
     def bytes_at(self, point: Point, name: str, live: Mapping[StorageClass, Polynomial]) -> Quantity:
         return self.quantity(name, str(point), "bytes", [self.part(c, p) for c, p in live.items()])

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import NamedTuple
@@ -174,10 +174,14 @@ class Digest:
 
     def live(self, point: Point) -> dict[StorageClass, int]:
         """Live bytes at a point by class."""
-        found: dict[StorageClass, int] = defaultdict(int)
-        for index, change in self.events[: self.row(point) + 1].tolist():
-            found[self.classes[index]] += change
-        return {c: size for c, size in found.items() if size}
+        (sums,) = self.live_at([point])
+        return {c: size for c, size in zip(self.classes, sums.tolist(), strict=True) if size}
+
+    def live_at(self, points: Sequence[Point]) -> np.ndarray:
+        """Live bytes at some points: one row for each, one column for each of `classes`."""
+        changes = np.zeros((len(self.events) + 1, len(self.classes)), dtype=np.int64)
+        changes[np.arange(len(self.events)), self.events[:, 0]] = self.events[:, 1]
+        return changes.cumsum(axis=0)[[self.row(point) for point in points]]
 
     def highest(self) -> Point:
         """The first point at which the peak is reached."""

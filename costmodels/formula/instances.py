@@ -1,22 +1,12 @@
-"""A function that traces -> digests by sizes, each traced once.
-
-Many small traces follow each other here. Each would have the garbage collector look at everything that the process
-ever imported; between `quiet` and its end that is set aside (``gc.freeze``), which makes a small trace several times
-as fast.
-"""
+"""A function that traces -> digests by sizes, each traced once."""
 
 from __future__ import annotations
 
-import gc
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 
 from ...graph import ForetraceError, StepGraph
 from .digest import Digest, digest
-
-AT_ONCE = 16
-"""After so many traces what they left in memory is set aside too."""
 
 TraceAt = Callable[..., StepGraph]
 """Called with sizes as keyword arguments, it gives the trace of the model of those sizes."""
@@ -71,8 +61,6 @@ class Instances:
 
     def _traced(self, sizes: Sizes) -> Digest | NoInstance:
         self.traces += 1
-        if self.traces % AT_ONCE == 0 and gc.get_freeze_count():
-            _set_aside()
         try:
             found: Digest | NoInstance = digest(self.trace_at(**sizes), sizes)
         except Exception as error:
@@ -99,21 +87,3 @@ def _let_go(error: BaseException | None) -> None:
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__context__
-
-
-def _set_aside() -> None:
-    """What is alive is not looked at again. What a trace leaves behind takes more than one round to be freed."""
-    gc.unfreeze()
-    for _ in range(2):
-        gc.collect()
-    gc.freeze()
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """The objects that there are already are left alone by the garbage collector."""
-    _set_aside()
-    try:
-        yield
-    finally:
-        gc.unfreeze()

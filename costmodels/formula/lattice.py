@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from itertools import product
-from math import comb, prod
+from math import comb, lcm, prod
 from typing import Generic, TypeVar
 
 import numpy as np
 
-from .polynomial import Atom, Polynomial
+from .polynomial import Atom, Monomial, Polynomial
 
 HIGHEST_DEGREE = 5
 """A series whose line along an axis has not ended here is no polynomial in it."""
@@ -89,28 +89,47 @@ class Recovery(Generic[S]):
     def polynomial(self, series: S, atoms: Mapping[str, Atom] | None = None) -> Polynomial:
         """A series in its sizes, or in rounded sizes where `atoms` has them: their lattice is the rounded one."""
         column = self.column[series]
-        found = Polynomial({})
-        for index, coefficient in zip(self.indices, self.coefficients[:, column].tolist(), strict=True):
-            if coefficient:
-                found = found + self._basis(index, atoms or {}) * coefficient
-        for axis, power in zip(self.axes, self.divisions[:, column].tolist(), strict=True):
-            if power:
-                found = found * Polynomial.of((atoms or {}).get(axis.name, Atom(axis.name))) ** -power
-        return found
-
-    def _basis(self, index: Index, atoms: Mapping[str, Atom]) -> Polynomial:
-        key = (index, tuple(sorted(atoms.items())))
+        coefficients, divisions = self.coefficients[:, column].tolist(), self.divisions[:, column].tolist()
+        rounded = tuple(sorted((atoms or {}).items()))
+        key = (tuple((i, c) for i, c in enumerate(coefficients) if c), tuple(divisions), rounded)
         if key not in self._known:
-            factors = (
-                binomial(atoms.get(axis.name, Atom(axis.name)), axis, k)
-                for axis, k in zip(self.axes, index, strict=True)
-                if k
-            )
-            self._known[key] = prod(factors, start=Polynomial.of(1))
+            self._known[key] = self._sum(key[0], divisions, dict(rounded))
         return self._known[key]
 
+    def _sum(self, of: Sequence[tuple[int, int]], divisions: Sequence[int], atoms: Mapping[str, Atom]) -> Polynomial:
+        scale, bases = self._bases(tuple(sorted(atoms.items())))
+        found: dict[Monomial, int] = {}
+        for i, coefficient in of:
+            for m, whole in bases[i]:
+                found[m] = found.get(m, 0) + coefficient * whole
+        total = Polynomial({m: Fraction(c, scale) for m, c in found.items() if c})
+        for axis, power in zip(self.axes, divisions, strict=True):
+            if power:
+                total = total * Polynomial.of(atoms.get(axis.name, Atom(axis.name))) ** -power
+        return total
+
+    def _bases(self, rounded: tuple[tuple[str, Atom], ...]) -> tuple[int, list[list[tuple[Monomial, int]]]]:
+        """The binomials of every lattice point as terms, all times one number that makes them whole; and the number."""
+        if rounded not in self._expanded:
+            atoms = dict(rounded)
+            lines = {
+                (i, k): binomial(atoms.get(axis.name, Atom(axis.name)), axis, k)
+                for i, axis in enumerate(self.axes)
+                for k in {index[i] for index in self.indices}
+            }
+            products = [
+                prod((lines[i, k] for i, k in enumerate(index) if k), start=Polynomial.of(1)) for index in self.indices
+            ]
+            scale = lcm(1, *(c.denominator for p in products for c in p.terms.values()))
+            self._expanded[rounded] = scale, [[(m, int(c * scale)) for m, c in p.terms.items()] for p in products]
+        return self._expanded[rounded]
+
     @cached_property
-    def _known(self) -> dict[tuple[Index, tuple[tuple[str, Atom], ...]], Polynomial]:
+    def _expanded(self) -> dict[tuple[tuple[str, Atom], ...], tuple[int, list[list[tuple[Monomial, int]]]]]:
+        return {}
+
+    @cached_property
+    def _known(self) -> dict[Hashable, Polynomial]:
         return {}
 
 
@@ -209,8 +228,8 @@ class _Grower(Generic[S]):
             self.add(self.on_axis(i, k))
             if k == FIRST_DIVISION:
                 self.divide_early(i)
-            if not self.found[self.on_axis(i, k)].any():
-                return
+            if not self.found[self.on_axis(i, k)].any() and (k > 1 or len(self.axes) > 1):
+                return  # where the only size does nothing at its first step, it may yet at the next
         for power in range(1, MOST_DIVISIONS + 1):
             going = self.found[self.on_axis(i, HIGHEST_DEGREE + 1)] != 0
             self.divisions[i] = np.where(going, power, self.divisions[i])  # those that ended stay as they are

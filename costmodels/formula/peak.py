@@ -13,7 +13,7 @@ from math import lcm, prod
 
 import numpy as np
 
-from .digest import AT_START, Digest, Level, Place, Point, Series
+from .digest import AT_START, Digest, Live, Place, Point, Series
 from .lattice import Axis, Index, Recovery
 from .polynomial import Polynomial
 
@@ -40,38 +40,47 @@ def points(base: Digest, longer: Sequence[Digest]) -> list[Point]:
     return found
 
 
-def candidates(recovery: Recovery[Series], full: Mapping[str, int]) -> list[Point]:
-    """The points of `recovery` that some sizes from 1 on may have their peak at, the highest at `full` first."""
-    levels = [s for s in recovery.series if isinstance(s, Level) and recovery.is_polynomial[s]]
-    table = _shifted(recovery, levels)
-    at_full = [float(recovery.polynomial(s).at(**full)) for s in levels]
-    order = sorted(range(len(levels)), key=lambda i: (-at_full[i], levels[i].at.op[0], levels[i].at.from_end, i))
+def candidates(recovery: Recovery[Series], points: Sequence[Point], full: Mapping[str, int]) -> list[Point]:
+    """Those of `points` that some sizes from 1 on may have their peak at, the highest at `full` first."""
+    table, at_full, there = _shifted(recovery, points, full)
+    order = sorted(range(len(there)), key=lambda i: (-at_full[i], there[i].op[0], there[i].from_end, i))
     kept: list[int] = []
     for i in order:
         if not any((table[j] >= table[i]).all() for j in kept):
             kept = [j for j in kept if not (table[i] >= table[j]).all()] + [i]
-    return [levels[i].at for i in kept]
+    return [there[i] for i in kept]
 
 
-def _shifted(recovery: Recovery[Series], levels: Sequence[Level]) -> np.ndarray:
-    """Whole coefficients in (size - 1) of each level, all scaled and multiplied by the same positive factor."""
-    columns = [recovery.column[s] for s in levels]
-    divisions = recovery.divisions[:, columns]
-    most = divisions.max(axis=1, initial=0)
-    expanded: dict[Powers, list[dict[Powers, Fraction]]] = {}
-    for extra in {tuple((most - divisions[:, i]).tolist()) for i in range(len(levels))}:
-        expanded[extra] = [_expand(recovery.axes, index, extra) for index in recovery.indices]
+def _shifted(
+    recovery: Recovery[Series], points: Sequence[Point], full: Mapping[str, int]
+) -> tuple[np.ndarray, list[float], list[Point]]:
+    """Whole coefficients in (size - 1) of the level at each point that is a polynomial, all times one positive factor.
+
+    With them go the levels at the full sizes and the points. A level is the sum of what is live; classes that are
+    divided by the same sizes are added up first.
+    """
+    live = [(i, s) for i, s in enumerate(recovery.series) if isinstance(s, Live)]
+    failed = {s.at for _, s in live if not recovery.is_polynomial[s]}
+    there = [point for point in points if point not in failed]
+    row = {point: i for i, point in enumerate(there)}
+    most = np.max([recovery.divisions[:, i] for i, _ in live], axis=0)
+    sums: dict[Powers, np.ndarray] = {}
+    for i, s in live:
+        if s.at in row:
+            extra = tuple((most - recovery.divisions[:, i]).tolist())
+            if extra not in sums:
+                sums[extra] = np.zeros((len(there), len(recovery.indices)), dtype=np.int64)
+            sums[extra][row[s.at]] += recovery.coefficients[:, i]
+    expanded = {extra: [_expand(recovery.axes, index, extra) for index in recovery.indices] for extra in sums}
     powers = sorted({p for bases in expanded.values() for basis in bases for p in basis})
     scale = lcm(1, *(c.denominator for bases in expanded.values() for basis in bases for c in basis.values()))
-    matrices = {
-        extra: np.array([[int(basis.get(p, 0) * scale) for p in powers] for basis in bases], dtype=object)
-        for extra, bases in expanded.items()
-    }
-    rows = []
-    for i, column in enumerate(columns):
-        matrix = matrices[tuple((most - divisions[:, i]).tolist())]
-        rows.append(recovery.coefficients[:, column].astype(object) @ matrix)
-    return np.array(rows, dtype=object)
+    table = np.zeros((len(there), len(powers)), dtype=object)
+    for extra, bases in expanded.items():
+        matrix = np.array([[int(basis.get(p, 0) * scale) for p in powers] for basis in bases], dtype=object)
+        table = table + sums[extra].astype(object) @ matrix
+    shifted = [full[axis.name] - 1 for axis in recovery.axes]
+    values = np.array([prod(x**k for x, k in zip(shifted, p, strict=True)) for p in powers], dtype=object)
+    return table, [float(v) for v in table @ values], there
 
 
 def _expand(axes: Sequence[Axis], index: Index, extra: Powers) -> dict[Powers, Fraction]:

@@ -84,9 +84,9 @@ def plan(instances: Instances, full: Sizes, given: Mapping[str, Sequence[int]]) 
     }
     _make_base(made)
     for name in full:
-        _make_room(made, name)
-    for name in full:
         _count_layers(made, name)
+    for name in full:
+        _make_room(made, name)
     return made
 
 
@@ -166,12 +166,15 @@ def _fits_together(made: Plan, name: str, other: str, k: int, depth: int) -> boo
 
 
 def _count_layers(made: Plan, name: str) -> None:
-    """Where a size lengthens the program, count it from `FIRST_LAYERS` on."""
-    first, second = (made.instances.at(made.node(**{name: k})) for k in (0, 1))
-    if not longer(first, second):
-        return
+    """Where a size lengthens the program, count it from `FIRST_LAYERS` on: before all else, as it makes the others
+    cheap."""
     axis = made.axes[name]
-    if name not in made.given and (axis.start, axis.step) != (FIRST_LAYERS, 1):
+    if name in made.given or (axis.start, axis.step) == (FIRST_LAYERS, 1):
+        return
+    if not made.suits(made.node(**{name: 1})):
+        return
+    first, second = (made.instances.at(made.node(**{name: k})) for k in (0, 1))
+    if longer(first, second):
         made.axes[name] = Axis(name, FIRST_LAYERS, 1)
         if not all(made.suits(made.node(**{name: k})) for k in range(LOOKAHEAD)):
             made.axes[name] = axis

@@ -7,12 +7,12 @@ heads make ``width/heads``. Values are exact: whole numbers stay whole numbers, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import reduce
+from functools import cached_property, reduce
 from math import lcm, prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,8 +21,7 @@ SAFE = 2**62
 """Above this a 64-bit integer may overflow, and Python's own integers are used."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Atom:
+class Atom(NamedTuple):
     """A size by name; ``multiple`` above 1 rounds it, ``up`` or down."""
 
     name: str
@@ -57,7 +56,17 @@ def times(left: Monomial, right: Monomial) -> Monomial:
     return monomial(powers)
 
 
-@dataclass(frozen=True, slots=True)
+class _Whole(NamedTuple):
+    """A polynomial in whole numbers: the sum of coefficients times powers, over ``scale`` and powers ``below``."""
+
+    atoms: tuple[Atom, ...]
+    scale: int
+    below: tuple[int, ...]
+    terms: tuple[tuple[int, tuple[int, ...]], ...]
+    """A coefficient, and the power of each atom, none of them negative."""
+
+
+@dataclass(frozen=True, eq=False)
 class Polynomial:
     """Terms by monomial; none of them is zero.
 
@@ -115,7 +124,7 @@ class Polynomial:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Polynomial) and dict(self.terms) == dict(other.terms)
 
-    @property
+    @cached_property
     def atoms(self) -> tuple[Atom, ...]:
         """The atoms that occur, in order."""
         return tuple(sorted({atom for m in self.terms for atom, _ in m}))
@@ -133,26 +142,34 @@ class Polynomial:
         """
         if not self.terms:
             return 0
-        arrays = any(isinstance(sizes[name], np.ndarray) for name in self.names)
-        exact = {name: _whole(sizes[name]) for name in self.names}
-        low = {a: min(0, *(dict(m).get(a, 0) for m in self.terms)) for a in self.atoms}
-        scale = lcm(*(c.denominator for c in self.terms.values()))
-        values = {a: a.value(exact[a.name]) for a in self.atoms}
-        if arrays and self._is_small(values, low, scale):
-            values = {a: v.astype(np.int64) if isinstance(v, np.ndarray) else v for a, v in values.items()}
+        whole = self._whole
+        values = [atom.value(_exact(sizes[atom.name])) for atom in whole.atoms]
+        if any(isinstance(value, np.ndarray) for value in values) and self._is_small(values):
+            values = [v.astype(np.int64) if isinstance(v, np.ndarray) else v for v in values]
         above: Any = 0
-        for m, c in self.terms.items():
-            powers = dict(m)
-            factors = (values[a] ** (powers.get(a, 0) - low[a]) for a in self.atoms)
-            above = above + int(c * scale) * prod(factors)
-        below = scale * prod((values[a] ** -low[a] for a in self.atoms), start=1)
-        return _quotient(above, below)
+        for coefficient, powers in whole.terms:
+            for value, power in zip(values, powers, strict=True):
+                if power:
+                    coefficient = coefficient * (value if power == 1 else value**power)
+            above = above + coefficient
+        below = prod((v**power for v, power in zip(values, whole.below, strict=True) if power), start=whole.scale)
+        return above if type(below) is int and below == 1 and isinstance(above, int) else _quotient(above, below)
 
-    def _is_small(self, values: Mapping[Atom, Any], low: Mapping[Atom, int], scale: int) -> bool:
-        most = {a: float(np.max(np.asarray(v, dtype=float), initial=1.0)) for a, v in values.items()}
+    @cached_property
+    def _whole(self) -> _Whole:
+        scale = lcm(1, *(c.denominator for c in self.terms.values()))
+        powers = [(int(c * scale), dict(m)) for m, c in self.terms.items()]
+        below = tuple(-min(0, *(by.get(atom, 0) for _, by in powers)) for atom in self.atoms)
+        terms = tuple(
+            (c, tuple(by.get(atom, 0) + low for atom, low in zip(self.atoms, below, strict=True))) for c, by in powers
+        )
+        return _Whole(self.atoms, scale, below, terms)
+
+    def _is_small(self, values: Sequence[Any]) -> bool:
+        most = [float(np.max(np.asarray(v, dtype=float), initial=1.0)) for v in values]
         bound = sum(
-            abs(float(c * scale)) * prod(most[a] ** (dict(m).get(a, 0) - low[a]) for a in most)
-            for m, c in self.terms.items()
+            abs(float(c)) * prod(m**power for m, power in zip(most, powers, strict=True))
+            for c, powers in self._whole.terms
         )
         return bound < SAFE
 
@@ -190,7 +207,7 @@ def total(polynomials: Iterable[Polynomial]) -> Polynomial:
     return Polynomial({m: c for m, c in found.items() if c})
 
 
-def _whole(size: Any) -> Any:
+def _exact(size: Any) -> Any:
     if isinstance(size, np.ndarray):
         return size.astype(object)
     return size if isinstance(size, Fraction) else int(size)

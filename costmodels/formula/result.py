@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,7 +72,7 @@ class Quantity:
     parts: tuple[Part, ...]
     letters: Mapping[str, str] = field(repr=False)
 
-    @property
+    @cached_property
     def polynomial(self) -> Polynomial:
         """The sum of the parts."""
         return total(part.polynomial for part in self.parts)

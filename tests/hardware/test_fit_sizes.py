@@ -41,6 +41,45 @@ def test_layers_and_width_can_be_varied_too() -> None:
         assert found.largest == largest(fits)
 
 
+@pytest.mark.parametrize("multiple", [4, 3])
+@pytest.mark.parametrize("limit", [400_000, 500_001, 700_000])
+def test_between_the_values_of_a_formula_the_answer_is_traced(limit: int, multiple: int) -> None:
+    def at(width: int) -> StepGraph:
+        return step(width=8 + width // multiple * multiple + (width % multiple > 1))  # rounded in no known way
+
+    found = fit(at, "width", limit)
+    assert found.largest == by_trying(at, limit)
+    assert found.peak(found.largest) == found.confirmed_bytes == timeline(at(found.largest)).peak_bytes
+    assert found.peak(found.largest + 1) == timeline(at(found.largest + 1)).peak_bytes > limit
+    if multiple == 4:
+        assert found.pieces[0].modulus == 4
+        assert "the largest that fits was found by traces" in fit_text(found)
+    else:
+        assert not found.pieces  # values 64 apart leave different remainders by 3
+        assert "no formula, so that every value asked about was traced" in fit_text(found)
+        assert json.loads(fit_json(found))["pieces"] == [] and picture(found).startswith("<svg")
+
+
+def test_small_values_that_cannot_be_built_do_not_count() -> None:
+    def at(width: int) -> StepGraph:
+        if width < 7:
+            raise ForetraceError("too small", "Give more.")
+        return step(width=width)
+
+    assert fit(at, "width", 1000, near=200).largest == 0
+    assert fit(at, "width", timeline(step(width=9)).peak_bytes, near=200).largest == 9
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 1.3])
+def test_what_is_reserved_takes_few_questions(share: float) -> None:
+    at = lambda batch: step(batch=batch)  # noqa: E731
+    reserved = lambda graph: -(-timeline(graph).peak_bytes // 20_000) * 20_000 + 30_000  # noqa: E731
+    limit = int(share * 3_000_000)
+    found = fit(at, "batch", limit, reserved=reserved)
+    assert found.largest_reserved == largest(lambda n: reserved(at(n)) <= limit)
+    assert found.traces < 14
+
+
 def test_a_threshold_on_the_way_is_found() -> None:
     def at(batch: int) -> StepGraph:
         return step(batch=batch if batch < 37 else batch + 50)
