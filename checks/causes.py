@@ -147,19 +147,71 @@ def _narrower(case: Case, change: Change) -> str:
 
 
 def _not_recomputed(case: Case) -> Iterator[Cause]:
-    """A checkpoint is gone."""
+    """A checkpoint is gone, or is there less often. The line is that which calls what was under it."""
     was = {case.renamed.get(name, name) for name in case.before.recomputes}
-    gone = sorted(was - set(case.after.recomputes))
-    grown = [change for change in came(case.changes.get("saved", ())) if _inside(change.row.module, gone)]
-    if gone and grown:
-        yield Cause(
-            f"{_listed(_outer(gone))} is no longer run again in backward: checkpointing is off there, and what its "
-            "ops save is held instead",
-            "Put torch.utils.checkpoint.checkpoint back around it, or accept the memory for the time it saves.",
-            MEMORY,
-            grown[0].row.source,
-            sum(change.delta for change in grown),
+    gone = was - set(case.after.recomputes)
+    less = _less_often(case)
+    fewer = {name for name in was if _inside(name, less)}
+    saved = came(case.changes.get("saved", ()))
+    grown = [change for change in saved if _inside(change.row.module, gone | fewer)]
+    if not grown:
+        return
+    units = [name for name in less if name.endswith("()") or _inside(name, gone | fewer) or _around(name, gone | fewer)]
+    what = units or _callers(case, gone)
+    every = all(name not in case.after.checkpoints for name in units)
+    yield Cause(
+        f"{_listed(what)} is {'no longer' if every else 'less often'} run again in backward: checkpointing is off there, "
+        "and what its ops save is held instead",
+        "Put torch.utils.checkpoint.checkpoint back around it, or accept the memory for the time it saves.",
+        MEMORY,
+        _call(case, what) or grown[0].row.source,
+        sum(change.delta for change in grown),
+    )
+
+
+def _less_often(case: Case) -> list[str]:
+    """What backward runs again less often than it did, under the names that it has now."""
+    now = case.after.checkpoints
+    before = {_renamed(case, name): times for name, times in case.before.checkpoints.items()}
+    return sorted(name for name, times in before.items() if now.get(name, 0) < times)
+
+
+def _renamed(case: Case, name: str) -> str:
+    """What the module is called now; it may have no rows, and then those inside it tell."""
+    if name in case.renamed:
+        return case.renamed[name]
+    for old, new in sorted(case.renamed.items()):
+        inside = old.removeprefix(f"{name}.")
+        if inside != old and new.endswith(f".{inside}"):
+            return new.removesuffix(f".{inside}")
+    return name
+
+
+def _callers(case: Case, names: Iterable[str]) -> list[str]:
+    """The outermost modules that hold nothing that runs in forward but these, and that a line calls."""
+    forward = _modules_of(case.after, Phase.FORWARD, {}) - {UNKNOWN}
+    wanted = set(names)
+    found = set()
+    for name in wanted:
+        parts = name.split(".")
+        above = [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+        called = (
+            outer
+            for outer in above
+            if outer in case.after.calls and all(_inside(one, wanted) for one in forward if _inside(one, [outer]))
         )
+        found.add(next(called, name))
+    return _outer(sorted(found))
+
+
+def _call(case: Case, names: Iterable[str]) -> Source | None:
+    """The line that calls the first of these modules or functions for which one is known."""
+    for name in names:
+        function = name.removesuffix("()")
+        found = case.after.calls.get(name) if function == name else lines.call(case.root, case.files, function)
+        if found is not None:
+            return found
+    return None
 
 
 def _differentiated(case: Case) -> Iterator[Cause]:
@@ -169,11 +221,12 @@ def _differentiated(case: Case) -> Iterator[Cause]:
     now = sorted((_modules_of(case.after, Phase.BACKWARD, {}) - before) & forward - {UNKNOWN})
     grown = [change for change in _grown(case, "saved", "peak") if _inside(change.row.module, now)]
     if now and grown:
+        what = _callers(case, now)
         yield Cause(
-            f"{_listed(now)} is differentiated, it was not: autograd saves its activations and makes its gradients",
+            f"{_listed(what)} is differentiated, it was not: autograd saves its activations and makes its gradients",
             "If no gradient is wanted, put it under torch.no_grad(), or .detach() what goes in or comes out.",
             (*MEMORY, *WORK),
-            grown[0].row.source,
+            _call(case, what) or grown[0].row.source,
             sum(change.delta for change in grown),
         )
 
@@ -299,6 +352,10 @@ def _modules_of(snapshot: Snapshot, phase: Phase, renamed: Mapping[str, str]) ->
 
 def _inside(module: str, outer: Iterable[str]) -> bool:
     return any(module == name or module.startswith(f"{name}.") for name in outer)
+
+
+def _around(name: str, inner: Iterable[str]) -> bool:
+    return any(other.startswith(f"{name}.") for other in inner)
 
 
 def _outer(names: list[str]) -> list[str]:

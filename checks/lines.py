@@ -50,6 +50,18 @@ def cast(root: Path, files: Iterable[str], dtype: str) -> Source | None:
     return None
 
 
+def call(root: Path, files: Iterable[str], function: str) -> Source | None:
+    """The one line that calls `function`, known by its qualified name."""
+    name = function.rpartition(".")[2]
+    found = [
+        Source(file, node.lineno, "")
+        for file, tree in _trees(root, files)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and _called(node) == name
+    ]
+    return found[0] if len(found) == 1 else None
+
+
 def keeper(root: Path, files: Iterable[str]) -> Source | None:
     """The one line that puts something into a list or a set of an object, or adds to an attribute of it."""
     found = [

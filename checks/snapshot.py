@@ -74,6 +74,8 @@ class Snapshot:
     """``args``, ``device``, ``autocast``, ``optimizer``: what was asked for."""
     recomputes: tuple[str, ...] = ()
     """Modules whose forward is run again in backward, as checkpointing does."""
+    checkpoints: Mapping[str, int] = field(default_factory=dict)
+    """What it is that backward runs again, a module, or a function with ``()``, and how often."""
     assumed: tuple[str, ...] = ()
     """Ops that no rule prices."""
     assumptions: tuple[str, ...] = ()
@@ -82,6 +84,8 @@ class Snapshot:
     """Where the peak is reached, for the eye."""
     files: tuple[str, ...] = ()
     """The files of the user's that ran."""
+    calls: Mapping[str, Source] = field(default_factory=dict)
+    """The line that calls each module; where repeated modules have several, one of those that are not run again."""
 
 
 def snapshot(report: Report, version: str, max_batch: int | None = None) -> Snapshot:
@@ -111,10 +115,12 @@ def snapshot(report: Report, version: str, max_batch: int | None = None) -> Snap
         },
         how=_how(graph),
         recomputes=tuple(sorted(_recomputed(graph))),
+        checkpoints=_checkpoints(graph),
         assumed=tuple(sorted(row.name for row in report.coverage.assumed)),
         assumptions=tuple(sorted({f"{a.get('op')}: {a.get('assumed')}" for a in graph.facts.assumptions})),
         place=f"{op.phase} {_module(op.module)} {short(op.packet)}" if op else "at the start",
         files=tuple(sorted({op.source.file for op in graph.ops if op.source})),
+        calls=_calls(graph),
     )
 
 
@@ -267,6 +273,26 @@ def _added(rows: Iterable[Row]) -> tuple[Row, ...]:
 
 def _most(lines: Counter[Source] | None) -> Source | None:
     return min(lines, key=lambda source: (-lines[source], source)) if lines else None
+
+
+def _checkpoints(graph: StepGraph) -> dict[str, int]:
+    """What is run again by its rolled name; a function that calls no module is known by the lines of its ops."""
+    found = Counter[str]()
+    for path, times in graph.facts.recomputed.items():
+        found[path if path.endswith("()") else _module(path)] += times
+    if not found:
+        again = (op for op in graph.ops if op.phase is Phase.BACKWARD and op.sequence is not None)
+        found.update({f"{op.source.function}()" for op in again if op.source})
+    return dict(sorted(found.items()))
+
+
+def _calls(graph: StepGraph) -> dict[str, Source]:
+    """The line that calls each rolled module."""
+    again = graph.facts.recomputed
+    found: dict[str, Source] = {}
+    for path, source in sorted(graph.facts.calls.items(), key=lambda item: item[0] in again):
+        found.setdefault(_module(path), source)
+    return found
 
 
 def _recomputed(graph: StepGraph) -> set[str]:

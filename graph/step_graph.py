@@ -20,7 +20,7 @@ from html import escape
 
 import networkx as nx
 
-from .op import Op
+from .op import Op, Source
 from .phase import Phase
 from .storage import Event, Storage
 
@@ -68,6 +68,10 @@ class Facts:
     """Optimizer state at the end of the step, named ``parameter/key``."""
     modules: Mapping[str, str] = field(default_factory=dict)
     """Class name of the module at each path."""
+    calls: Mapping[str, Source] = field(default_factory=dict)
+    """The user's line that calls the module at each path; nothing for those that no line of the user's calls."""
+    recomputed: Mapping[str, int] = field(default_factory=dict)
+    """What backward runs again, as checkpointing does, and how often: module paths, and names of functions with ``()``."""
     assumptions: tuple[Mapping[str, object], ...] = ()
     notes: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
