@@ -304,3 +304,16 @@ def test_the_largest_batch_is_a_fact(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert code == 1
     assert "M004 rows: the largest batch fell from 10 to 9" in printed
     assert "M009 rows: the largest batch is 9, the budget asks for 10" in printed
+
+
+def test_a_configured_target_is_run_on_its_own_profile_unless_another_is_asked_for(project: Path, run) -> None:
+    text = (project / "foretrace.toml").read_text()
+    own = 'on = "mine.toml"\n'
+    (project / "foretrace.toml").write_text(text.replace("[targets.sparing]\n", f"[targets.sparing]\n{own}"))
+    (project / "mine.toml").write_text('name = "mine"\nbase = "h100-sxm5-80gb"\n')
+    code, printed = run("run", "sparing", "small", "--format", "json")
+    assert code == 0
+    assert [report["hardware"] for report in json.loads(printed)] == ["mine", "a100-sxm4-80gb"]
+    for asked, name in (((), "mine"), (("--on", "l4"), "l4")):
+        code, printed = run("run", "sparing", "--format", "json", *asked)
+        assert (code, json.loads(printed)["hardware"]) == (0, name)
