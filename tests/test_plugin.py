@@ -197,7 +197,10 @@ def test_the_batch_that_must_fit_and_a_page_for_each_step_in_workers(tmp_path: P
     large = r"test_batches\.py:make: rows=1073741824 does not fit on a100-sxm4-80gb: it takes 1\.25 TiB, and there is"
     assert re.search(large, done.stdout), done.stdout
     assert "the step: batch=1073741824 does not fit on a100-sxm4-80gb" in done.stdout
-    assert "test_batches.py:make at batch=64: test_batches.py:make: got an unexpected keyword argument 'batch'." in done.stdout
+    assert (
+        "test_batches.py:make at batch=64: test_batches.py:make: got an unexpected keyword argument 'batch'."
+        in done.stdout
+    )
     pages = sorted(path.name for path in (tmp_path / "pages" / "here").iterdir())
     assert [re.sub("-[0-9a-f]{8}", "-*", name) for name in pages] == [
         "test_batches.py.test_large.html",
