@@ -110,7 +110,7 @@ def is_listed(fact: str, row: Row, total: int) -> bool:
 
 def _listed(fact: str, rows: tuple[Row, ...]) -> tuple[Row, ...]:
     total = sum(row.value for row in rows)
-    listed = [row._replace(source=None) for row in rows if is_listed(fact, row, total)]
+    listed = [row._replace(source=None, cast=None) for row in rows if is_listed(fact, row, total)]
     rest = total - sum(row.value for row in listed)
     return (*listed, *([Row(REST, "", "", "", rest)] if rest else []))
 

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from ..costmodels import roll
 from ..costmodels.timeline import LASTING, counts
 from ..graph import Category, Op, Phase, Source, StepGraph, Storage, Tensor, itemsize
+from ..graph.dtype import is_floating
 from ..report import Report
 from ..report.json import portable
 
@@ -27,6 +28,9 @@ KEPT = "kept"
 
 UNKNOWN = "-"
 """The module of what belongs to none."""
+
+STATEFUL = ("amsgrad", "centered", "momentum")
+"""Options of an optimizer with which it keeps more."""
 
 Key = tuple[str, str, str, str]
 
@@ -43,6 +47,8 @@ class Row(NamedTuple):
     """``float32[8, 1024]`` of storages; nothing for ops."""
     value: int
     source: Source | None = None
+    cast: Source | None = None
+    """The line in which what it is made from took its dtype."""
 
     @property
     def key(self) -> Key:
@@ -153,12 +159,21 @@ def _how(graph: StepGraph) -> dict[str, object]:
     facts = graph.facts
     chosen = facts.optimizer
     name, way = chosen.get("class"), chosen.get("implementation")
-    return {
+    options = [option for option in STATEFUL if chosen.get(option)]
+    passes = sum(span.phase is Phase.BACKWARD for span in graph.spans)
+    stay = any(storage.category is Category.GRADIENT and counts(graph, storage) for storage in graph.at_start)
+    more: dict[str, object] = {}
+    if passes > 1:
+        more["backward"] = passes
+    if stay:
+        more["gradients"] = "kept"
+    return more | {
         "target": portable(facts.target),
         "args": dict(sorted(facts.arguments.items())),
         "device": facts.device.partition(":")[0],
         "autocast": facts.autocast or "none",
-        "optimizer": f"{name} ({way})" if name and way else str(name or "none"),
+        "inputs": ", ".join(_form(item.dtype, item.shape) for item in facts.inputs),
+        "optimizer": f"{name} ({', '.join([str(way), *options])})" if name and way else str(name or "none"),
     }
 
 
@@ -183,7 +198,14 @@ class _Names:
         facts = graph.facts
         named = (*facts.state, *facts.inputs, *facts.buffers, *facts.parameters)
         self._form = {item.storage: _form(item.dtype, item.shape) for item in named}
+        self._form |= {
+            storage.id: self._form[parameter.storage]
+            for parameter in facts.parameters
+            for storage in graph.storages
+            if storage.category is Category.GRADIENT and storage.name == parameter.name
+        }
         self._readers = _first_readers(graph)
+        self._casts = _casts(graph)
         self._outliving: dict[int, list[Storage]] = defaultdict(list)
         for storage in reversed(list(_kept(graph))):
             self._outliving[storage.bytes].append(storage)
@@ -207,7 +229,8 @@ class _Names:
             return Row(_module(module), f"{leaf}{slash}{key}".replace(" ", "_"), kind, form, storage.bytes, source)
         if maker is None:
             return Row(UNKNOWN, "unknown", kind, form, storage.bytes)
-        return Row(_module(maker.module), short(maker.packet), kind, form, storage.bytes, maker.source)
+        cast = self._casts.get(made_by.id)
+        return Row(_module(maker.module), short(maker.packet), kind, form, storage.bytes, maker.source, cast)
 
     def _made(self, storage: Storage, maker: Op | None) -> str:
         """The form of what the op put into the storage that it allocated."""
@@ -237,6 +260,28 @@ def _first_readers(graph: StepGraph) -> dict[int, Source]:
     return found
 
 
+def _casts(graph: StepGraph) -> dict[int, Source]:
+    """For each storage the line that made what is in it, or what it was made from, wider than it was."""
+    found: dict[int, Source] = {}
+    for op in graph.ops:
+        for made in () if op.is_view else (*op.outputs, *op.written):
+            size = itemsize(made.dtype)
+            like = [
+                t for t in op.inputs if t.numel == made.numel and t.storage != made.storage and is_floating(t.dtype)
+            ]
+            if like and is_floating(made.dtype) and all(itemsize(t.dtype) < size for t in like):
+                if op.source is not None:
+                    found[made.storage] = op.source
+            elif (origin := _origin(op, made, found)) is not None:
+                found.setdefault(made.storage, origin)
+    return found
+
+
+def _origin(op: Op, made: Tensor, known: Mapping[int, Source]) -> Source | None:
+    """The line of the first input that has the dtype of the result and a line."""
+    return next((known[t.storage] for t in op.inputs if t.dtype == made.dtype and t.storage in known), None)
+
+
 def _module(path: str) -> str:
     return roll(path).replace(" ", "_") or UNKNOWN
 
@@ -263,11 +308,14 @@ def _added(rows: Iterable[Row]) -> tuple[Row, ...]:
     """Rows of one key as one, largest first, with the line that holds most of it."""
     values: dict[Key, int] = defaultdict(int)
     lines: dict[Key, Counter[Source]] = defaultdict(Counter)
+    casts: dict[Key, Counter[Source]] = defaultdict(Counter)
     for row in rows:
         values[row.key] += row.value
         if row.source is not None:
             lines[row.key][row.source] += row.value
-    made = (Row(*key, value, _most(lines.get(key))) for key, value in values.items())
+        if row.cast is not None:
+            casts[row.key][row.cast] += row.value
+    made = (Row(*key, value, _most(lines.get(key)), _most(casts.get(key))) for key, value in values.items())
     return tuple(sorted(made, key=lambda row: (-row.value, row.key)))
 
 

@@ -71,7 +71,7 @@ class Facts:
     calls: Mapping[str, Source] = field(default_factory=dict)
     """The user's line that calls the module at each path; nothing for those that no line of the user's calls."""
     recomputed: Mapping[str, int] = field(default_factory=dict)
-    """What backward runs again, as checkpointing does, and how often: module paths, and names of functions with ``()``."""
+    """What backward runs again, as under a checkpoint, and how often: module paths, names of functions with ``()``."""
     assumptions: tuple[Mapping[str, object], ...] = ()
     notes: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Calls of modules while a step is recorded -> *callers*: the user's line that calls each, and what backward runs again.
+"""Calls of modules in the recorded step -> *callers*: the user's line that calls each, and what backward runs again.
 
 A module is called where the innermost user frame is when its forward begins: ``x = block(x)`` and
 ``checkpoint(block, x)`` alike. What backward calls with no other module around it is *recomputed*: that is a module

@@ -12,8 +12,8 @@ import torch
 
 from ..graph import Const, Phase, Tensor
 from .arena import Arena, Owner, base_of, holds_values, storage_bytes
-from .calls import dense
 from .callers import Callers
+from .calls import dense
 from .frames import Frames, shorten
 from .key import quiet
 from .signature import Signature

@@ -14,7 +14,7 @@ from foretrace.checks.baseline import read, write
 from foretrace.checks.codes import CODES
 from foretrace.checks.config import SHARED, TARGET, TOP, Target, find, load
 from foretrace.checks.quantity import FACTS, Allowance, allowance, quantity
-from foretrace.graph import ForetraceError
+from foretrace.graph import ForetraceError, Source
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "checks" / "config.schema.json").read_text())
 WHOLE = """\
@@ -81,6 +81,7 @@ def test_a_whole_configuration(tmp_path: Path) -> None:
         allow=default | {"peak": Allowance(100 * 2**20), "max-batch": Allowance(1)},
         vary="batch",
         ignore=frozenset({"T002", "C001"}),
+        place=Source("foretrace.toml", WHOLE.splitlines().index("args = { batch = 8, tied = true }") + 1, ""),
     )
     assert config.targets["plain"].tracing == {
         "assume": {"nonzero": 0.25, "moe.py:71": 100},
