@@ -13,10 +13,12 @@ help: ## list these targets
 
 install: $(INSTALLED) ## make the virtual environment and install into it
 
+# pytest's sources hold the schema of JUnit XML, which no wheel does.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt setuptools
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev,examples]'
+	$(BIN)/python -m pip download -qq --disable-pip-version-check -c constraints.txt --no-deps --no-binary pytest -d $(VENV)/sources pytest
 	mkdir -p $(VENV)/typing
 	ln -sfn '$(CURDIR)' $(VENV)/typing/foretrace
 	touch $@

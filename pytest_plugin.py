@@ -12,8 +12,9 @@ in the header.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,17 +22,23 @@ import pytest
 
 if TYPE_CHECKING:
     from .checks import Outcome, Snapshot
+    from .graph import StepGraph
     from .report import Report
 
 DEFAULT_PROFILE = "a100-sxm4-80gb"
 DEFAULT_BASELINE = "foretrace-baseline.toml"
 MARKER = (
-    "foretrace(on=None, allow=None, peak=None, reserved=None, saved=None, kept=None, time=None, flops=None): limits "
+    "foretrace(on=None, allow=None, peak=None, reserved=None, saved=None, kept=None, time=None, flops=None, "
+    "max_batch=None, vary='batch'): limits "
     'for every step that the test traces with the fixture foretrace_step, such as peak="24 GiB"; on is a hardware '
-    'profile, allow what may be worse than the baseline, such as {"time": "+5 %"}'
+    'profile, allow what may be worse than the baseline, such as {"time": "+5 %"}; a batch of max_batch must fit, '
+    "vary is the argument that sets it"
 )
 LIMITS = ("peak", "reserved", "saved", "kept", "time", "flops")
+OTHERS = ("max_batch", "vary", "on", "allow")
 MOST_HOLDERS = 10
+LONGEST_NAME = 150
+"""Letters of a test's name in that of its page; file systems end at 255 bytes."""
 _UPDATES = "foretrace_updates"
 
 
@@ -40,8 +47,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("foretrace", "training steps traced without a GPU")
     group.addoption("--foretrace-update", action="store_true", help="write what tests trace into the baseline")
     group.addoption("--foretrace-on", metavar="PROFILE", help="hardware profile (ini key foretrace_on)")
+    group.addoption("--foretrace-html", metavar="DIR", help="write a page for each traced step (foretrace_html)")
     group.addoption("--foretrace-disable", action="store_true", help="trace, and hold nothing against limits")
     parser.addini("foretrace_on", "hardware profile of traced steps", default=DEFAULT_PROFILE)
+    parser.addini("foretrace_html", "folder for a page for each traced step, from the root folder", default="")
     parser.addini("foretrace_baseline", "the baseline, from the root folder", default=DEFAULT_BASELINE)
 
 
@@ -65,6 +74,7 @@ class Steps:
     def __init__(self, node: pytest.Item) -> None:
         self._node = node
         self._named: set[str] = set()
+        self._again: list[Callable[[int], StepGraph]] = []
         self.reports: list[Report] = []
         """Every report of the test, in order."""
 
@@ -76,7 +86,19 @@ class Steps:
         graph = (trace_target if isinstance(target, str) else trace)(target, *arguments, **how)
         report = price(graph, on=self._profile())
         self.reports.append(report)
+        self._again.append(partial(self._at_batch, target, *arguments, **how))
         return report
+
+    def _at_batch(self, target: Any, *arguments: Any, **how: Any) -> StepGraph:
+        """The step once more with another batch, the last argument: as an argument of the target, or as a size."""
+        from .tracer import trace, trace_target
+
+        *given, batch = arguments
+        size = {self._vary(): batch}
+        if not isinstance(target, str):
+            return trace(target, *given, **{**how, "sizes": {**how.get("sizes", {}), **size}})
+        known = given[0] if given else how.pop("parameters", None)
+        return trace_target(target, {**(known or {}), **size}, **how)
 
     def matches_baseline(self, report: Report | None = None, name: str = "") -> None:
         """Fail where a report, the last one unless it is given, is worse than the baseline says of this test.
@@ -109,11 +131,49 @@ class Steps:
                         f"{_name(report)}: {FACTS[fact].words} is {text(fact, facts[fact])}, {over} over the limit of "
                         f"{text(fact, limit)} on {report.profile.name}"
                     )
+        self._check_batch()
+
+    def _check_batch(self) -> None:
+        """Fail where the batch that the marker asks for does not fit."""
+        from .checks.quantity import quantity, text
+        from .graph import ForetraceError
+        from .report import price
+
+        asked = self._marked("max_batch")
+        if asked is None:
+            return
+        if not self.reports:
+            raise LimitExceeded("max_batch is set, and nothing was traced: use the fixture foretrace_step")
+        batch = quantity("max-batch", asked)
+        for report, again in zip(self.reports, self._again, strict=True):
+            try:
+                larger = price(again(batch), on=report.profile)
+            except ForetraceError as error:
+                raise LimitExceeded(
+                    f"{_name(report)} at {self._vary()}={batch}: {error.message}. Name the argument that is the batch "
+                    'size: @pytest.mark.foretrace(max_batch=16, vary="rows").'
+                ) from error
+            needs = larger.device_memory
+            if needs is None:
+                raise LimitExceeded("max_batch is of a GPU: trace the step for device='cuda'")
+            if not needs.fits:
+                raise LimitExceeded(
+                    f"{_name(report)}: {self._vary()}={batch} does not fit on {report.profile.name}: it takes "
+                    f"{text('reserved', needs.reserved_peak_bytes)}, and there is "
+                    f"{text('reserved', needs.capacity_bytes)} for tensors"
+                )
+
+    def _vary(self) -> str:
+        return str(self._marked("vary") or "batch")
+
+    def _marked(self, name: str) -> Any:
+        """What the nearest marker says of it."""
+        said = (marker.kwargs.get(name) for marker in self._node.iter_markers("foretrace"))
+        return next((value for value in said if value is not None), None)
 
     def _profile(self) -> str:
         config = self._node.config
-        marked = [marker.kwargs["on"] for marker in self._node.iter_markers("foretrace") if marker.kwargs.get("on")]
-        return str(config.getoption("--foretrace-on") or (marked or [config.getini("foretrace_on")])[0])
+        return str(config.getoption("--foretrace-on") or self._marked("on") or config.getini("foretrace_on"))
 
     def _limits(self) -> tuple[dict[str, int], dict[str, Any]]:
         """The limits of the markers in their units, the nearest first, and the allowances."""
@@ -134,7 +194,7 @@ def _check_marker(marker: pytest.Mark) -> None:
     """A limit that is not known would hold nothing."""
     import difflib
 
-    known = (*LIMITS, "on", "allow")
+    known = (*LIMITS, *OTHERS)
     for name in marker.kwargs:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
@@ -174,7 +234,41 @@ def pytest_runtest_makereport(
         for priced in steps.reports if steps else ():
             most = None if item.config.get_verbosity() > 1 else MOST_HOLDERS
             report.sections.append((f"who holds the peak of {_name(priced)}", _holders(priced, most)))
+    if call.when == "call" and (folder := _pages(item.config)) is not None:
+        _write_pages(folder, item)
     return report
+
+
+def _pages(config: pytest.Config) -> Path | None:
+    """The folder for pages; None where none are asked for."""
+    asked, configured = config.getoption("--foretrace-html"), str(config.getini("foretrace_html"))
+    if asked:
+        return config.invocation_params.dir / str(asked)
+    return config.rootpath / configured if configured else None
+
+
+def _write_pages(folder: Path, item: pytest.Item) -> None:
+    """A page for each step that the test has traced; a worker of pytest-xdist writes those of its own tests."""
+    steps = item.stash.get(_steps_key, None)
+    for place, report in enumerate(steps.reports if steps else (), 1):
+        from .report import save_html
+
+        folder.mkdir(parents=True, exist_ok=True)
+        save_html(folder / f"{_file_name(item.nodeid)}{f'-{place}' if place > 1 else ''}.html", report)
+
+
+def _file_name(nodeid: str) -> str:
+    """A test's name as that of a file.
+
+    >>> _file_name("tests/test_fit.py::test_step"), _file_name("test_fit.py::test_step[a/b]")
+    ('tests.test_fit.py.test_step', 'test_fit.py.test_step_a.b_-f9bb2e35')
+    """
+    import hashlib
+    import re
+
+    plain = nodeid.replace("::", ".").replace("/", ".")
+    safe = re.sub(r"[^A-Za-z0-9_.-]", "_", plain)[:LONGEST_NAME]
+    return safe if safe == plain and "[" not in nodeid else f"{safe}-{hashlib.sha256(nodeid.encode()).hexdigest()[:8]}"
 
 
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:

@@ -37,7 +37,7 @@ schema = {SCHEMA_VERSION}
 """
 
 _UPDATE = "Write it with: foretrace check --update"
-_TABLES = ("made-with", "how")
+_TABLES = ("made-with", "how", "checkpoints")
 _LISTS = ("recomputes", "assumed", "assumptions")
 
 Snapshots = Mapping[str, Snapshot]
@@ -96,6 +96,7 @@ def cut(snapshot: Snapshot) -> Snapshot:
         made_with=snapshot.made_with,
         how=snapshot.how,
         recomputes=snapshot.recomputes,
+        checkpoints=snapshot.checkpoints,
         assumed=snapshot.assumed,
         assumptions=snapshot.assumptions,
     )
@@ -109,7 +110,7 @@ def is_listed(fact: str, row: Row, total: int) -> bool:
 
 def _listed(fact: str, rows: tuple[Row, ...]) -> tuple[Row, ...]:
     total = sum(row.value for row in rows)
-    listed = [row._replace(source=None) for row in rows if is_listed(fact, row, total)]
+    listed = [row._replace(source=None, cast=None) for row in rows if is_listed(fact, row, total)]
     rest = total - sum(row.value for row in listed)
     return (*listed, *([Row(REST, "", "", "", rest)] if rest else []))
 
@@ -131,6 +132,7 @@ def _target(name: str, snapshot: Snapshot) -> str:
     }
     entries |= {"made-with": (snapshot.made_with, ""), "how": (snapshot.how, "")}
     entries |= {name: (list(getattr(snapshot, name)), "") for name in _LISTS if getattr(snapshot, name)}
+    entries |= {"checkpoints": (snapshot.checkpoints, "")} if snapshot.checkpoints else {}
     lines += [_line(_key(key), *entries[key]) for key in sorted(entries)]
     for fact, rows in sorted(cut(snapshot).rows.items()):
         if rows:
@@ -200,6 +202,7 @@ def _parsed(table: Mapping[str, Any]) -> Snapshot:
         made_with={key: str(value) for key, value in table["made-with"].items()},
         how=dict(table["how"]),
         recomputes=_texts(table, "recomputes"),
+        checkpoints={key: _integer(value) for key, value in table.get("checkpoints", {}).items()},
         assumed=_texts(table, "assumed"),
         assumptions=_texts(table, "assumptions"),
     )

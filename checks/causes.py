@@ -6,6 +6,7 @@ fits, the rows that grew speak for themselves. The first of several causes is th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,14 @@ from . import lines
 from .baseline import REST
 from .matching import Change, came, changes, comparable, renames
 from .quantity import text
-from .snapshot import UNKNOWN, Snapshot, dtype_of, shape_of
+from .snapshot import KEPT, UNKNOWN, Snapshot, dtype_of, form_bytes, shape_of
 
 PARAMETER = str(Category.PARAMETER)
 MEMORY = ("peak", "reserved", "saved", "kept", "max-batch")
 WORK = ("flops", "time")
 ALWAYS = 1 << 62
+_TOLD = ("target", "inputs", "backward", "gradients")
+"""What of how a step goes is no request, or has a cause of its own."""
 LEAST_PART = 0.05
 """A cause with less than this part of the first one's bytes behind it is not worth saying."""
 
@@ -47,6 +50,9 @@ class Case:
     renamed: Mapping[str, str]
     root: Path
     files: tuple[str, ...]
+    step: str = ""
+    place: Source | None = None
+    """Where the target is configured."""
 
 
 def causes(case: Case) -> tuple[Cause, ...]:
@@ -60,7 +66,7 @@ def causes(case: Case) -> tuple[Cause, ...]:
     return tuple({(cause.text, cause.source): cause for cause in worth}.values())
 
 
-def case(before: Snapshot, after: Snapshot, root: Path, step: str) -> Case:
+def case(before: Snapshot, after: Snapshot, root: Path, step: str, place: Source | None = None) -> Case:
     """The changes between two snapshots, and where the code is."""
     seen = comparable(before, after)
     return Case(
@@ -70,6 +76,8 @@ def case(before: Snapshot, after: Snapshot, root: Path, step: str) -> Case:
         renamed=renames(before, seen),
         root=root,
         files=(*after.files, *([lines.file_of(step)] if step else [])),
+        step=step,
+        place=place,
     )
 
 
@@ -78,9 +86,8 @@ def case(before: Snapshot, after: Snapshot, root: Path, step: str) -> Case:
 
 def _asked_for(case: Case) -> Iterator[Cause]:
     """The target is called with other arguments, or traced in another way."""
-    before, after = dict(case.before.how), dict(case.after.how)
+    before, after = ({key: how[key] for key in how if key not in _TOLD} for how in (case.before.how, case.after.how))
     old, new = _mapping(before.pop("args", {})), _mapping(after.pop("args", {}))
-    before.pop("target", None), after.pop("target", None)
     differ = [f"{key} is {_said(new, key)}, it was {_said(old, key)}" for key in _differing(old, new)]
     differ += [f"{key} is {_said(after, key)}, it was {_said(before, key)}" for key in _differing(before, after)]
     if differ:
@@ -88,7 +95,59 @@ def _asked_for(case: Case) -> Iterator[Cause]:
             f"the target is asked for something else: {'; '.join(differ)}",
             "If that is meant, accept it.",
             (*MEMORY, *WORK),
-            weight=ALWAYS,
+            _constructor(case) if old == new and _differing(before, after) == ["optimizer"] else case.place,
+            ALWAYS,
+        )
+
+
+def _constructor(case: Case) -> Source | None:
+    """The line that makes the optimizer, or else that of the target in the configuration."""
+    name = str(case.after.how.get("optimizer", "")).partition(" ")[0]
+    return lines.call(case.root, case.files, name) or case.place
+
+
+def _larger_inputs(case: Case) -> Iterator[Cause]:
+    """The target gives larger inputs, without being asked for it."""
+    old, new = (str(how.get("inputs", "")) for how in (case.before.how, case.after.how))
+    asked = _mapping(case.before.how.get("args")) != _mapping(case.after.how.get("args"))
+    if old and new and not asked and _elements_of(new) > _elements_of(old):
+        yield Cause(
+            f"the step is given larger inputs: {new}, they were {old}",
+            "If the larger step is meant, accept it.",
+            (*MEMORY, *WORK),
+            lines.function(case.root, case.step),
+            ALWAYS,
+        )
+
+
+def _elements_of(forms: str) -> int:
+    return sum(form_bytes(f"uint8{shape}") for shape in re.findall(r"\[[^]]*\]", forms))
+
+
+def _more_passes(case: Case) -> Iterator[Cause]:
+    """Backward runs more often in a step, as where gradients are accumulated."""
+    old, new = (how.get("backward", 1) for how in (case.before.how, case.after.how))
+    if isinstance(old, int) and isinstance(new, int) and new > old:
+        yield Cause(
+            f"backward runs {new} times in a step, it was {old}: gradients are accumulated",
+            "If that is meant, accept it.",
+            (*MEMORY, *WORK),
+            lines.call(case.root, case.files, "backward"),
+            ALWAYS,
+        )
+
+
+def _gradients_stay(case: Case) -> Iterator[Cause]:
+    """Gradients outlive the step."""
+    grown = [change for change in _grown(case, "peak") if change.row.kind == str(Category.GRADIENT)]
+    if grown and case.after.how.get("gradients") and not case.before.how.get("gradients"):
+        yield Cause(
+            "gradients are still there when the next step begins, and backward adds to them: zero_grad() is not "
+            "called, or is told to keep them",
+            "Call optimizer.zero_grad() in every step, without set_to_none=False.",
+            (*MEMORY, *WORK),
+            lines.call(case.root, case.files, "zero_grad") or lines.call(case.root, case.files, "backward"),
+            _weight(case),
         )
 
 
@@ -112,21 +171,31 @@ def _default_dtype(case: Case) -> Iterator[Cause]:
 
 
 def _wider(case: Case) -> Iterator[Cause]:
-    """Something is held in a wider dtype than it was, or where its module had a narrower one."""
+    """Something is held in a wider dtype than it was, or where its module had a narrower one.
+
+    All that was cast in one line is one cause.
+    """
+    found: dict[tuple[Source | None, str, str], list[Change]] = {}
     for change in _grown(case, "saved", "peak"):
         row = change.row
         if row.kind == PARAMETER or row.kind == str(Category.OPTIMIZER_STATE):
             continue
         narrow = change.dtypes[0] if change.dtypes else _narrower(case, change)
         if narrow and itemsize(dtype_of(row)) > itemsize(narrow):
-            yield Cause(
-                f"{_where(change)} makes {row.form} where there was {narrow}",
-                "Look for .float(), .to(dtype) or an op that runs in a wider dtype here; compute in the narrow dtype, "
-                "or cast back before the result is kept.",
-                (*MEMORY, *WORK),
-                row.source,
-                change.delta,
-            )
+            found.setdefault((row.cast or row.source, narrow, dtype_of(row)), []).append(change)
+    for (source, narrow, wide), group in found.items():
+        first = group[0].row
+        others = len({_where(change) for change in group}) - 1
+        more = f", as {others} more do" if others > 1 else ", as one more does" if others else ""
+        cast = f"; it became {wide} at {source}" if source != first.source else ""
+        yield Cause(
+            f"{_where(group[0])} makes {first.form} where there was {narrow}{more}{cast}",
+            "Look for .float(), .to(dtype) or an op that runs in a wider dtype here; compute in the narrow dtype, "
+            "or cast back before the result is kept.",
+            (*MEMORY, *WORK),
+            source,
+            sum(change.delta for change in group),
+        )
 
 
 def _narrower(case: Case, change: Change) -> str:
@@ -147,19 +216,73 @@ def _narrower(case: Case, change: Change) -> str:
 
 
 def _not_recomputed(case: Case) -> Iterator[Cause]:
-    """A checkpoint is gone."""
+    """A checkpoint is gone, or is there less often. The line is that which calls what was under it."""
     was = {case.renamed.get(name, name) for name in case.before.recomputes}
-    gone = sorted(was - set(case.after.recomputes))
-    grown = [change for change in came(case.changes.get("saved", ())) if _inside(change.row.module, gone)]
-    if gone and grown:
-        yield Cause(
-            f"{_listed(_outer(gone))} is no longer run again in backward: checkpointing is off there, and what its "
-            "ops save is held instead",
-            "Put torch.utils.checkpoint.checkpoint back around it, or accept the memory for the time it saves.",
-            MEMORY,
-            grown[0].row.source,
-            sum(change.delta for change in grown),
+    gone = was - set(case.after.recomputes)
+    less = _less_often(case)
+    fewer = {name for name in was if _inside(name, less) or any(unit.endswith("()") for unit in less)}
+    saved = came(case.changes.get("saved", ()))
+    grown = [change for change in saved if _inside(change.row.module, gone | fewer)]
+    if not grown:
+        return
+    units = [name for name in less if name.endswith("()") or _inside(name, gone | fewer) or _around(name, gone | fewer)]
+    what = units or _callers(case, gone)
+    every = all(name not in case.after.checkpoints for name in units)
+    yield Cause(
+        f"{_listed(what)} is {'no longer' if every else 'less often'} run again in backward: checkpointing is off "
+        "there, and what its ops save is held instead",
+        "Put torch.utils.checkpoint.checkpoint back around it, or accept the memory for the time it saves.",
+        MEMORY,
+        _call(case, what) or grown[0].row.source,
+        sum(change.delta for change in grown),
+    )
+
+
+def _less_often(case: Case) -> list[str]:
+    """What backward runs again less often than it did, under the names that it has now."""
+    now = case.after.checkpoints
+    before = {_renamed(case, name): times for name, times in case.before.checkpoints.items()}
+    if sum(now.values()) >= sum(before.values()):
+        return []
+    return sorted(name for name, times in before.items() if now.get(name, 0) < times)
+
+
+def _renamed(case: Case, name: str) -> str:
+    """What the module is called now; it may have no rows, and then those inside it tell."""
+    if name in case.renamed:
+        return case.renamed[name]
+    for old, new in sorted(case.renamed.items()):
+        inside = old.removeprefix(f"{name}.")
+        if inside != old and new.endswith(f".{inside}"):
+            return new.removesuffix(f".{inside}")
+    return name
+
+
+def _callers(case: Case, names: Iterable[str]) -> list[str]:
+    """The outermost modules that hold nothing that runs in forward but these, and that a line calls."""
+    forward = _modules_of(case.after, Phase.FORWARD, {}) - {UNKNOWN}
+    wanted = set(names)
+    found = set()
+    for name in wanted:
+        parts = name.split(".")
+        above = [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+        called = (
+            outer
+            for outer in above
+            if outer in case.after.calls and all(_inside(one, wanted) for one in forward if _inside(one, [outer]))
         )
+        found.add(next(called, name))
+    return _outer(sorted(found))
+
+
+def _call(case: Case, names: Iterable[str]) -> Source | None:
+    """The line that calls the first of these modules or functions for which one is known."""
+    for name in names:
+        function = name.removesuffix("()")
+        found = case.after.calls.get(name) if function == name else lines.call(case.root, case.files, function)
+        if found is not None:
+            return found
+    return None
 
 
 def _differentiated(case: Case) -> Iterator[Cause]:
@@ -169,11 +292,12 @@ def _differentiated(case: Case) -> Iterator[Cause]:
     now = sorted((_modules_of(case.after, Phase.BACKWARD, {}) - before) & forward - {UNKNOWN})
     grown = [change for change in _grown(case, "saved", "peak") if _inside(change.row.module, now)]
     if now and grown:
+        what = _callers(case, now)
         yield Cause(
-            f"{_listed(now)} is differentiated, it was not: autograd saves its activations and makes its gradients",
+            f"{_listed(what)} is differentiated, it was not: autograd saves its activations and makes its gradients",
             "If no gradient is wanted, put it under torch.no_grad(), or .detach() what goes in or comes out.",
             (*MEMORY, *WORK),
-            grown[0].row.source,
+            _call(case, what) or grown[0].row.source,
             sum(change.delta for change in grown),
         )
 
@@ -211,21 +335,33 @@ def _reshaped(case: Case) -> Iterator[Cause]:
 
 
 def _new_parameters(case: Case) -> Iterator[Cause]:
-    """There are more layers; of each module the largest parameter speaks."""
-    said: set[str] = set()
+    """There are more layers; of repeated ones the whole, of another module the largest parameter speaks."""
+    found: dict[str, list[Change]] = {}
     for change in _grown(case, "peak"):
-        row = change.row
-        if row.kind != PARAMETER or change.shapes or change.dtypes or row.module in said:
-            continue
-        said.add(row.module)
-        was = f", it was {change.before.times}" if change.before else f", which {_absent(case)}"
+        if change.row.kind == PARAMETER and not change.shapes and not change.dtypes:
+            found.setdefault(_repeated(change.row.module), []).append(change)
+    for module, group in found.items():
+        first = min(group, key=lambda change: change.row.times)
+        row = first.row
+        was = f", it was {first.before.times}" if first.before else f", which {_absent(case)}"
         yield Cause(
-            f"{_where(change)} is there {row.times} {'time' if row.times == 1 else 'times'}{was}",
+            f"{module if len(group) > 1 else _where(first)} is there {row.times} "
+            f"{'time' if row.times == 1 else 'times'}{was}",
             "If the larger model is meant, accept it.",
             (*MEMORY, *WORK),
-            lines.definition(case.root, case.files, row.module) or row.source,
-            _behind(case, row.module),
+            lines.definition(case.root, case.files, module) or row.source,
+            sum(_behind(case, inside) for inside in {change.row.module for change in group}),
         )
+
+
+def _repeated(module: str) -> str:
+    """The innermost repeated module around a module, or itself where none is.
+
+    >>> _repeated("blocks.*.attention.out"), _repeated("head")
+    ('blocks.*', 'head')
+    """
+    outer, star, _ = module.rpartition("*")
+    return outer + star or module
 
 
 def _most_growth(case: Case) -> Iterator[Cause]:
@@ -233,7 +369,10 @@ def _most_growth(case: Case) -> Iterator[Cause]:
     for facts in (("peak", "saved", "kept"), ("flops",), ("time",)):
         grown = _grown(case, *facts)
         if grown:
-            change = max(grown, key=lambda change: change.delta)
+            change = _clearest(grown)
+            if change.row.kind == KEPT:
+                yield _held(case, change)
+                continue
             was = f"was {_was(change)}" if change.before else _absent(case)
             yield Cause(
                 f"most of it is {_where(change)}{', ' + change.row.form if change.row.form else ''}, which {was}",
@@ -244,9 +383,30 @@ def _most_growth(case: Case) -> Iterator[Cause]:
             )
 
 
+def _clearest(grown: list[Change]) -> Change:
+    """The largest growth; a row that is new tells its line for sure, and is preferred where it is half as large."""
+    largest = max(change.delta for change in grown)
+    return max(grown, key=lambda change: (change.before is None and change.delta * 2 >= largest, change.delta))
+
+
+def _held(case: Case, change: Change) -> Cause:
+    """Something of the step before is alive in this one."""
+    return Cause(
+        f"the result of {_where(change)}, {change.row.form}, made at {change.row.source or 'no line of yours'}, is "
+        "alive until the next step has made it again: an attribute, a name or a list still refers to it",
+        "Keep .item() or .detach() of it, or clear what holds it.",
+        MEMORY,
+        lines.keeper(case.root, case.files) or change.row.source,
+        change.delta,
+    )
+
+
 _LOOKS: tuple[Callable[[Case], Iterator[Cause]], ...] = (
     _wider,
     _asked_for,
+    _larger_inputs,
+    _more_passes,
+    _gradients_stay,
     _not_recomputed,
     _differentiated,
     _kept,
@@ -299,6 +459,10 @@ def _modules_of(snapshot: Snapshot, phase: Phase, renamed: Mapping[str, str]) ->
 
 def _inside(module: str, outer: Iterable[str]) -> bool:
     return any(module == name or module.startswith(f"{name}.") for name in outer)
+
+
+def _around(name: str, inner: Iterable[str]) -> bool:
+    return any(other.startswith(f"{name}.") for other in inner)
 
 
 def _outer(names: list[str]) -> list[str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..graph import ForetraceError
+from ..graph import ForetraceError, Source
 from .codes import CODES
 from .quantity import FACTS, Allowance, allowance, quantity
 
@@ -51,6 +51,8 @@ class Target:
     """The argument that is the batch size, where the largest batch is asked for."""
     ignore: frozenset[str] = frozenset()
     """Codes of findings that are not wanted."""
+    place: Source | None = None
+    """The line that configures it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +235,21 @@ class _Reader:
             allow=_allowances({**self._allow(top, "[tool.foretrace]"), **self._allow(own, where)}),
             vary=self._vary(own, where),
             ignore=top.get("ignore", frozenset()) | own.get("ignore", frozenset()),
+            place=self._place(name),
         )
+
+    def _place(self, name: str) -> Source | None:
+        """The line of the target's arguments, or that of its table, where one can be told."""
+        head = re.compile(rf"\[(tool\.foretrace\.)?targets\.[\"']?{re.escape(name)}[\"']?[\].]")
+        begin = next((number for number, line in enumerate(self.lines, 1) if head.match(line.strip())), None)
+        if begin is None:
+            return None
+        for number, line in enumerate(self.lines[begin:], begin + 1):
+            if line.startswith("["):
+                break
+            if re.match(r"\s*args\b", line):
+                return Source(self.path.name, number, "")
+        return Source(self.path.name, begin, "")
 
     def _allow(self, table: Mapping[str, Any], where: str) -> dict[str, Allowance]:
         return self._numbers(table.get("allow", {}), allowance, f"{where} allow", ("parameters",))

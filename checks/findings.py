@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..graph import ForetraceError, Source
-from .causes import Case, Cause, case, causes
+from .causes import ALWAYS, Case, Cause, case, causes
 from .codes import CODES, Code
 from .config import Target
 from .matching import Change, came
@@ -157,7 +157,7 @@ def judge(target: Target, now: Snapshot, before: Snapshot | None, root: Path, *,
             found = [_unknown(target)]
         notes = () if expected else ("it has no baseline, so only its budget was checked",)
         return Outcome(target=target.name, step=target.step, now=now, findings=_wanted(found, target), notes=notes)
-    looked = case(before, now, root, target.step)
+    looked = case(before, now, root, target.step, target.place)
     known = causes(looked)
     drift = _drift(before, now)
     grown = [] if drift else [*_grown(target, now, before), *_less_sure(target, now, before)]
@@ -275,7 +275,10 @@ def _placed(finding: Finding, known: tuple[Cause, ...], looked: Case) -> Finding
     """The finding with the cause that explains its fact, and the line that did most of it."""
     cause = next((cause for cause in known if finding.fact in cause.facts), None)
     grown = [change.row.source for change in came(looked.changes.get(_rows_of(finding.fact), ())) if change.row.source]
-    source = cause.source if cause and cause.source else grown[0] if grown else None
+    others = [other.source for other in known if other.source]
+    source = cause.source if cause else None
+    if source is None and not (cause and cause.weight == ALWAYS):
+        source = next(iter((*grown, *others)), None)
     return Finding(
         code=finding.code,
         target=finding.target,

@@ -50,14 +50,64 @@ def cast(root: Path, files: Iterable[str], dtype: str) -> Source | None:
     return None
 
 
-def keeper(root: Path, files: Iterable[str]) -> Source | None:
-    """The one line that puts something into a list or a set of an object, or adds to an attribute of it."""
+def call(root: Path, files: Iterable[str], function: str) -> Source | None:
+    """The one line that calls `function`, known by its qualified name."""
+    name = function.rpartition(".")[2]
     found = [
         Source(file, node.lineno, "")
         for file, tree in _trees(root, files)
         for node in ast.walk(tree)
-        if (isinstance(node, ast.Call) and _called(node) in KEEPING and _is_own(getattr(node.func, "value", None)))
-        or (isinstance(node, ast.AugAssign) and _is_own(node.target))
+        if isinstance(node, ast.Call) and _called(node) == name
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def keeper(root: Path, files: Iterable[str]) -> Source | None:
+    """The one line that keeps something, outside of what only builds a module.
+
+    Looked for in this order: what is put into a list of an object or added to an attribute of it, what is put into any
+    other list, what becomes an attribute.
+    """
+    nodes = [(file, node) for file, tree in _trees(root, files) for node in _running(tree)]
+    for keeps in (_adds_to_own, _adds_a_name, _becomes_own):
+        found = [Source(file, node.lineno, "") for file, node in nodes if keeps(node)]
+        if len(found) == 1:
+            return Source(*found[0])
+    return None
+
+
+def _running(tree: ast.AST) -> Iterator[ast.Call | ast.AugAssign | ast.Assign]:
+    """The calls and assignments of a file that are in no ``__init__``."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+            continue
+        if isinstance(node, (ast.Call, ast.AugAssign, ast.Assign)):
+            yield node
+        yield from _running(node)
+
+
+def _adds_to_own(node: ast.AST) -> bool:
+    if isinstance(node, ast.Call):
+        return _called(node) in KEEPING and _is_own(getattr(node.func, "value", None))
+    return isinstance(node, ast.AugAssign) and _is_own(node.target)
+
+
+def _adds_a_name(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and _called(node) in KEEPING and any(isinstance(a, ast.Name) for a in node.args)
+
+
+def _becomes_own(node: ast.AST) -> bool:
+    return isinstance(node, ast.Assign) and isinstance(node.value, ast.Name) and any(map(_is_own, node.targets))
+
+
+def function(root: Path, step: str) -> Source | None:
+    """The line that defines the callable of a target."""
+    file, name = file_of(step), step.rpartition(":")[2]
+    found = [
+        Source(file, node.lineno, name)
+        for file, tree in _trees(root, [file])
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == name
     ]
     return found[0] if len(found) == 1 else None
 

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from ..costmodels import roll
 from ..costmodels.timeline import LASTING, counts
 from ..graph import Category, Op, Phase, Source, StepGraph, Storage, Tensor, itemsize
+from ..graph.dtype import is_floating
 from ..report import Report
 from ..report.json import portable
 
@@ -27,6 +28,9 @@ KEPT = "kept"
 
 UNKNOWN = "-"
 """The module of what belongs to none."""
+
+STATEFUL = ("amsgrad", "centered", "momentum")
+"""Options of an optimizer with which it keeps more."""
 
 Key = tuple[str, str, str, str]
 
@@ -43,6 +47,8 @@ class Row(NamedTuple):
     """``float32[8, 1024]`` of storages; nothing for ops."""
     value: int
     source: Source | None = None
+    cast: Source | None = None
+    """The line in which what it is made from took its dtype."""
 
     @property
     def key(self) -> Key:
@@ -74,6 +80,8 @@ class Snapshot:
     """``args``, ``device``, ``autocast``, ``optimizer``: what was asked for."""
     recomputes: tuple[str, ...] = ()
     """Modules whose forward is run again in backward, as checkpointing does."""
+    checkpoints: Mapping[str, int] = field(default_factory=dict)
+    """What it is that backward runs again, a module, or a function with ``()``, and how often."""
     assumed: tuple[str, ...] = ()
     """Ops that no rule prices."""
     assumptions: tuple[str, ...] = ()
@@ -82,6 +90,8 @@ class Snapshot:
     """Where the peak is reached, for the eye."""
     files: tuple[str, ...] = ()
     """The files of the user's that ran."""
+    calls: Mapping[str, Source] = field(default_factory=dict)
+    """The line that calls each module; where repeated modules have several, one of those that are not run again."""
 
 
 def snapshot(report: Report, version: str, max_batch: int | None = None) -> Snapshot:
@@ -111,10 +121,12 @@ def snapshot(report: Report, version: str, max_batch: int | None = None) -> Snap
         },
         how=_how(graph),
         recomputes=tuple(sorted(_recomputed(graph))),
+        checkpoints=_checkpoints(graph),
         assumed=tuple(sorted(row.name for row in report.coverage.assumed)),
         assumptions=tuple(sorted({f"{a.get('op')}: {a.get('assumed')}" for a in graph.facts.assumptions})),
         place=f"{op.phase} {_module(op.module)} {short(op.packet)}" if op else "at the start",
         files=tuple(sorted({op.source.file for op in graph.ops if op.source})),
+        calls=_calls(graph),
     )
 
 
@@ -147,12 +159,21 @@ def _how(graph: StepGraph) -> dict[str, object]:
     facts = graph.facts
     chosen = facts.optimizer
     name, way = chosen.get("class"), chosen.get("implementation")
-    return {
+    options = [option for option in STATEFUL if chosen.get(option)]
+    passes = sum(span.phase is Phase.BACKWARD for span in graph.spans)
+    stay = any(storage.category is Category.GRADIENT and counts(graph, storage) for storage in graph.at_start)
+    more: dict[str, object] = {}
+    if passes > 1:
+        more["backward"] = passes
+    if stay:
+        more["gradients"] = "kept"
+    return more | {
         "target": portable(facts.target),
         "args": dict(sorted(facts.arguments.items())),
         "device": facts.device.partition(":")[0],
         "autocast": facts.autocast or "none",
-        "optimizer": f"{name} ({way})" if name and way else str(name or "none"),
+        "inputs": ", ".join(_form(item.dtype, item.shape) for item in facts.inputs),
+        "optimizer": f"{name} ({', '.join([str(way), *options])})" if name and way else str(name or "none"),
     }
 
 
@@ -177,7 +198,14 @@ class _Names:
         facts = graph.facts
         named = (*facts.state, *facts.inputs, *facts.buffers, *facts.parameters)
         self._form = {item.storage: _form(item.dtype, item.shape) for item in named}
+        self._form |= {
+            storage.id: self._form[parameter.storage]
+            for parameter in facts.parameters
+            for storage in graph.storages
+            if storage.category is Category.GRADIENT and storage.name == parameter.name
+        }
         self._readers = _first_readers(graph)
+        self._casts = _casts(graph)
         self._outliving: dict[int, list[Storage]] = defaultdict(list)
         for storage in reversed(list(_kept(graph))):
             self._outliving[storage.bytes].append(storage)
@@ -201,7 +229,8 @@ class _Names:
             return Row(_module(module), f"{leaf}{slash}{key}".replace(" ", "_"), kind, form, storage.bytes, source)
         if maker is None:
             return Row(UNKNOWN, "unknown", kind, form, storage.bytes)
-        return Row(_module(maker.module), short(maker.packet), kind, form, storage.bytes, maker.source)
+        cast = self._casts.get(made_by.id)
+        return Row(_module(maker.module), short(maker.packet), kind, form, storage.bytes, maker.source, cast)
 
     def _made(self, storage: Storage, maker: Op | None) -> str:
         """The form of what the op put into the storage that it allocated."""
@@ -231,6 +260,28 @@ def _first_readers(graph: StepGraph) -> dict[int, Source]:
     return found
 
 
+def _casts(graph: StepGraph) -> dict[int, Source]:
+    """For each storage the line that made what is in it, or what it was made from, wider than it was."""
+    found: dict[int, Source] = {}
+    for op in graph.ops:
+        for made in () if op.is_view else (*op.outputs, *op.written):
+            size = itemsize(made.dtype)
+            like = [
+                t for t in op.inputs if t.numel == made.numel and t.storage != made.storage and is_floating(t.dtype)
+            ]
+            if like and is_floating(made.dtype) and all(itemsize(t.dtype) < size for t in like):
+                if op.source is not None:
+                    found[made.storage] = op.source
+            elif (origin := _origin(op, made, found)) is not None:
+                found.setdefault(made.storage, origin)
+    return found
+
+
+def _origin(op: Op, made: Tensor, known: Mapping[int, Source]) -> Source | None:
+    """The line of the first input that has the dtype of the result and a line."""
+    return next((known[t.storage] for t in op.inputs if t.dtype == made.dtype and t.storage in known), None)
+
+
 def _module(path: str) -> str:
     return roll(path).replace(" ", "_") or UNKNOWN
 
@@ -257,16 +308,39 @@ def _added(rows: Iterable[Row]) -> tuple[Row, ...]:
     """Rows of one key as one, largest first, with the line that holds most of it."""
     values: dict[Key, int] = defaultdict(int)
     lines: dict[Key, Counter[Source]] = defaultdict(Counter)
+    casts: dict[Key, Counter[Source]] = defaultdict(Counter)
     for row in rows:
         values[row.key] += row.value
         if row.source is not None:
             lines[row.key][row.source] += row.value
-    made = (Row(*key, value, _most(lines.get(key))) for key, value in values.items())
+        if row.cast is not None:
+            casts[row.key][row.cast] += row.value
+    made = (Row(*key, value, _most(lines.get(key)), _most(casts.get(key))) for key, value in values.items())
     return tuple(sorted(made, key=lambda row: (-row.value, row.key)))
 
 
 def _most(lines: Counter[Source] | None) -> Source | None:
     return min(lines, key=lambda source: (-lines[source], source)) if lines else None
+
+
+def _checkpoints(graph: StepGraph) -> dict[str, int]:
+    """What is run again by its rolled name; a function that calls no module is known by the lines of its ops."""
+    found = Counter[str]()
+    for path, times in graph.facts.recomputed.items():
+        found[path if path.endswith("()") else _module(path)] += times
+    if not found:
+        again = (op for op in graph.ops if op.phase is Phase.BACKWARD and op.sequence is not None)
+        found.update({f"{op.source.function}()" for op in again if op.source})
+    return dict(sorted(found.items()))
+
+
+def _calls(graph: StepGraph) -> dict[str, Source]:
+    """The line that calls each rolled module."""
+    again = graph.facts.recomputed
+    found: dict[str, Source] = {}
+    for path, source in sorted(graph.facts.calls.items(), key=lambda item: item[0] in again):
+        found.setdefault(_module(path), source)
+    return found
 
 
 def _recomputed(graph: StepGraph) -> set[str]:

@@ -40,6 +40,7 @@ def _run(options: argparse.Namespace) -> int:
     from ..hardware.profile import load as load_profile
     from ..hardware.profile import names
 
+    options.on = options.on or shared.DEFAULT_PROFILE
     profile = load_profile(options.on)
     if options.on not in names():
         raise ForetraceError(f"--on {options.on} is no shipped profile", "Measured times are laid over one of those")

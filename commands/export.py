@@ -47,7 +47,7 @@ def _run(options: argparse.Namespace) -> int:
     from ..report import price
     from ..report.exports import export
 
-    profile = load_profile(options.on)
+    profile = load_profile(options.on or shared.profile_of(options.target))
     memory = shared.size(options.memory) if options.memory else None
     report = price(shared.graph_of(options, profile.capability), on=profile, conf=options.conf, memory_bytes=memory)
     written = export(report, options.to, options.depth)

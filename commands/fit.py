@@ -128,7 +128,11 @@ def _run(options: argparse.Namespace) -> int:
         raise ForetraceError(f"--vary was given {len(vary)} times", "Vary one size, or two for a frontier.")
     if not 0 <= options.headroom < 1:
         raise ForetraceError(f"--headroom {options.headroom} is no share", "Give a number from 0 to 1, such as 0.05.")
-    given = {"memory": options.memory, "on": options.on, "parameters": shared.parameters(options)}
+    given = {
+        "memory": options.memory,
+        "on": options.on or shared.DEFAULT_PROFILE,
+        "parameters": shared.parameters(options),
+    }
     with Counter() as counter:
         how = {**given, "progress": counter, **shared.given(options)}
         found: Fit | Frontier

@@ -41,8 +41,7 @@ def add_profile(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--on",
         metavar="PROFILE",
-        default=DEFAULT_PROFILE,
-        help="hardware profile: a name or a .toml file (%(default)s)",
+        help=f"hardware profile: a name or a .toml file (what is configured for the target, or {DEFAULT_PROFILE})",
     )
 
 
@@ -152,7 +151,9 @@ def cases(options: argparse.Namespace) -> list[argparse.Namespace]:
     listed = [_choices(text) for text in options.parameters or ()]
     combinations = [list(chosen) or None for chosen in product(*listed)]
     return [
-        argparse.Namespace(**{**vars(options), "target": target, "parameters": chosen})
+        argparse.Namespace(
+            **{**vars(options), "target": target, "parameters": chosen, "on": options.on or profile_of(target)}
+        )
         for target in options.target
         for chosen in combinations
     ]
@@ -203,6 +204,16 @@ def graph_of(options: argparse.Namespace, capability: str | None = None) -> Step
 
 def _of(capability: str | None) -> dict[str, object]:
     return {} if capability is None else {"capability": capability}
+
+
+def profile_of(name: str) -> str:
+    """The profile that is configured for a target of that name, or else the default one."""
+    known = _configured(name)
+    if known is None:
+        return DEFAULT_PROFILE
+    config, target = known
+    own = config.root / target.on
+    return str(own) if own.is_file() else target.on
 
 
 def is_saved(target: str) -> bool:

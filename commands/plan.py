@@ -44,8 +44,8 @@ def _run(options: argparse.Namespace) -> int:
     from ..report.plan import plan_json, plan_table
 
     _check(options)
-    profile = load_profile(options.on)
-    graph = shared.graph_of(options)
+    profile = load_profile(options.on or shared.profile_of(options.target))
+    graph = shared.graph_of(options, profile.capability)
     report = price(graph, on=profile)
     run = run_of(
         steps=options.steps,

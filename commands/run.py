@@ -45,13 +45,13 @@ def add(commands: shared.Commands[argparse.ArgumentParser]) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    cases, profiles = shared.cases(options), options.on.split(",")
-    if len(cases) * len(profiles) > 1 or options.format == "csv":
-        return _several(cases, profiles)
+    cases = shared.cases(options)
+    if len(cases) > 1 or "," in cases[0].on or options.format == "csv":
+        return _several(cases)
     return _one(cases[0])
 
 
-def _several(cases: list[argparse.Namespace], profiles: list[str]) -> int:
+def _several(cases: list[argparse.Namespace]) -> int:
     """One row for each case on each profile; a step is traced once for all devices of one compute capability."""
     from ..graph import ForetraceError
     from ..hardware.profile import load as load_profile
@@ -61,8 +61,8 @@ def _several(cases: list[argparse.Namespace], profiles: list[str]) -> int:
     for flag in ("html", "save", "what_if", "tree"):
         if getattr(first, flag):
             raise ForetraceError(f"--{flag.replace('_', '-')} is of one step", "Give one target, size and profile.")
-    devices = [load_profile(name) for name in profiles]
-    reports = [report for case in cases for report in _on_each(case, devices)]
+    devices = {on: [load_profile(name) for name in on.split(",")] for on in dict.fromkeys(case.on for case in cases)}
+    reports = [report for case in cases for report in _on_each(case, devices[case.on])]
     show = {"table": side_by_side, "csv": side_by_side_csv, "json": side_by_side_json}[first.format]
     print(show(reports), end="")
     return 0

@@ -23,7 +23,7 @@ import networkx as nx
 
 from .alike import kinds_of
 from .bulk import uncollected
-from .op import Op
+from .op import Op, Source
 from .phase import Phase
 from .storage import Event, Storage
 
@@ -71,6 +71,10 @@ class Facts:
     """Optimizer state at the end of the step, named ``parameter/key``."""
     modules: Mapping[str, str] = field(default_factory=dict)
     """Class name of the module at each path."""
+    calls: Mapping[str, Source] = field(default_factory=dict)
+    """The user's line that calls the module at each path; nothing for those that no line of the user's calls."""
+    recomputed: Mapping[str, int] = field(default_factory=dict)
+    """What backward runs again, as under a checkpoint, and how often: module paths, names of functions with ``()``."""
     assumptions: tuple[Mapping[str, object], ...] = ()
     notes: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)

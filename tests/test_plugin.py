@@ -59,6 +59,30 @@ def test_that_fails_by_itself(foretrace_step):
     assert 1 + 1 == 3
 """
 )
+BATCHES = (
+    HEADER.replace("output.sum()", "output.square().sum()")
+    + """\
+@pytest.mark.foretrace(max_batch=64, vary="rows")
+def test_small(foretrace_step):
+    foretrace_step("test_batches.py:make")
+
+
+@pytest.mark.foretrace(max_batch=2**30, vary="rows")
+def test_large(foretrace_step):
+    foretrace_step("test_batches.py:make", {"rows": 8})
+
+
+@pytest.mark.foretrace(max_batch=2**30)
+@pytest.mark.parametrize("size", ["8/9"])
+def test_spec(size, foretrace_step):
+    foretrace_step(nn.Linear(64, 64), "input: float32[batch, 64]", sizes={"batch": 8}, loss=lambda y: y.square().sum())
+
+
+@pytest.mark.foretrace(max_batch=64)
+def test_no_such_size(foretrace_step):
+    foretrace_step("test_batches.py:make")
+"""
+)
 WRITTEN = """\
 import sys
 from types import ModuleType
@@ -161,6 +185,31 @@ def test_workers_of_xdist_write_one_baseline(written: Path) -> None:
     (tmp_path / "foretrace-baseline.toml").unlink()
     assert pytest_in(tmp_path, "--foretrace-update").returncode == 0
     assert (tmp_path / "foretrace-baseline.toml").read_bytes() == both
+
+
+def test_the_batch_that_must_fit_and_a_page_for_each_step_in_workers(tmp_path: Path) -> None:
+    (tmp_path / "test_batches.py").write_text(BATCHES)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nforetrace_html = elsewhere\n")
+    done = pytest_in(tmp_path, "--foretrace-html", "pages/here", "-p", "xdist.plugin", "-n2")
+    assert done.returncode == 1 and "3 failed, 1 passed" in done.stdout
+    # 2**30 rows of 64 floats are 256 GiB, and there are five: what goes in, what comes out, and three in the
+    # derivative of the square.
+    large = r"test_batches\.py:make: rows=1073741824 does not fit on a100-sxm4-80gb: it takes 1\.25 TiB, and there is"
+    assert re.search(large, done.stdout), done.stdout
+    assert "the step: batch=1073741824 does not fit on a100-sxm4-80gb" in done.stdout
+    assert (
+        "test_batches.py:make at batch=64: test_batches.py:make: got an unexpected keyword argument 'batch'."
+        in done.stdout
+    )
+    pages = sorted(path.name for path in (tmp_path / "pages" / "here").iterdir())
+    assert [re.sub("-[0-9a-f]{8}", "-*", name) for name in pages] == [
+        "test_batches.py.test_large.html",
+        "test_batches.py.test_no_such_size.html",
+        "test_batches.py.test_small.html",
+        "test_batches.py.test_spec_8.9_-*.html",
+    ]
+    assert (tmp_path / "pages" / "here" / pages[0]).read_text().startswith("<!doctype html>")
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_where_it_is_not_used_it_says_and_imports_nothing(tmp_path: Path) -> None:

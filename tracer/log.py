@@ -12,6 +12,7 @@ import torch
 
 from ..graph import Const, Phase, Tensor
 from .arena import Arena, Owner, base_of, holds_values, storage_bytes
+from .callers import Callers
 from .calls import dense
 from .frames import Frames, shorten
 from .key import quiet
@@ -96,6 +97,7 @@ class Log:
         """Ids of the storages of saved Python numbers, by the sequence number of the node."""
         self._arena = Arena(self._died)
         self.frames = Frames()
+        self.callers = Callers(self.frames)
         self._sequence_owner: dict[int, int] = {}
         self._next_sequence = self.first_sequence = 0
         self._empty = self.new_id(0, device)
@@ -106,6 +108,7 @@ class Log:
         """Begin the recorded step: what is live now was live at its start."""
         self.rows, self.events, self.markers = [], [], []
         self._sequence_owner = {}
+        self.callers.forget()
         self._next_sequence = self.first_sequence = torch._C._autograd._get_sequence_nr()
         self.at_start = frozenset([*(owner.id for owner in self.owners.values()), *self.numbers.values()])
         self.recording, self.phase = True, Phase.FORWARD

@@ -6,6 +6,7 @@ hooks and flags, whether the trace went well or not.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -25,7 +26,10 @@ def module_paths(model: nn.Module, recorder: Recorder) -> Iterator[None]:
     stack = recorder.module_stack
 
     def enter(module: nn.Module, args: Any) -> None:
-        stack.append(paths.get(id(module), stack[-1]))
+        path = paths.get(id(module), stack[-1])
+        if recorder.recording:
+            recorder.callers.entered(path, recorder.phase, len(stack) == 1, sys._getframe(1))
+        stack.append(path)
 
     def leave(module: nn.Module, args: Any, output: Any) -> None:
         if len(stack) > 1:

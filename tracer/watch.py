@@ -90,6 +90,8 @@ class Watch:
             inputs=self._named(self.inputs),
             state=self._named(dict(self._state()).items()),
             modules={name: type(module).__name__ for name, module in self.model.named_modules()},
+            calls=self.recorder.callers.lines,
+            recomputed=self.recorder.callers.again,
             assumptions=tuple(self.recorder.assumptions.used()),
             notes=notes,
             versions={"torch": torch.__version__.partition("+")[0], "python": platform.python_version()},

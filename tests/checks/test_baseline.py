@@ -52,6 +52,7 @@ snapshots = st.builds(
         max_size=3,
     ),
     recomputes=texts,
+    checkpoints=st.dictionaries(st.text(max_size=6), st.integers(1, 99), max_size=3),
     assumed=texts,
     assumptions=texts,
 )

