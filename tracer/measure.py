@@ -24,6 +24,7 @@ from ..graph import Block, ForetraceError, Measured, Phase
 from .autocast import autocast_dtype, region
 from .events import profiled
 from .inputs import Call, as_call
+from .randomness import seeded
 from .ready import answer_as_wrapped, ready, uncompiled
 from .step import Step, make_optimizer, phases, run_step
 from .target import as_step, describe, resolve
@@ -69,8 +70,7 @@ def measure(
     """
     if warmup < 0:
         raise ForetraceError(f"warmup is {warmup}", "Give 0 for the very first step, 1 or more for a later one.")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded():
         step = _made(target, parameters or {}, inputs)
         if optimizer is not None:
             step = replace(step, optimizer=None if optimizer == "none" else optimizer)

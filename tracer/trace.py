@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import random
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +10,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -24,6 +22,7 @@ from .frames import is_user, shorten
 from .inputs import Sizes, as_call, stand_in
 from .lift import lift
 from .modules import module_paths, stand_ins
+from .randomness import seeded
 from .ready import answer_as_wrapped, ready, uncompiled
 from .record import Recorder
 from .scratch import with_scratch
@@ -166,7 +165,7 @@ def _settings(
 
 
 def _trace(make: Callable[[], Step], settings: Settings, recorder: Recorder, progress: Progress | None) -> StepGraph:
-    with _ONE_AT_A_TIME, _randomness_kept(), _without_garbage_collection(), disguise(recorder), recorder:
+    with _ONE_AT_A_TIME, seeded(), _without_garbage_collection(), disguise(recorder), recorder:
         recorder.progress = progress
         step = make()
         recorder.recording_model = True
@@ -227,19 +226,6 @@ def _line_of(error: Exception) -> str:
         if is_user(frame.f_code):
             return f"{shorten(frame.f_code.co_filename)}:{line}"
     return ""
-
-
-@contextmanager
-def _randomness_kept() -> Iterator[None]:
-    """A trace draws from a seed of its own and leaves every generator where it was."""
-    python, numpy, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    torch.manual_seed(0)
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(torch_state)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,9 +65,7 @@ class Watch:
         for optimizer in self.optimizers:
             for parameter, values in optimizer.state.items():
                 name = self.names.get(id(parameter), "parameter")
-                for key, value in values.items():
-                    if isinstance(value, torch.Tensor):
-                        yield f"{name}/{key}", value
+                yield from _tensors(name, values)
 
     def _note(self, names: dict[int, str], tensor: torch.Tensor, name: str) -> None:
         if tensor.layout is torch.strided and not tensor.is_meta:
@@ -118,6 +116,15 @@ class Watch:
         )
         group = {k: v for k, v in optimizer.param_groups[0].items() if isinstance(v, (int, float, bool, tuple))}
         return {"class": type(optimizer).__name__, "implementation": way, **dict(sorted(group.items()))}
+
+
+def _tensors(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors in an entry of an optimizer's state: mostly a dict for each parameter, but any nest will do."""
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    elif isinstance(value, (Mapping, list, tuple)):
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _tensors(f"{name}/{key}", item)
 
 
 def _plain(value: Any) -> Any:
