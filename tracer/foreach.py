@@ -44,6 +44,8 @@ def answer(sig: Signature, args: tuple[Any, ...]) -> Any:
     tensors = args[0]
     if not all(_gives_its_own_kind(tensor) for tensor in tensors) or not _keeps_dtype(tensors[0].dtype, args[1:]):
         return None
+    if not all(_keeps_shapes(tensors, other) for other in args[1:]):
+        return None
     return list, [("new", tuple(t.shape), t.stride(), t.dtype) for t in tensors]
 
 
@@ -59,3 +61,12 @@ def _keeps_dtype(dtype: torch.dtype, others: tuple[Any, ...]) -> bool:
             if isinstance(item, complex) or (isinstance(item, torch.Tensor) and item.dim() and item.dtype is not dtype):
                 return False
     return True
+
+
+def _keeps_shapes(tensors: Any, other: Any) -> bool:
+    """Whether no tensor of the first list is broadcast to the shape of its partner in another."""
+    partners = other if isinstance(other, (list, tuple)) else ()
+    return all(
+        not isinstance(partner, torch.Tensor) or partner.shape == tensor.shape
+        for tensor, partner in zip(tensors, partners, strict=False)
+    )

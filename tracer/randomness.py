@@ -1,4 +1,8 @@
-"""Code that draws numbers -> the same numbers every time, and every generator left where it was."""
+"""One seed for all that draws at random while a step runs, so that a trace repeats and a real run draws what it drew.
+
+*Randomness* is that of Python's ``random``, of NumPy's global generator and of PyTorch's: a model may ask any of them
+which of its layers to skip.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ import torch
 
 @contextmanager
 def seeded() -> Iterator[None]:
-    """Draw from seed 0 inside, with Python's generator, NumPy's, and PyTorch's of the CPU."""
+    """Every generator begins at 0 and is left where it was."""
     python, numpy, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(0)
     np.random.seed(0)

@@ -29,7 +29,7 @@ from .key import KEY, quiet
 from .log import Log
 from .numbers import SavedNumbers
 from .replay import AS_RUN, depends_on_data, fill
-from .signature import Signature
+from .signature import Signature, in_order
 from .special import READS, SPECIAL
 
 MAX_OPS = 2_000_000
@@ -184,7 +184,7 @@ class Recorder(Log):
         device = self._device(kwargs, owners)
         for owner in self.written(sig, args, kwargs):
             owner.known = False
-        result = self._allocate(spec, args, device)
+        result = self._allocate(spec, in_order(sig, args, kwargs), device)
         return self._assume(sig, args, kwargs, result) if sig.name.split(".")[1] in CHOICES else result
 
     def _is_small(
@@ -380,6 +380,7 @@ class Recorder(Log):
                 raise self.refusal(sig, "it has no meta kernel to tell its output's shape") from error
             raise
         back = {id(meta): meta for meta in twins.values()}
+        meta_args = in_order(sig, meta_args, meta_kwargs)
         single = not isinstance(result, (tuple, list))
         results = [result] if single else list(result)
         # An op on lists (foreach) that returns nothing has no result to describe.

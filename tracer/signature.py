@@ -74,6 +74,13 @@ def read(func: torch._ops.OpOverload) -> Signature:
     )
 
 
+def in_order(sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """The arguments by their positions in the schema, where a result is one that is given by name (``out=``)."""
+    if all(alias is None or alias < len(args) for alias in sig.aliases):
+        return args
+    return (*args, *(kwargs.get(name) for name in sig.names[len(args) :]))
+
+
 def _argument_of(result: torch._C.Argument, sets: list[frozenset[str]]) -> int | None:
     info = result.alias_info
     if info is None or not info.is_write or not info.before_set:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,9 +65,7 @@ class Watch:
         for optimizer in self.optimizers:
             for parameter, values in optimizer.state.items():
                 name = self.names.get(id(parameter), "parameter")
-                for key, value in values.items():
-                    if isinstance(value, torch.Tensor):
-                        yield f"{name}/{key}", value
+                yield from _tensors(name, values)
 
     def _note(self, names: dict[int, str], tensor: torch.Tensor, name: str) -> None:
         if tensor.layout is torch.strided and not tensor.is_meta:
