@@ -138,5 +138,14 @@ def members(model: nn.Module, table: str) -> list[tuple[str, torch.Tensor]]:
     return list(found.values())
 
 
+def _tensors(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors in an entry of an optimizer's state: mostly a dict for each parameter, but any nest will do."""
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    elif isinstance(value, (Mapping, list, tuple)):
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _tensors(f"{name}/{key}", item)
+
+
 def _plain(value: Any) -> Any:
     return value if isinstance(value, (bool, int, float, str)) or value is None else repr(value)
