@@ -165,8 +165,8 @@ def test_a_folder(tmp_path: Path) -> None:
         b"PK\3\4",
         b"\x80\x04.",
         gzip.compress(b"{}", mtime=0),
-        gzip.compress(b"[1]"),
-        gzip.compress(b'{"format": 1}'),
+        gzip.compress(b"[1]", mtime=0),
+        gzip.compress(b'{"format": 1}', mtime=0),
     ],
 )
 def test_a_foreign_file(tmp_path: Path, data: bytes) -> None:
