@@ -32,6 +32,9 @@ UNKNOWN = "-"
 STATEFUL = ("amsgrad", "centered", "momentum")
 """Options of an optimizer with which it keeps more."""
 
+MOST_INPUTS = 16
+"""An op of more inputs is one of a whole list of tensors, or joins many: it is no cast."""
+
 Key = tuple[str, str, str, str]
 
 
@@ -198,11 +201,11 @@ class _Names:
         facts = graph.facts
         named = (*facts.state, *facts.inputs, *facts.buffers, *facts.parameters)
         self._form = {item.storage: _form(item.dtype, item.shape) for item in named}
+        like = {parameter.name: self._form[parameter.storage] for parameter in facts.parameters}
         self._form |= {
-            storage.id: self._form[parameter.storage]
-            for parameter in facts.parameters
+            storage.id: like[storage.name]
             for storage in graph.storages
-            if storage.category is Category.GRADIENT and storage.name == parameter.name
+            if storage.category is Category.GRADIENT and storage.name in like
         }
         self._readers = _first_readers(graph)
         self._casts = _casts(graph)
@@ -264,22 +267,27 @@ def _casts(graph: StepGraph) -> dict[int, Source]:
     """For each storage the line that made what is in it, or what it was made from, wider than it was."""
     found: dict[int, Source] = {}
     for op in graph.ops:
-        for made in () if op.is_view else (*op.outputs, *op.written):
-            size = itemsize(made.dtype)
-            like = [
-                t for t in op.inputs if t.numel == made.numel and t.storage != made.storage and is_floating(t.dtype)
-            ]
-            if like and is_floating(made.dtype) and all(itemsize(t.dtype) < size for t in like):
+        if op.phase not in (Phase.FORWARD, Phase.BACKWARD) or op.is_view or len(op.inputs) > MOST_INPUTS:
+            continue
+        read = [t for t in op.inputs if is_floating(t.dtype)]
+        if not found and len({t.dtype for t in (*read, *op.outputs)}) < 2:
+            continue
+        for made in (*op.outputs, *op.written):
+            if is_floating(made.dtype) and _widens(read, made):
                 if op.source is not None:
                     found[made.storage] = op.source
-            elif (origin := _origin(op, made, found)) is not None:
+            elif origin := next((found[t.storage] for t in read if t.dtype == made.dtype and t.storage in found), None):
                 found.setdefault(made.storage, origin)
     return found
 
 
-def _origin(op: Op, made: Tensor, known: Mapping[int, Source]) -> Source | None:
-    """The line of the first input that has the dtype of the result and a line."""
-    return next((known[t.storage] for t in op.inputs if t.dtype == made.dtype and t.storage in known), None)
+def _widens(read: list[Tensor], made: Tensor) -> bool:
+    """Whether all inputs of the result's size are narrower than it."""
+    size = itemsize(made.dtype)
+    if not any(itemsize(t.dtype) < size for t in read):
+        return False
+    like = [t for t in read if t.numel == made.numel and t.storage != made.storage]
+    return bool(like) and all(itemsize(t.dtype) < size for t in like)
 
 
 def _module(path: str) -> str:
