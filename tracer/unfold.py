@@ -55,6 +55,10 @@ class Written:
     rows: list[Row]
     part: Part
     nodes: int
+    calls: list[tuple[str, Any]]
+    """The modules called in it, and from where."""
+    again: list[str]
+    """What it runs again."""
 
 
 def unfold(recorder: Recorder, folding: Folding, gradients: dict[int, str]) -> None:
@@ -374,12 +378,14 @@ class _Writer:
 
     def _written(self, block: Block) -> list[Written]:
         """The template's parts as they are now, before their own rows are moved."""
-        rows = self.recorder.rows
+        rows, callers = self.recorder.rows, self.recorder.callers
+        name = block.view.run.run.blocks[block.place][0]
         return [
             Written(
                 [replace(row) for row in rows[part.first_op : part.end_op]],
                 part,
                 block.view.nodes(block.place) if part is block.forward else 0,
+                *callers.within(range(part.first_op, part.end_op), name),
             )
             for part in block.parts
         ]
@@ -412,6 +418,9 @@ class _Writer:
         first = len(self.rows)
         renamed = _renaming(*names)
         tensors = _renumbering(storages)
+        self.recorder.callers.copied(
+            first, [(renamed(path), line) for path, line in written.calls], map(renamed, written.again)
+        )
         for row in written.rows:
             self.rows.append(
                 Row(
