@@ -342,9 +342,7 @@ def page(tables: dict[str, str], count: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     depths = [f"gpt-{layers}" for layers in DEPTHS]
-    parser.add_argument(
-        "--model", action="append", choices=named, help=f"may be repeated (default: {', '.join(CASES)})"
-    )
+    parser.add_argument("--model", action="append", choices=[*CASES, *depths], help="may be repeated (default: most)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--without-slow", action="store_true", help=f"leave {' and '.join(SLOW)} out")
     parser.add_argument("--without-depth", action="store_true", help="leave the curves of time against depth out")
