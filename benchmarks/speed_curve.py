@@ -14,10 +14,10 @@ TICKS = 4
 
 
 def picture(title: str, curves: Mapping[str, Curve]) -> str:
-    """One line for each curve with its name at its end; both axes begin at 0."""
+    """One line for each curve, their names beside them; both axes begin at 0."""
     points = [point for curve in curves.values() for point in curve]
     most = max(layers for layers, _ in points), max(seconds for _, seconds in points)
-    lines = zip(curves.items(), COLOURS, strict=False)
+    lines = [[_at(point, most) for point in curve] for curve in curves.values()]
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
         'font-size="12" role="img">',
@@ -25,7 +25,11 @@ def picture(title: str, curves: Mapping[str, Curve]) -> str:
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
         f'<text x="{LEFT}" y="22" font-weight="bold">{escape(title)}</text>',
         *_axes(most, sorted({layers for layers, _ in points})),
-        *(part for (name, curve), colour in lines for part in _line(name, [_at(p, most) for p in curve], colour)),
+        *(
+            part
+            for place, (name, line) in enumerate(zip(curves, lines, strict=True))
+            for part in _line(place, name, line)
+        ),
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
@@ -48,9 +52,8 @@ def _axes(most: tuple[int, float], depths: Sequence[int]) -> Iterator[str]:
     yield f'<text x="{LEFT}" y="{HEIGHT - 8}">seconds of the processor by number of layers</text>'
 
 
-def _line(name: str, corners: Sequence[tuple[float, float]], colour: str) -> Iterator[str]:
-    points = " ".join(f"{x:.1f},{y:.1f}" for x, y in corners)
+def _line(place: int, name: str, corners: Sequence[tuple[float, float]]) -> Iterator[str]:
+    points, colour = " ".join(f"{x:.1f},{y:.1f}" for x, y in corners), COLOURS[place % len(COLOURS)]
     yield f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>'
     yield from (f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in corners)
-    x, y = corners[-1]
-    yield f'<text x="{x + 8:.0f}" y="{y + 4:.0f}" fill="{colour}">{escape(name)}</text>'
+    yield f'<text x="{WIDTH - RIGHT + 12}" y="{TOP + 4 + 18 * place}" fill="{colour}">{escape(name)}</text>'
