@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .commands.fit import fit, frontier
-    from .commands.formula import formula
+    from .commands.formula import bound, formula
     from .costmodels import Comparison, compare
     from .graph import ForetraceError, Measured, Outcomes, StepGraph, load, load_outcomes, save
     from .hardware import Profile
@@ -31,6 +31,7 @@ _HOMES = {
     "Report": "report:Report",
     "Step": "tracer:Step",
     "StepGraph": "graph:StepGraph",
+    "bound": "commands.formula:bound",
     "compare": "costmodels:compare",
     "fit": "commands.fit:fit",
     "formula": "commands.formula:formula",
@@ -58,6 +59,7 @@ __all__ = [
     "Step",
     "StepGraph",
     "__version__",
+    "bound",
     "compare",
     "fit",
     "formula",
