@@ -16,6 +16,7 @@ from torch import nn
 
 from foretrace.tracer import Step
 from gpt_by_hand import SIZES, TextbookAdamW, training_step
+from gpt_by_heads import timed_step
 
 Row = Mapping[str, str]
 
@@ -53,7 +54,12 @@ def _autocast(row: Row) -> torch.dtype | None:
 
 
 def hand_gpt(row: Row) -> Step:
-    """The hand-written GPT; the optimizer is AdamW written out (``textbook``) or that of torch."""
+    """The hand-written GPT; the optimizer is AdamW written out (``textbook``) or that of torch.
+
+    One author's turns positions head by head (``head by head`` in the column of attention), without an optimizer.
+    """
+    if row["attention"] == "head by head":
+        return timed_step(SIZES[row["model"]], int(row["batch"]), int(row["sequence"]), _autocast(row))
     optimizer = TextbookAdamW if row["optimizer"] == "textbook" else "adamw"
     return training_step(SIZES[row["model"]], int(row["batch"]), int(row["sequence"]), _autocast(row), optimizer)
 
