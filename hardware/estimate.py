@@ -17,6 +17,7 @@ from ..costmodels.work import Work
 from ..graph.op import Op
 from ..graph.phase import Phase
 from ..graph.step_graph import StepGraph
+from .cache import Cache
 from .constants import constants
 from .dispatch import FASTEST, SLOWEST, WAITING, Issued, Run, dispatches, run
 from .kernel_time import BOUNDS, FREE, TIERS, Job, OpTime, Unit, job, operand_dtype, time_of
@@ -233,12 +234,15 @@ class _Timer:
 
     def __init__(self, profile: Profile, tf32: bool, cudnn_tf32: bool) -> None:
         self.profile, self.tf32, self.cudnn_tf32 = profile, tf32, cudnn_tf32
+        self.cache = Cache(profile) if profile.l2_bandwidth_bytes_per_second else None
         self.known: dict[Job, OpTime] = {}
 
     def __call__(self, op: Op, work: Work) -> OpTime:
         if not (work.flops or work.bytes):
             return FREE
         key = job(work, op, self.profile, tf32=self.tf32, cudnn_tf32=self.cudnn_tf32)
+        if self.cache:
+            key = key._replace(cached_bytes=self.cache.hits(op, work))
         found = self.known.get(key)
         if found is None:
             found = self.known[key] = time_of(key, self.profile)

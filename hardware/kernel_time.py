@@ -13,7 +13,9 @@ Each is a floor per kernel, and on top of it the slowest of matrix arithmetic, o
 rate passes its peak. The interval comes from the low and high efficiencies of the profile, between which about
 eight kernels in ten lie.
 
-Not covered: data that is still in L2; copies between host and device. The host's own time is in `dispatch.py`.
+What is still in L2 from the op before (`cache.py`) is read at its bandwidth.
+
+Not covered: copies between host and device. The host's own time is in `dispatch.py`.
 """
 
 from __future__ import annotations
@@ -98,10 +100,12 @@ class Job(NamedTuple):
     """What a library reads and writes to turn operands into the order that its kernels want."""
     measured: Measurement | None = None
     """The measured time of this op, where the profile has one."""
+    cached_bytes: int = 0
+    """What it reads from L2."""
 
 
 def kernel_time(work: Work, op: Op, profile: Profile, *, tf32: bool = False, cudnn_tf32: bool = True) -> OpTime:
-    """Time of `op` on that device. `tf32` and `cudnn_tf32` are PyTorch's two ``allow_tf32`` settings."""
+    """Time of `op` on that device, alone. `tf32` and `cudnn_tf32` are PyTorch's two ``allow_tf32`` settings."""
     if not (work.flops or work.bytes):
         return FREE
     return time_of(job(work, op, profile, tf32=tf32, cudnn_tf32=cudnn_tf32), profile)
@@ -114,7 +118,7 @@ def job(work: Work, op: Op, profile: Profile, *, tf32: bool = False, cudnn_tf32:
         return Job(work, None, vector_dtype(op), launches(op), traffic(op), (), measured=measured)
     unit = matmul_unit(op, profile, tf32=tf32, cudnn_tf32=cudnn_tf32)
     found = problems(op)
-    turned = _turned_bytes(op, found) if unit.cores == "tensor" and unit.dtype in ("float16", "bfloat16") else 0
+    turned = _turned_bytes(op, found) if unit.cores == "tensor" else 0
     return Job(work, unit, vector_dtype(op), launches(op), STREAM, found, turned, measured)
 
 
@@ -126,15 +130,25 @@ def _measured(op: Op, profile: Profile) -> Measurement | None:
 
 
 def _turned_bytes(op: Op, found: tuple[Problem, ...]) -> int:
-    """cuDNN's half-precision kernels want channels last; operands in another order are turned for each product.
+    """cuDNN's kernels for tensor cores want channels last; operands in another order are turned for each product.
+
+    Not those of 1 x 1 convolutions of every position, which are plain products in either order.
 
     https://docs.nvidia.com/deeplearning/performance/dl-performance-convolutional/index.html#tensor-layout
     """
     if not found or found[0].kind != "convolution":
         return 0
+    if _is_plain(op):
+        return 0
     images = [t for t in (*op.inputs, *op.outputs) if len(t.shape) >= 4 and t is not op.args.get("weight")]
     turned = [t for t in images if t.strides[1] != 1 and t.shape[1] > 1]
     return 2 * sum(sorted((t.bytes for t in turned), reverse=True)[:2]) * len(found)
+
+
+def _is_plain(op: Op) -> bool:
+    """Is it a convolution of 1 x 1 and stride 1?"""
+    stride = op.get("stride", (1,))
+    return all(size == 1 for size in op.tensor("weight").shape[2:]) and stride in ((1,), (1, 1), (1, 1, 1), 1)
 
 
 def time_of(job: Job, profile: Profile) -> OpTime:
@@ -165,19 +179,28 @@ def _parts(job: Job, profile: Profile, at: int) -> dict[str, float]:
     """Seconds by bound with every efficiency at its low, typical or high value, and the floor the other way round."""
     vector_rate = profile.vector_flops_per_second[job.vector] * profile.vector_efficiency[at]
     bandwidth = profile.memory_bandwidth_bytes_per_second * profile.memory_bandwidth_efficiency[at]
+    moved = _moved_bytes(job, profile, bandwidth)
     return {
         "tensor": _matmul_seconds(job, profile, at) + job.turned_bytes / bandwidth,
         "vector": job.work.vector_flops / vector_rate,
-        "memory": job.work.bytes / bandwidth if at == HIGH else _memory_seconds(job, profile, bandwidth),
+        "memory": moved / bandwidth if at == HIGH else _memory_seconds(job, profile, bandwidth, moved),
         "floor": job.launches * profile.kernel_floor_seconds[HIGH - at],
     }
 
 
-def _memory_seconds(job: Job, profile: Profile, bandwidth: float) -> float:
+def _moved_bytes(job: Job, profile: Profile, bandwidth: float) -> float:
+    """The bytes of `job`, those from L2 counted for as much less as they are faster."""
+    if not job.cached_bytes or profile.l2_bandwidth_bytes_per_second <= bandwidth:
+        return job.work.bytes
+    return job.work.bytes - job.cached_bytes * (1 - bandwidth / profile.l2_bandwidth_bytes_per_second)
+
+
+def _memory_seconds(job: Job, profile: Profile, bandwidth: float, moved: float) -> float:
     """Moving the bytes as its kind of traffic does, or stepping through the elements, and what each row costs."""
-    known, (kind, elements, rows) = constants(), job.traffic
-    clocks = profile.sm_count * profile.clock_hertz
-    moving = job.work.bytes / (bandwidth * known[f"traffic_share.{kind}"])
+    known, (kind, elements, rows, blocks) = constants(), job.traffic
+    busy = min(profile.sm_count, blocks) if blocks else profile.sm_count
+    clocks = busy * profile.clock_hertz
+    moving = moved / (bandwidth * known[f"traffic_share.{kind}"] * busy / profile.sm_count)
     stepping = elements / (clocks * known[f"elements_per_clock.{kind}"])
     return max(moving, stepping) + rows * known[f"row_clocks.{kind}"] / clocks
 

@@ -62,6 +62,8 @@ class Traffic(NamedTuple):
     kind: str
     elements: int = 0
     rows: int = 0
+    blocks: int = 0
+    """Blocks of its grid, where they may be fewer than there are multiprocessors; 0 where they are as many as fit."""
 
 
 def traffic(op: Op) -> Traffic:
@@ -76,10 +78,23 @@ def traffic(op: Op) -> Traffic:
         return _softmax(op, named, largest)
     if named == "reduction":
         return _reduction(op, largest)
-    if named.startswith("batch_norm") and _innermost(largest) == 1 - len(largest.shape):
-        named = named.replace("batch_norm", "channels_last_norm")
+    if named.startswith("batch_norm"):
+        return _batch_norm(op, named, largest)
     row = max(largest.shape[-1], 1) if largest.shape else 1
     return Traffic(named, largest.numel, largest.numel // row if "normalization" in named else 0)
+
+
+def _batch_norm(op: Op, named: str, largest: Tensor) -> Traffic:
+    """Channels last, a channel stays on the chip; else each is a block of its own, in cuDNN and in PyTorch's kernels.
+
+    https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cuda/Normalization.cuh
+    """
+    if _innermost(largest) == 1 - len(largest.shape):
+        return Traffic(named.replace("batch_norm", "channels_last_norm"), largest.numel)
+    trains = op.get("training", op.get("train", True))
+    if op.packet.startswith("aten.native_batch_norm") and trains:
+        return Traffic(named.replace("batch_norm", "native_batch_norm"), largest.numel, 0, largest.shape[1])
+    return Traffic(named, largest.numel, 0, largest.shape[1] if trains else 0)
 
 
 @lru_cache(maxsize=4096)
