@@ -32,7 +32,7 @@ from .measured import Measurement, key_of
 from .problems import Problem, problems
 from .profile import Profile
 from .tiles import share_of_peak
-from .traffic import Traffic, launches, traffic
+from .traffic import KEPT, Traffic, launches, traffic
 
 BOUNDS = ("tensor", "vector", "memory", "floor", "host", "free")
 """What an op's time is spent on: matrix arithmetic (on whichever cores), other arithmetic, memory traffic,
@@ -130,25 +130,18 @@ def _measured(op: Op, profile: Profile) -> Measurement | None:
 
 
 def _turned_bytes(op: Op, found: tuple[Problem, ...]) -> int:
-    """cuDNN's kernels for tensor cores want channels last; operands in another order are turned for each product.
+    """cuDNN's kernels for tensor cores want channels last; images in another order are turned on the way in and out.
 
-    Not those of 1 x 1 convolutions of every position, which are plain products in either order.
-
+    Forward that is the input and the output, backward the input, the gradient and the input's gradient; for some shapes
+    a kernel that takes them as they lie is faster.
     https://docs.nvidia.com/deeplearning/performance/dl-performance-convolutional/index.html#tensor-layout
     """
     if not found or found[0].kind != "convolution":
         return 0
-    if _is_plain(op):
-        return 0
     images = [t for t in (*op.inputs, *op.outputs) if len(t.shape) >= 4 and t is not op.args.get("weight")]
-    turned = [t for t in images if t.strides[1] != 1 and t.shape[1] > 1]
-    return 2 * sum(sorted((t.bytes for t in turned), reverse=True)[:2]) * len(found)
-
-
-def _is_plain(op: Op) -> bool:
-    """Is it a convolution of 1 x 1 and stride 1?"""
-    stride = op.get("stride", (1,))
-    return all(size == 1 for size in op.tensor("weight").shape[2:]) and stride in ((1,), (1, 1), (1, 1, 1), 1)
+    turned = sorted((t.bytes for t in images if t.strides[1] != 1 and t.shape[1] > 1), reverse=True)
+    most = 1 + len(found)
+    return int(2 * sum(turned[:most]) * constants()["turned_share"])
 
 
 def time_of(job: Job, profile: Profile) -> OpTime:
@@ -190,9 +183,10 @@ def _parts(job: Job, profile: Profile, at: int) -> dict[str, float]:
 
 def _moved_bytes(job: Job, profile: Profile, bandwidth: float) -> float:
     """The bytes of `job`, those from L2 counted for as much less as they are faster."""
+    once = job.work.bytes * KEPT.get(job.traffic.kind, 1.0)
     if not job.cached_bytes or profile.l2_bandwidth_bytes_per_second <= bandwidth:
-        return job.work.bytes
-    return job.work.bytes - job.cached_bytes * (1 - bandwidth / profile.l2_bandwidth_bytes_per_second)
+        return once
+    return once - min(job.cached_bytes, once / 2) * (1 - bandwidth / profile.l2_bandwidth_bytes_per_second)
 
 
 def _memory_seconds(job: Job, profile: Profile, bandwidth: float, moved: float) -> float:
