@@ -5,8 +5,9 @@ allocator, the launch. The host runs ahead of the device and the queue holds wha
 shorter than dispatch, the queue runs dry and the device *waits*. A step that waits is *launch-bound*: a faster GPU
 does not make it shorter, fewer and larger ops (or a CUDA graph, or a compiler) do.
 
-The seconds of dispatch are a typical server's (``host_seconds`` in ``kernels.toml``); hosts differ by a factor of two
-either way, and so do models in how much Python stands between their ops. An op that hands a number back to Python
+The seconds of dispatch are those of an A100's usual host (``host_seconds`` in ``kernels.toml``), and a profile says how
+much faster or slower its own are. Hosts of one GPU still differ by a factor of two, and so do models in how much Python
+stands between their ops. An op that hands a number back to Python
 empties the queue first.
 
 Not covered: data loading, several streams, a limit to the queue's length, garbage collection.
@@ -14,7 +15,7 @@ Not covered: data loading, several streams, a limit to the queue's length, garba
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -29,6 +30,13 @@ FASTEST, SLOWEST = 0.6, 1.7
 
 The same forward of 12 layers takes 9 to 36 ms on the hosts of ``benchmarks/data/step_times.csv``.
 """
+
+KINDS = (
+    "module", "view", "kernel", "heavy_kernel", "backward_node", "backward_view", "backward_kernel",
+    "backward_heavy_kernel", "optimizer_kernel", "list_tensor",
+)  # fmt: skip
+"""What the host spends time on: a module's call, an op without a kernel, with one, with one that has to be set up; in
+the backward pass also a node of the graph, which may be several ops; in the update a tensor of a list."""
 
 WAITING = frozenset({"aten._local_scalar_dense", "aten.item", "aten.nonzero", "aten.is_nonzero", "aten.equal"})
 """Ops whose result Python has to have before it goes on."""
@@ -80,22 +88,41 @@ def run(issued: Iterable[Issued]) -> Run:
     return Run(phases, kernels, dispatch, waiting + max(0.0, host - device))
 
 
-def dispatches(ops: Iterable[Op], free: Iterable[bool], constants: Constants) -> list[float]:
-    """What the host spends on each op, the calls of the modules that it stands in included. Free ops make no kernel."""
-    before: list[str] = []
-    found = []
+Charge = tuple[str, float]
+"""A constant of ``host_seconds`` and how many times it is spent."""
+
+
+def dispatches(ops: Iterable[Op], free: Iterable[bool], constants: Constants, speed: float = 1.0) -> list[float]:
+    """What a host of that speed spends on each op, the calls of the modules that it stands in included."""
+    seconds = {name: constants[f"host_seconds.{name}"] / speed for name in KINDS}
+    alone = constants["host_share_without_autograd"]
+    return [
+        sum(seconds[name] * times for name, times in spent) * (1.0 if recorded else alone)
+        for spent, recorded in charges(ops, free)
+    ]
+
+
+def charges(ops: Iterable[Op], free: Iterable[bool]) -> Iterator[tuple[list[Charge], bool]]:
+    """What each op costs the host, and whether autograd records it. Free ops make no kernel."""
+    path: list[str] = []
+    node: int | None = None
     for op, is_free in zip(ops, free, strict=True):
-        seconds = _op_seconds(op, is_free, constants)
+        recorded = True
         if op.phase is Phase.FORWARD:
-            path = op.module.split(".")
-            seconds += constants["host_seconds.module"] * _entered(before, path)
-            seconds *= 1.0 if op.sequence is not None else constants["host_share_without_autograd"]
-            before = path
-        found.append(seconds)
-    return found
+            entered = op.module.split(".")
+            spent = [_forward(op, is_free), ("module", _calls(path, entered))]
+            path, recorded = entered, op.sequence is not None
+        elif op.phase is Phase.BACKWARD:
+            spent = [_backward(op, is_free)]
+            if op.forward is None or op.forward != node:
+                spent.append(("backward_node", 1))
+            node = op.forward
+        else:
+            spent = _update(op, is_free)
+        yield spent, recorded
 
 
-def _entered(before: list[str], path: list[str]) -> int:
+def _calls(before: list[str], path: list[str]) -> int:
     """How many modules are called on the way from one path to the next."""
     common = 0
     for one, other in zip(before, path, strict=False):
@@ -105,19 +132,23 @@ def _entered(before: list[str], path: list[str]) -> int:
     return len(path) - common
 
 
-def _op_seconds(op: Op, is_free: bool, constants: Constants) -> float:
-    backward = op.phase is Phase.BACKWARD
+def _forward(op: Op, is_free: bool) -> Charge:
+    return "view" if is_free else "heavy_kernel" if _is_heavy(op.packet) else "kernel", 1
+
+
+def _backward(op: Op, is_free: bool) -> Charge:
     if is_free:
-        return constants["host_seconds.backward_view" if backward else "host_seconds.view"]
+        return "backward_view", 1
     if _is_heavy(op.packet):
-        both = 2 if "convolution_backward" in op.packet else 1
-        return both * constants["host_seconds.backward_heavy_kernel" if backward else "host_seconds.heavy_kernel"]
-    if backward:
-        return constants["host_seconds.backward_kernel"]
-    if op.phase in (Phase.OPTIMIZER, Phase.ZERO_GRAD):
-        tensors = len(op.inputs) * constants["host_seconds.list_tensor"] if _is_multi_tensor(op) else 0.0
-        return constants["host_seconds.optimizer_kernel"] * launches(op) + tensors
-    return constants["host_seconds.kernel"]
+        return "backward_heavy_kernel", 2 if "convolution_backward" in op.packet else 1
+    return "backward_kernel", 1
+
+
+def _update(op: Op, is_free: bool) -> list[Charge]:
+    if is_free:
+        return [("view", 1)]
+    tensors = len(op.inputs) if _is_multi_tensor(op) else 0
+    return [("optimizer_kernel", launches(op)), ("list_tensor", tensors)]
 
 
 @lru_cache(maxsize=4096)

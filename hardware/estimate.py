@@ -157,7 +157,7 @@ def estimate(
         FREE if is_free or _on_host(p.op, host_storages) else timer(p.op, p.work)
         for p, is_free in zip(priced, free, strict=True)
     )
-    host = dispatches((p.op for p in priced), free, constants())
+    host = dispatches((p.op for p in priced), free, constants(), profile.host_speed)
     usual = _run(priced, host, [t.seconds for t in times])
     low = _run(priced, [FASTEST * s for s in host], [t.low_seconds for t in times])
     high = _run(priced, [SLOWEST * s for s in host], [t.high_seconds for t in times])

@@ -136,7 +136,7 @@ def _turned_bytes(op: Op, found: tuple[Problem, ...]) -> int:
     a kernel that takes them as they lie is faster.
     https://docs.nvidia.com/deeplearning/performance/dl-performance-convolutional/index.html#tensor-layout
     """
-    if not found or found[0].kind != "convolution":
+    if not found or found[0].kind not in ("convolution", "grouped", "grouped_direct"):
         return 0
     images = [t for t in (*op.inputs, *op.outputs) if len(t.shape) >= 4 and t is not op.args.get("weight")]
     turned = sorted((t.bytes for t in images if t.strides[1] != 1 and t.shape[1] > 1), reverse=True)

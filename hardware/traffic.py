@@ -154,8 +154,8 @@ def _reduction(op: Op, largest: Tensor) -> Traffic:
     along = any(isinstance(d, int) and d in (last, -1) for d in given) or dims is None
     if not along:
         return Traffic("column_sum", largest.numel)
-    row = max(largest.shape[-1], 1) if largest.shape and dims is not None else largest.numel
-    return Traffic("reduction", largest.numel, largest.numel // max(row, 1))
+    made = max((t.numel for t in op.outputs), default=1)
+    return Traffic("reduction", largest.numel, made)
 
 
 def launches(op: Op) -> int:
