@@ -133,15 +133,14 @@ def _calls(before: list[str], path: list[str]) -> int:
 
 
 def _forward(op: Op, is_free: bool) -> Charge:
-    return "view" if is_free else "heavy_kernel" if _is_heavy(op.packet) else "kernel", 1
+    return "view" if is_free else "heavy_kernel" if _is_set_up(op) else "kernel", 1
 
 
 def _backward(op: Op, is_free: bool) -> Charge:
     if is_free:
         return "backward_view", 1
-    if _is_heavy(op.packet):
-        return "backward_heavy_kernel", 2 if "convolution_backward" in op.packet else 1
-    return "backward_kernel", 1
+    both = 2 if "convolution_backward" in op.packet else 1
+    return "backward_heavy_kernel" if _is_set_up(op) else "backward_kernel", both
 
 
 def _update(op: Op, is_free: bool) -> list[Charge]:
@@ -149,6 +148,16 @@ def _update(op: Op, is_free: bool) -> list[Charge]:
         return [("view", 1)]
     tensors = len(op.inputs) if _is_multi_tensor(op) else 0
     return [("optimizer_kernel", launches(op)), ("list_tensor", tensors)]
+
+
+def _is_set_up(op: Op) -> bool:
+    """A convolution of one channel a group has kernels of PyTorch's own, unless it is in channels last."""
+    if not _is_heavy(op.packet):
+        return False
+    weight, source = op.args.get("weight"), op.args.get("input", op.args.get("self"))
+    if "convolution" not in op.packet or not isinstance(weight, Tensor) or not isinstance(source, Tensor):
+        return True
+    return op.get("groups", 1) == 1 or weight.shape[1] > 1 or source.strides[1] == 1
 
 
 @lru_cache(maxsize=4096)

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 from ..costmodels.work import Work
 from ..graph.dtype import is_floating
-from ..graph.op import Op
+from ..graph.op import Op, Tensor
 from .constants import constants
 from .measured import Measurement, key_of
 from .problems import Problem, problems
@@ -86,6 +86,9 @@ FREE = OpTime(0.0, 0.0, 0.0, "free", tier="free")
 
 STREAM = Traffic("stream")
 
+FAST_FLOPS_PER_CLOCK = 1200
+"""Of one multiprocessor. Faster tensor cores, such as an A100's in half precision, are: 2,048."""
+
 
 class Job(NamedTuple):
     """All that a kernel time depends on beside the device: two ops with equal jobs take equally long."""
@@ -96,8 +99,8 @@ class Job(NamedTuple):
     launches: int
     traffic: Traffic
     problems: tuple[Problem, ...]
-    turned_bytes: int = 0
-    """What a library reads and writes to turn operands into the order that its kernels want."""
+    around_bytes: int = 0
+    """What is read and written around a convolution's products: images turned, and the bias."""
     measured: Measurement | None = None
     """The measured time of this op, where the profile has one."""
     cached_bytes: int = 0
@@ -118,8 +121,8 @@ def job(work: Work, op: Op, profile: Profile, *, tf32: bool = False, cudnn_tf32:
         return Job(work, None, vector_dtype(op), launches(op), traffic(op), (), measured=measured)
     unit = matmul_unit(op, profile, tf32=tf32, cudnn_tf32=cudnn_tf32)
     found = problems(op)
-    turned = _turned_bytes(op, found) if unit.cores == "tensor" else 0
-    return Job(work, unit, vector_dtype(op), launches(op), STREAM, found, turned, measured)
+    around = _bias_bytes(op, found) + (_turned_bytes(op, found) if unit.cores == "tensor" else 0)
+    return Job(work, unit, vector_dtype(op), launches(op), STREAM, found, around, measured)
 
 
 def _measured(op: Op, profile: Profile) -> Measurement | None:
@@ -142,6 +145,21 @@ def _turned_bytes(op: Op, found: tuple[Problem, ...]) -> int:
     turned = sorted((t.bytes for t in images if t.strides[1] != 1 and t.shape[1] > 1), reverse=True)
     most = 1 + len(found)
     return int(2 * sum(turned[:most]) * constants()["turned_share"])
+
+
+def _bias_bytes(op: Op, found: tuple[Problem, ...]) -> int:
+    """A bias is added to the whole output by a kernel of its own, and its gradient is a sum over the whole gradient.
+
+    https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cudnn/ConvShared.cpp, cudnn_convolution;
+    https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/Convolution.cpp, convolution_backward
+    """
+    if not found or not found[0].is_convolution:
+        return 0
+    if "backward" not in op.packet:
+        return 2 * op.outputs[0].bytes if isinstance(op.args.get("bias"), Tensor) else 0
+    wanted, gradient = op.get("output_mask", ()), op.args.get("grad_output")
+    asked = isinstance(wanted, tuple) and len(wanted) == 3 and wanted[2]
+    return gradient.bytes if asked and isinstance(gradient, Tensor) else 0
 
 
 def time_of(job: Job, profile: Profile) -> OpTime:
@@ -174,7 +192,7 @@ def _parts(job: Job, profile: Profile, at: int) -> dict[str, float]:
     bandwidth = profile.memory_bandwidth_bytes_per_second * profile.memory_bandwidth_efficiency[at]
     moved = _moved_bytes(job, profile, bandwidth)
     return {
-        "tensor": _matmul_seconds(job, profile, at) + job.turned_bytes / bandwidth,
+        "tensor": _matmul_seconds(job, profile, at) + job.around_bytes / bandwidth,
         "vector": job.work.vector_flops / vector_rate,
         "memory": moved / bandwidth if at == HIGH else _memory_seconds(job, profile, bandwidth, moved),
         "floor": job.launches * profile.kernel_floor_seconds[HIGH - at],
@@ -220,10 +238,11 @@ def _share(job: Job, unit: Unit, profile: Profile, at: int) -> float:
     best = profile.matmul_efficiency[unit.dtype][at]
     bandwidth = profile.memory_bandwidth_bytes_per_second * profile.memory_bandwidth_efficiency[TYPICAL]
     per_byte = unit.peak(profile) / bandwidth
+    fast = unit.peak(profile) > FAST_FLOPS_PER_CLOCK * profile.sm_count * profile.clock_hertz
     done = spent = 0.0
     for problem in job.problems:
         if problem.flops:
-            share = share_of_peak(problem, unit.cores, best, profile.sm_count, per_byte, constants())
+            share = share_of_peak(problem, unit.cores, best, profile.sm_count, per_byte, constants(), fast)
             done += problem.flops
             spent += problem.flops / share
     return done / spent if spent else best

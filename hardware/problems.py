@@ -41,6 +41,11 @@ class Problem(NamedTuple):
         """A multiply and an add for each term."""
         return 2 * self.batch * self.m * self.n * self.k
 
+    @property
+    def is_convolution(self) -> bool:
+        """In groups or not."""
+        return self.kind not in ("matrix", "batched", "attention")
+
 
 def problems(op: Op) -> tuple[Problem, ...]:
     """The products that `op` runs, one kernel each; none where their sizes are not known."""

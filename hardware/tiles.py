@@ -38,17 +38,26 @@ ATTENTION_ROWS = 128
 
 @lru_cache(maxsize=65_536)
 def share_of_peak(
-    problem: Problem, cores: str, best: float, multiprocessors: int, flops_per_byte: float, constants: Constants
+    problem: Problem,
+    cores: str,
+    best: float,
+    multiprocessors: int,
+    flops_per_byte: float,
+    constants: Constants,
+    fast: bool = False,
 ) -> float:
     """FLOP/s over the peak while `problem` runs; `best` is that of the largest tile in full waves.
 
-    `flops_per_byte` is the peak over the achieved memory bandwidth, for the sums of a split contraction.
+    `flops_per_byte` is the peak over the achieved memory bandwidth, for the sums of a split contraction; `fast` tensor
+    cores are those that convolutions do not keep fed.
     """
     if problem.kind == "attention":
         return _attention_share(problem, best, multiprocessors, constants)
     if problem.kind in UNTILED:
         return best * constants[f"product_share.{problem.kind}"]
     quality = best * (constants[f"product_share.{problem.kind}"] if problem.kind in CONVOLUTIONS else 1.0)
+    if fast and problem.kind in CONVOLUTIONS:
+        quality *= constants["product_share.fast_convolution"]
     if cores == "tensor" and not problem.aligned:
         quality *= constants["unaligned_share"]
     one_tile = cores == "vector" and problem.kind == "batched"

@@ -29,6 +29,9 @@ WORDS = (
 )  # fmt: skip
 """The first kind one of whose words is in an op's name."""
 
+POINTWISE = frozenset({"aten.maximum", "aten.minimum"})
+"""Ops of two operands whose names have one of these words for another reason."""
+
 KERNELS = {
     "aten.native_layer_norm_backward": 2,
     "aten._fused_rms_norm_backward": 2,
@@ -102,6 +105,8 @@ def _batch_norm(op: Op, named: str, largest: Tensor) -> Traffic:
 
 @lru_cache(maxsize=4096)
 def _named(packet: str) -> str:
+    if packet in POINTWISE:
+        return "stream"
     return next((kind for kind, words in WORDS if any(word in packet for word in words)), "stream")
 
 
