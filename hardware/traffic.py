@@ -86,8 +86,19 @@ def traffic(op: Op) -> Traffic:
         return _reduction(op, largest)
     if named.startswith("batch_norm"):
         return _batch_norm(op, named, largest)
+    if named == "indexing":
+        return Traffic(named, _picked(op, largest))
     row = max(largest.shape[-1], 1) if largest.shape else 1
     return Traffic(named, largest.numel, largest.numel // row if "normalization" in named else 0)
+
+
+def _picked(op: Op, largest: Tensor) -> int:
+    """How many elements are picked or put, whatever the size of what they are picked from or put into."""
+    for name in ("index", "values", "src", "grad_output"):
+        value = op.args.get(name)
+        if isinstance(value, Tensor) and (op.mutates or name == "grad_output"):
+            return value.numel
+    return max((t.numel for t in op.outputs), default=largest.numel)
 
 
 def _batch_norm(op: Op, named: str, largest: Tensor) -> Traffic:
@@ -117,7 +128,7 @@ def _pointwise(op: Op, largest: Tensor) -> str:
     operands = [t for t in (*op.inputs, *op.outputs) if t.numel > 1]
     if all(t.shape == largest.shape and t.strides == largest.strides for t in operands) and _is_dense(largest):
         return "stream" if len({t.itemsize for t in operands if t.dtype != "bool"}) <= 1 else "converting"
-    inner = {_innermost(t) for t in operands if t.numel >= SMALL}
+    inner = {_innermost(t) for t in operands if t.numel == largest.numel}
     return "turning" if len(inner - {None}) > 1 else "indexed"
 
 
