@@ -43,6 +43,7 @@ FITTED = {
     ("torchvision", "resnet18"),
     ("torchvision", "resnet50"),
     ("torchvision", "vgg16_bn"),
+    ("timm", "efficientnet_b0"),
     ("timm", "resnet50"),
     ("timm", "regnetx_064"),
     ("timm", "regnety_016"),

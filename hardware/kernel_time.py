@@ -32,7 +32,7 @@ from .measured import Measurement, key_of
 from .problems import Problem, problems
 from .profile import Profile
 from .tiles import share_of_peak
-from .traffic import KEPT, Traffic, launches, traffic
+from .traffic import Traffic, launches, traffic
 
 BOUNDS = ("tensor", "vector", "memory", "floor", "host", "free")
 """What an op's time is spent on: matrix arithmetic (on whichever cores), other arithmetic, memory traffic,
@@ -122,7 +122,14 @@ def job(work: Work, op: Op, profile: Profile, *, tf32: bool = False, cudnn_tf32:
     unit = matmul_unit(op, profile, tf32=tf32, cudnn_tf32=cudnn_tf32)
     found = problems(op)
     around = _bias_bytes(op, found) + (_turned_bytes(op, found) if unit.cores == "tensor" else 0)
-    return Job(work, unit, vector_dtype(op), launches(op), STREAM, found, around, measured)
+    return Job(work, unit, vector_dtype(op), launches(op), _product_traffic(found), found, around, measured)
+
+
+def _product_traffic(found: tuple[Problem, ...]) -> Traffic:
+    """Products stream their operands; a depthwise convolution is bound by how it does not."""
+    if not found or found[0].kind != "depthwise":
+        return STREAM
+    return Traffic("depthwise_backward" if found[0].backward else "depthwise")
 
 
 def _measured(op: Op, profile: Profile) -> Measurement | None:
@@ -201,10 +208,9 @@ def _parts(job: Job, profile: Profile, at: int) -> dict[str, float]:
 
 def _moved_bytes(job: Job, profile: Profile, bandwidth: float) -> float:
     """The bytes of `job`, those from L2 counted for as much less as they are faster."""
-    once = job.work.bytes * KEPT.get(job.traffic.kind, 1.0)
     if not job.cached_bytes or profile.l2_bandwidth_bytes_per_second <= bandwidth:
-        return once
-    return once - min(job.cached_bytes, once / 2) * (1 - bandwidth / profile.l2_bandwidth_bytes_per_second)
+        return job.work.bytes
+    return job.work.bytes - job.cached_bytes * (1 - bandwidth / profile.l2_bandwidth_bytes_per_second)
 
 
 def _memory_seconds(job: Job, profile: Profile, bandwidth: float, moved: float) -> float:

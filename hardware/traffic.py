@@ -47,9 +47,6 @@ KERNELS = {
 }
 """Kernels of one call, where it is more than one: sorts of indices, sums in two steps, a gradient for each operand."""
 
-KEPT = {"channels_last_norm": 2 / 3, "channels_last_norm_backward": 3 / 5}
-"""The share of the bytes of a kind that go to memory where what is read a second time is kept on the chip."""
-
 # A multi-tensor kernel takes at most so many tensors by the number of lists, 2,240 blocks, 65,536 elements a block
 # (CUDA 13 and later): https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cuda/MultiTensorApply.cuh
 CHUNK_ELEMENTS = 65_536
