@@ -127,6 +127,7 @@ def main() -> int:
             known = common(groups, cores)
             print(cores, {name: known[name] for name in known if name.startswith("tile_") and name.endswith(cores)})
     lines = []
+    held_out: list[float] = []
     for (name, dtype), timed in sorted(groups.items()):
         if options.profile and name not in options.profile:
             continue
@@ -141,9 +142,11 @@ def main() -> int:
                 chosen = [t for t in timed if t.problem.kind == kind and t.is_fitted != held]
                 if chosen:
                     found = errors(chosen, profile, share, known)
+                    held_out += found if held else []
                     lines.append((name, dtype, kind, label, len(chosen), share, *_figures(found)))
     head = ("profile", "type", "kind", "shapes", "number", "share", "median", "mean", "90th")
     print(tabulate(lines, head, tablefmt="github"))
+    print(f"\nAll shapes left out, {len(held_out):,}: median, mean, 90th: {', '.join(_figures(held_out))}")
     return 0
 
 
