@@ -66,6 +66,8 @@ class Key(NamedTuple):
     """True where each element type has its own table."""
     default: float | None = None
     """What is taken where the file says nothing; None where it has to."""
+    unstated: str = ""
+    """What then stands for the source."""
 
 
 TEXT_KEYS = ("name", "full_name", "vendor", "architecture", "compute_capability")
@@ -78,7 +80,9 @@ KEYS: Mapping[str, Key] = MappingProxyType(
         "cuda_context_bytes": Key("bytes", 0, 1e10, "integer"),
         "cublas_workspace_bytes": Key("bytes", 0, 1e9, "integer"),
         "l2_bytes": Key("bytes", 1e5, 1e10, "integer"),
-        "l2_bandwidth_bytes_per_second": Key("bytes/s", 0, 1e15, default=0.0),
+        "l2_bandwidth_bytes_per_second": Key(
+            "bytes/s", 0, 1e15, default=0.0, unstated="not stated; nothing is taken to be read from L2"
+        ),
         "memory_bandwidth_bytes_per_second": Key("bytes/s", 1e10, 1e14),
         "link_bytes_per_second": Key("bytes/s", 0, 1e14),
         "sm_count": Key("multiprocessors", 1, 1e4, "integer"),
@@ -86,7 +90,9 @@ KEYS: Mapping[str, Key] = MappingProxyType(
         "tensor_flops_per_second": Key("FLOP/s", 1e11, 1e17, by_type=True),
         "vector_flops_per_second": Key("FLOP/s", 1e10, 1e16, by_type=True),
         "kernel_floor_seconds": Key("s", 1e-8, 1e-3, "range"),
-        "host_speed": Key("of an A100's host", 0.01, 100, default=1.0),
+        "host_speed": Key(
+            "of an A100's host", 0.01, 100, default=1.0, unstated="not stated; assumed to be as fast as an A100's"
+        ),
         "memory_bandwidth_efficiency": Key("share of peak", 0.001, 1, "range"),
         "vector_efficiency": Key("share of peak", 0.001, 1, "range"),
         "matmul_efficiency": Key("share of peak", 0.001, 1, "range", by_type=True),
@@ -216,7 +222,7 @@ def _from_table(file: str, table: Table) -> Profile:
     fields: dict[str, object] = {key: _text(file, table, key) for key in TEXT_KEYS}
     for key, spec in KEYS.items():
         if spec.default is not None and key not in table:
-            fields[key], sources[key] = spec.default, "not stated; assumed"
+            fields[key], sources[key] = spec.default, spec.unstated
             continue
         entry = _required(file, table, key)
         if spec.by_type:
