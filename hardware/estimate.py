@@ -2,7 +2,8 @@
 
 *Step time* is how long the step takes in eager mode: the kernels of one stream one after the other, and the waiting
 where the host cannot issue them as fast (`dispatch.py`). A phase is over when the device is done with it. The
-interval has every kernel, and the host, off the same way.
+interval has every kernel, and the host, off the same way: as fast as it may be at the low end, and at the high end a
+share of the way (``step_interval.high``) to as slow as it may be. It is meant to hold nine steps in ten.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class StepTime:
 
     @property
     def high_seconds(self) -> float:
-        """The whole step, if every kernel is a slow one."""
+        """The whole step, if many kernels are slow ones; all never are at once."""
         return self.step.high_seconds
 
     @property
@@ -168,8 +169,8 @@ def estimate(
     unit = max(by_unit, key=by_unit.__getitem__, default=None)
     return StepTime(
         profile=profile.name,
-        step=Span(usual.seconds, low.seconds, high.seconds),
-        phases={p: Span(usual.phases[p], low.phases[p], high.phases[p]) for p in Phase},
+        step=_span(usual.seconds, low.seconds, high.seconds),
+        phases={p: _span(usual.phases[p], low.phases[p], high.phases[p]) for p in Phase},
         ops=times,
         bound_seconds={**_by(times, "bound", BOUNDS[:-2]), "host": usual.waiting_seconds},
         tier_seconds=_by(times, "tier", TIERS[:-1]),
@@ -188,6 +189,11 @@ def estimate(
 
 def _run(priced: Sequence[Priced], host: Sequence[float], kernels: Sequence[float]) -> Run:
     return run(Issued(p.op.phase, h, k, p.op.packet in WAITING) for p, h, k in zip(priced, host, kernels, strict=True))
+
+
+def _span(usual: float, low: float, high: float) -> Span:
+    """Kernels are seldom all slow at once: the interval goes a share of the way to where they would be."""
+    return Span(usual, low, usual + constants()["step_interval.high"] * (high - usual))
 
 
 def _again(op: Op) -> bool:
