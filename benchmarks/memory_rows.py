@@ -80,7 +80,7 @@ def _makers(images: bool) -> str:
 def _sources(images: bool) -> Iterator[Path]:
     for folder in ("tracer", "graph"):
         yield from sorted((HERE.parent / folder).glob("*.py"))
-    names = ("memory_images.py",) if images else ("memory_models.py", "gpt_by_hand.py")
+    names = ("memory_images.py",) if images else ("memory_models.py", "gpt_by_hand.py", "opt_attention.py")
     yield from (HERE / name for name in names)
 
 
