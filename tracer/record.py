@@ -309,7 +309,9 @@ class Recorder(Log):
         if shapes is None:
             asked = kernels.ask(sig.func, args, kwargs)
             if asked is not None:
-                self.assumptions.say(sig.name, "its results are as large as for random numbers", self.where())
+                run = None if self.outcome is None else [found.shape for found in self.outcome.results]
+                what = AS_RUN if run == [item[1] for item in asked[1]] else _AS_RANDOM
+                self.assumptions.say(sig.name, what, self.where())
                 return self._allocate(asked, args, self._device(kwargs, owners))
             if self.outcome is None or self.outcome.given != shapes_of((*args, *kwargs.values())):
                 raise self.refusal(sig, _NO_VALUES)
@@ -464,6 +466,7 @@ class Recorder(Log):
 # -- sizes --------------------------------------------------------------------------------------
 
 
+_AS_RANDOM = "its results are as large as for random numbers"
 _NO_VALUES = "its result depends on the values of its input, which a trace does not have"
 
 
