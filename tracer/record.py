@@ -28,7 +28,7 @@ from .corrections import CORRECTIONS, SHAPES, STANDS_FOR_META
 from .key import KEY, quiet
 from .log import Log
 from .numbers import SavedNumbers
-from .replay import AS_RUN, depends_on_data, fill
+from .replay import AS_RUN, depends_on_data, fill, shapes_of
 from .signature import Signature, in_order
 from .special import READS, SPECIAL
 
@@ -320,9 +320,14 @@ class Recorder(Log):
         if shapes is None:
             asked = kernels.ask(sig.func, args, kwargs)
             if asked is not None:
-                self.assumptions.say(sig.name, "its results are as large as for random numbers", self.where())
+                run = None if self.outcome is None else [found.shape for found in self.outcome.results]
+                what = AS_RUN if run == [item[1] for item in asked[1]] else _AS_RANDOM
+                self.assumptions.say(sig.name, what, self.where())
                 return self._allocate(asked, args, self._device(kwargs, owners))
-            raise self.refusal(sig, "its result depends on the values of its input, which a trace does not have")
+            if self.outcome is None or self.outcome.given != shapes_of((*args, *kwargs.values())):
+                raise self.refusal(sig, _NO_VALUES)
+            self.assumptions.say(sig.name, AS_RUN, self.where())
+            shapes = [(found.shape, getattr(torch, found.dtype)) for found in self.outcome.results]
         device = self._device(kwargs, owners)
         if self.outcome and [shape for shape, _ in shapes] == [found.shape for found in self.outcome.results]:
             made = [self._as_run(found, device) for found in self.outcome.results]
@@ -471,6 +476,10 @@ class Recorder(Log):
 
 
 # -- sizes --------------------------------------------------------------------------------------
+
+
+_AS_RANDOM = "its results are as large as for random numbers"
+_NO_VALUES = "its result depends on the values of its input, which a trace does not have"
 
 
 _SIZE_FROM: dict[str, Callable[..., Any]] = {

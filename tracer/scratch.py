@@ -35,10 +35,15 @@ SCRATCH = (
     "aten.upsample_",
     "aten.embedding_dense_backward",
     "aten._euclidean_dist",
+    "aten.linalg_matrix_exp",
     "aten.col2im",
     "aten.im2col",
 )
 """How the names of ops begin whose CPU kernels take memory of more than a few numbers inside."""
+
+OF_ONES = frozenset({"aten.linalg_matrix_exp"})
+"""Ops that are run on ones. The kernel of ``matrix_exp`` chooses a polynomial by the norm of the matrix (``mexp_impl``
+in ATen/native/LinearAlgebra.cpp), and takes the most where that is large, as it is of most matrices that are."""
 
 MIXING = frozenset(
     f"aten.{name}{inplace}"
@@ -153,9 +158,10 @@ def _peak_beyond_end(allocations: list[int]) -> int:
 
 
 def _call(op: Op) -> None:
-    """Run the op on zeros; its arguments and results are there before the first mark and until after the last."""
+    """Run the op on zeros or ones; arguments and results are there before the first mark and until after the last."""
     function = function_of(op.name)
-    positional, keywords = as_called(function, {name: _real(value) for name, value in op.args.items()})
+    ones = op.packet in OF_ONES
+    positional, keywords = as_called(function, {name: _real(value, ones) for name, value in op.args.items()})
     with record_function(_CALL):
         try:
             result = function(*positional, **keywords)
@@ -165,14 +171,14 @@ def _call(op: Op) -> None:
     del result
 
 
-def _real(value: Any) -> Any:
+def _real(value: Any, ones: bool = False) -> Any:
     if isinstance(value, Tensor):
         dtype = getattr(torch, value.dtype)
-        return torch.empty_strided(value.shape, value.strides, dtype=dtype).zero_()
+        return torch.empty_strided(value.shape, value.strides, dtype=dtype).fill_(int(ones))
     if isinstance(value, Const):
         return constant(value)
     if type(value) is tuple:
-        return [_real(item) for item in value]
+        return [_real(item, ones) for item in value]
     return value
 
 
