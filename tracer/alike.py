@@ -31,7 +31,7 @@ _HOOKS = tuple(
 _PLAIN = (bool, float, str, bytes, complex, type(None), torch.dtype, torch.device, torch.Size, torch.memory_format)
 _CODE = (types.FunctionType, types.BuiltinFunctionType, type, types.ModuleType, torch._ops.OpOverloadPacket)
 
-Number = tuple[type[nn.Module], str]
+NumberOf = tuple[type[nn.Module], str]
 
 
 @dataclass(slots=True)
@@ -40,7 +40,7 @@ class Run:
 
     blocks: list[tuple[str, nn.Module]]
     period: int
-    numbers: frozenset[Number]
+    numbers: frozenset[NumberOf]
     """The whole-number attributes by which its blocks differ, with the class that has them."""
 
     @property
@@ -119,16 +119,16 @@ def _periodic(kinds: list[int], period: int) -> Iterable[tuple[int, int]]:
         first = end + 1
 
 
-def _kinds(blocks: list[nn.Module], holders: Counter[int]) -> tuple[list[int], dict[int, set[Number]]]:
+def _kinds(blocks: list[nn.Module], holders: Counter[int]) -> tuple[list[int], dict[int, set[NumberOf]]]:
     """A number for each block, equal for those alike and -1 for those of no use; and the attributes that differ."""
     firsts: list[nn.Module] = []
     kinds: list[int] = []
-    numbers: dict[int, set[Number]] = {}
+    numbers: dict[int, set[NumberOf]] = {}
     for block in blocks:
         kind = -1
         if any(True for _ in block.parameters()):
             for place, first in enumerate(firsts):
-                differing: set[Number] = set()
+                differing: set[NumberOf] = set()
                 if _Likeness(holders, differing).modules(first, block):
                     kind = place
                     numbers[place] |= differing
@@ -144,7 +144,7 @@ def _kinds(blocks: list[nn.Module], holders: Counter[int]) -> tuple[list[int], d
 class _Likeness:
     """Compares two blocks; `differing` takes up the attributes by which they may differ."""
 
-    def __init__(self, holders: Counter[int], differing: set[Number]) -> None:
+    def __init__(self, holders: Counter[int], differing: set[NumberOf]) -> None:
         self.holders, self.differing = holders, differing
         self.pairs: dict[int, Any] = {}
 
@@ -251,7 +251,7 @@ State = list[list[Any]]
 def state(block: nn.Module) -> State:
     """What the attributes of a block are, and what its own containers hold, by identity."""
     seen: State = []
-    for module in _inside(block):
+    for module in inside(block):
         attributes = module.__dict__
         seen.append([*attributes, *attributes.values()])
         for value in attributes.values():
@@ -264,7 +264,7 @@ def state(block: nn.Module) -> State:
     return seen
 
 
-def _inside(block: nn.Module) -> list[nn.Module]:
+def inside(block: nn.Module) -> list[nn.Module]:
     """The block and all modules in it; what is there twice is given twice."""
     found = [block]
     for module in found:
@@ -276,7 +276,7 @@ def shared_state(block: nn.Module) -> State:
     """What the attributes of the objects are that blocks have in common."""
     return [
         _seen(value.__dict__)
-        for module in _inside(block)
+        for module in inside(block)
         for value in module.__dict__.values()
         if type(value) not in _PLAIN and not isinstance(value, (int, *_CODE, nn.Module)) and hasattr(value, "__dict__")
     ]

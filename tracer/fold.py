@@ -9,6 +9,7 @@ whatever it cannot vouch for raises `Unfoldable`: then the step is traced withou
 
 from __future__ import annotations
 
+import ctypes
 import random
 import sys
 from collections import Counter
@@ -22,7 +23,8 @@ import torch
 from torch import nn
 
 from ..graph import Phase
-from .alike import Number, Run, State, runs, shared_state, state, surroundings, unchanged
+from . import caches
+from .alike import Run, State, inside, runs, shared_state, state, surroundings, unchanged
 from .arena import base_of, storage_bytes
 from .key import quiet
 from .record import Recorder
@@ -48,6 +50,9 @@ class Kind(NamedTuple):
     dtype: torch.dtype
     device: str
     requires_grad: bool
+    offset: int
+    nbytes: int
+    """Of the whole storage."""
 
 
 class Given(NamedTuple):
@@ -56,7 +61,6 @@ class Given(NamedTuple):
     whose: tuple[str, int]
     """("carried", which of the results of the block before) or ("shared", its storage)."""
     kind: Kind
-    offset: int
     is_leaf: bool
     of: type
 
@@ -73,8 +77,12 @@ class Call:
     kinds: list[Kind]
     order: list[int]
     """The new tensors in the order of their birth."""
+    values: dict[int, torch.Tensor]
+    """The values of those that are known."""
     choices: Counter[str]
     shared: State
+    cached: tuple[caches.Filled, Any] | None = None
+    """What the block put into its cache, and the same with its new tensors described."""
     kept: list[int] = field(default_factory=list)
     """The new tensors that their own nodes save, as that of a relu does."""
 
@@ -85,6 +93,10 @@ class _Argument(NamedTuple):
 
 class _New(NamedTuple):
     place: int
+
+
+class _Before(NamedTuple):
+    name: str
 
 
 Gradient = tuple[int, Kind] | None
@@ -99,6 +111,8 @@ class Turn:
     exits: list[Mark] = field(default_factory=list)
     results: list[list[int]] = field(default_factory=list)
     """The storages of each block's new tensors."""
+    cached: dict[int, dict[str, int]] = field(default_factory=dict)
+    """The storages that each block found in its layer of a cache."""
     gradients: dict[int, list[Gradient]] = field(default_factory=dict)
     """The gradients with respect to them, as they came."""
     backward: dict[int, Mark] = field(default_factory=dict)
@@ -254,11 +268,13 @@ class FoldedRun:
                 whose: Any = ("carried", before.index(owner.id))
             else:
                 whose = ("shared", owner.id)
-            return Given(whose, self.kind(leaf), int(leaf.storage_offset()), leaf.is_leaf, type(leaf))
+            return Given(whose, self.kind(leaf), leaf.is_leaf, type(leaf))
         if type(leaf) in _VALUES:
             return (type(leaf), leaf)
         if isinstance(leaf, tuple) and leaf and leaf[0] in (tuple, list, dict):
             return leaf
+        if caches.is_cache(leaf):
+            return ("cache", id(leaf))
         raise self.folding.refuse(f"a block is given a {type(leaf).__name__}")
 
     def _owner(self, tensor: torch.Tensor) -> Any:
@@ -271,7 +287,8 @@ class FoldedRun:
     def kind(self, tensor: torch.Tensor) -> Kind:
         """What kind of tensor it is."""
         owner = self._owner(tensor)
-        return Kind(tuple(tensor.shape), tensor.stride(), tensor.dtype, owner.device, tensor.requires_grad)
+        shape, offset = tuple(tensor.shape), int(tensor.storage_offset())
+        return Kind(shape, tensor.stride(), tensor.dtype, owner.device, tensor.requires_grad, offset, owner.bytes)
 
     def _really(
         self, place: int, forward: Callable[..., Any], args: Any, kwargs: Any, leaves: Any, given: Any, around: Any
@@ -282,17 +299,22 @@ class FoldedRun:
         rooms = surroundings(block)
         looks, born, choices = recorder.looks, len(recorder.bytes_of), self.folding.choices.copy()
         drawn = _randomness()
-        with _unread(self.run.numbers, block) as read:
+        cache = self._cache(leaves)
+        layers = caches.layers(cache, self._told) if cache is not None else []
+        with caches.numbers(self.run.numbers, inside(block), self._number_used):
             result = forward(*args, **kwargs)
         before = own, around_it, rooms
         after = state(block), shared_state(block), surroundings(block)
         if not all(map(unchanged, before, after)):
             raise self.folding.refuse("a block keeps something from one call to the next")
-        if read or recorder.looks != looks or drawn != _randomness():
-            raise self.folding.refuse("a block looks at its number, at values or at what was drawn at random")
-        call = Call(around, given, None, [], [], self.folding.choices - choices, around_it)
+        if recorder.looks != looks or drawn != _randomness():
+            raise self.folding.refuse("a block looks at values or at what was drawn at random")
+        call = Call(around, given, None, [], [], {}, self.folding.choices - choices, around_it)
         storages: list[int] = []
         call.structure = self._structure(result, leaves, born, call.kinds, storages)
+        if cache is not None:
+            did = caches.filled(layers, cache, self._told)
+            call.cached = self._filled(place, did, cache, leaves, born, call, storages)
         call.order = sorted(range(len(storages)), key=storages.__getitem__)
         self.turn.calls[place] = call
         self.turn.results.append(storages)
@@ -313,13 +335,80 @@ class FoldedRun:
             return value
         if not isinstance(value, torch.Tensor):
             raise self.folding.refuse(f"a block returns a {kind.__name__}")
-        owner, described = self._owner(value), self.kind(value)
-        whole = storage_bytes(described.shape, described.strides, value.dtype.itemsize) == owner.bytes
-        if owner.id < born or owner.id in storages or owner.known or not whole or value.storage_offset():
-            raise self.folding.refuse("a block returns a part of something, or numbers that are known")
-        kinds.append(described)
+        owner = self._owner(value)
+        if owner.id < born or owner.id in storages or owner.known:
+            raise self.folding.refuse("a block returns something twice or not its own, or numbers that are known")
+        kinds.append(self.kind(value))
         storages.append(owner.id)
         return _New(len(storages) - 1)
+
+    def _number_used(self) -> None:
+        raise self.folding.refuse("a block uses its number")
+
+    def _cache(self, leaves: list[Any]) -> Any:
+        found = {id(leaf): leaf for leaf in leaves if caches.is_cache(leaf)}
+        if len(found) > 1:
+            raise self.folding.refuse("a block is given two caches")
+        return next(iter(found.values()), None)
+
+    def _filled(
+        self, place: int, did: caches.Filled | None, cache: Any, leaves: Any, born: int, call: Call, storages: list[int]
+    ) -> tuple[caches.Filled, Any]:
+        """What a block put into its cache, if that is its own layer."""
+        first = self.turn.calls[0].cached if place else None
+        if did is None or (place and (first is None or did.number != first[0].number + place)):
+            raise self.folding.refuse("a block fills another layer of the cache than its own")
+        before = did.before or {}
+        held = [value for value in before.values() if type(value) is caches.Held]
+        if any(value.values is None or len(value.values) >= _MOST_BYTES for value in held):
+            raise self.folding.refuse("a layer of the cache is full already")
+        self.turn.cached[place] = did.storages
+        after: dict[str, Any] = {}
+        for name, value in vars(cache.layers[did.number]).items():
+            if not isinstance(value, torch.Tensor):
+                after[name] = self._structure(value, leaves, born, call.kinds, storages)
+                continue
+            owner = self._owner(value)
+            if owner.id == did.storages.get(name):
+                after[name] = _Before(name)
+            elif owner.known and owner.id >= born:
+                with quiet():
+                    call.values[len(storages)] = value.detach().clone()
+                after[name] = _New(len(storages))
+                call.kinds.append(self.kind(value))
+                storages.append(owner.id)
+            else:
+                after[name] = self._structure(value, leaves, born, call.kinds, storages)
+        return did, after
+
+    def _told(self, value: Any) -> Any:
+        """What is in a layer of a cache, without holding it."""
+        if not isinstance(value, torch.Tensor):
+            if type(value) not in _VALUES:
+                raise self.folding.refuse(f"a layer of the cache holds a {type(value).__name__}")
+            return value
+        if not value.numel():
+            return caches.Held(-1, (value.dtype, tuple(value.shape)), b"")
+        owner = self._owner(value)
+        values = ctypes.string_at(owner.base, min(owner.bytes, _MOST_BYTES)) if owner.known else None
+        return caches.Held(owner.id, self.kind(value), values)
+
+    def _fill_cache(self, place: int, call: Call, cache: Any, made: tuple[torch.Tensor, ...]) -> None:
+        """Put into the block's layer of the cache what the template block put into its own."""
+        if call.cached is None:
+            return
+        like, after = call.cached
+        layer = caches.layer(cache, like.number - self.run.template(place) + place, like)
+        now = caches.contents(layer, self._told) if layer is not None else None
+        if now is None or _of_any(now) != _of_any(like.before or {}):
+            raise self.folding.refuse("the cache is not as the template block found it")
+        self.turn.cached[place] = like._replace(before=now).storages
+        inside_it = vars(layer)
+        filling = {
+            name: inside_it[name] if type(value) is _Before else _filled(value, [], made)
+            for name, value in after.items()
+        }
+        caches.fill(cache, layer, like, filling)
 
     def _listen(self, place: int, result: Any, call: Call) -> None:
         """Have a block that runs tell the gradients of what it returned."""
@@ -362,6 +451,7 @@ class FoldedRun:
             made = self.make_results(call)
         turn.results.append([self._owner(t).id for t in made])
         self.recorder.pass_over_nodes()
+        self._fill_cache(place, call, self._cache(leaves), made)
         return _filled(call.structure, leaves, made)
 
     def _carried(self, tensor: torch.Tensor) -> int | None:
@@ -370,13 +460,19 @@ class FoldedRun:
 
     def make_results(self, call: Call) -> tuple[torch.Tensor, ...]:
         """New tensors like those that the template block returned."""
-        made = {number: self.make(call.kinds[number]) for number in call.order}
+        made = {number: self.make(call.kinds[number], call.values.get(number)) for number in call.order}
         return tuple(made[number] for number in range(len(made)))
 
-    def make(self, kind: Kind) -> torch.Tensor:
-        """A new tensor of a kind."""
+    def make(self, kind: Kind, values: torch.Tensor | None = None) -> torch.Tensor:
+        """A new tensor of a kind, with its values if they are known."""
         with quiet():
-            return self.recorder.new(kind.shape, kind.strides, kind.dtype, kind.device)
+            itemsize = kind.dtype.itemsize
+            if values is not None:
+                return self.recorder.new(kind.shape, kind.strides, kind.dtype, kind.device, known=True).copy_(values)
+            if not kind.offset and storage_bytes(kind.shape, kind.strides, itemsize) == kind.nbytes:
+                return self.recorder.new(kind.shape, kind.strides, kind.dtype, kind.device)
+            whole = self.recorder.new((kind.nbytes // itemsize,), (1,), kind.dtype, kind.device)
+            return whole.as_strided(kind.shape, kind.strides, kind.offset)
 
     def came_back(self, place: int, gradients: tuple[torch.Tensor | None, ...]) -> None:
         """The backward of a folded block begins."""
@@ -417,16 +513,23 @@ class FoldedRun:
             if like.grad is None or parameter.grad is not None:
                 continue
             owner, kind = self._owner(like.grad), self.kind(like.grad)
-            whole = storage_bytes(kind.shape, kind.strides, kind.dtype.itemsize) == owner.bytes
-            if owner.known or like.grad.storage_offset() or not whole:
-                raise self.folding.refuse("a gradient is a part of something, or known")
+            if owner.known:
+                raise self.folding.refuse("the numbers of a gradient are known")
             coming.append((owner.id, parameter, kind))
         for _, parameter, kind in sorted(coming, key=lambda one: one[0]):
             parameter.grad = self.make(kind)
         self.recorder.hold_place()
 
 
+_MOST_BYTES = 4096
+"""Of a known tensor in a cache, these are compared; there it is a length or a window."""
+
 _VALUES = (type(None), bool, int, float, str, torch.dtype, torch.device, torch.Size)
+
+
+def _of_any(layer: caches.Layer) -> list[Any]:
+    """What is in a layer, whichever it is."""
+    return [(k, type(v), v._replace(storage=0) if type(v) is caches.Held else v) for k, v in layer.items()]
 
 
 def _filled(structure: Any, leaves: list[Any], made: tuple[torch.Tensor, ...]) -> Any:
@@ -490,58 +593,6 @@ def _keeps(tensor: torch.Tensor) -> bool:
 
 
 # -- what must not be looked at -------------------------------------------------------------------
-
-
-class _Noted:
-    """Stands on a class for a number of its instances, and notes that it was read."""
-
-    def __init__(self, name: str, numbers: dict[int, int], read: list[str]) -> None:
-        self.name, self.numbers, self.read = name, numbers, read
-
-    def __get__(self, instance: Any, owner: Any = None) -> Any:
-        self.read.append(self.name)
-        if instance is None:
-            raise AttributeError(self.name)
-        return self.numbers.get(id(instance), instance.__dict__[self.name])
-
-    def __set__(self, instance: Any, value: Any) -> None:
-        self.read.append(self.name)
-        instance.__dict__[self.name] = self.numbers[id(instance)] = value
-
-
-class _Unreadable:
-    """Stands in an instance for its number: whoever finds it there cannot use it unseen."""
-
-    def __init__(self, read: list[str]) -> None:
-        self.__dict__["read"] = read
-
-    def _seen(self, *args: Any) -> Any:
-        self.read.append("")
-        raise Unfoldable("a block looks at its number")
-
-    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __hash__ = __bool__ = __index__ = __int__ = __float__ = _seen  # type: ignore[assignment]
-    __str__ = __repr__ = __format__ = __getattr__ = __call__ = __iter__ = __len__ = __contains__ = _seen
-    __mod__ = __rmod__ = __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __and__ = __rand__ = _seen
-    __truediv__ = __rtruediv__ = __floordiv__ = __rfloordiv__ = __pow__ = __rpow__ = __neg__ = __abs__ = _seen
-
-
-@contextmanager
-def _unread(numbers: frozenset[Number], block: nn.Module) -> Iterator[list[str]]:
-    """Yields a list that takes up the names of those numbers that are read while the block runs."""
-    read: list[str] = []
-    with ExitStack() as undo:
-        for kind, name in numbers:
-            holders = [module for module in block.modules() if type(module) is kind]
-            noted = _Noted(name, {id(module): module.__dict__[name] for module in holders}, read)
-            for module in holders:
-                undo.callback(module.__dict__.__setitem__, name, module.__dict__[name])
-                module.__dict__[name] = _Unreadable(read)
-            if name in vars(kind):
-                undo.callback(setattr, kind, name, vars(kind)[name])
-            else:
-                undo.callback(delattr, kind, name)
-            setattr(kind, name, noted)
-        yield read
 
 
 def _randomness() -> tuple[Any, ...]:

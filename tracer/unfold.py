@@ -233,6 +233,8 @@ class View:
         for relative, _ in self.run.parameters[place]:
             for number, storage in enumerate(self.gradients.get(f"{name}.{relative}", ())):
                 yield ("gradient", relative, number), storage
+        for cached, storage in self.turn.cached.get(place, {}).items():
+            yield ("cached", cached), storage
         for distance in (2, 1, 0):
             for number, storage in self._results(place - distance):
                 yield ("result", distance, number), storage
@@ -253,14 +255,14 @@ class View:
 
     def storages_for(self, place: int) -> dict[int, int]:
         """The template's storages that have a role, and what the block at `place` has in their stead."""
-        theirs = list(self.known_roles(self.run.run.template(place)))
-        ours = list(self.known_roles(place))
-        if [role for role, _ in theirs] != [role for role, _ in ours]:
-            raise Unfoldable("the gradients of two blocks differ")
+        ours = dict(self.known_roles(place))
         found: dict[int, int] = {}
-        for (_, template), (_, own) in zip(theirs, ours, strict=True):
-            if found.setdefault(template, own) != own:
-                raise Unfoldable("two storages of one block are one in another")
+        for role, template in self.known_roles(self.run.run.template(place)):
+            own = ours.pop(role, None)
+            if own is None or found.setdefault(template, own) != own:
+                raise Unfoldable("a storage plays a part in one block and none in another")
+        if any(role[:2] != ("result", 2) for role in ours):
+            raise Unfoldable("a storage plays a part in one block and none in another")
         return found
 
     # -- gaps -----------------------------------------------------------------------------------
