@@ -148,7 +148,7 @@ class Folding:
 
         def run(tensors: Any, gradients: Any, keep: bool, create: bool, inputs: Any, *args: Any, **kwargs: Any) -> Any:
             whole = not inputs and not create and kwargs.get("accumulate_grad")
-            if not whole and any(run.turn.exits for run in self.runs):
+            if not whole and any(run.started for run in self.runs):
                 raise self.refuse("backward is asked for some gradients only")
             return engine(tensors, gradients, keep, create, inputs, *args, **kwargs)
 
@@ -192,6 +192,8 @@ class FoldedRun:
     def __init__(self, run: Run, folding: Folding) -> None:
         self.run, self.folding, self.recorder = run, folding, folding.recorder
         self.turn = Turn()
+        self.started = self.off = False
+        """Whether a block has been folded; whether all are run from now on."""
         self.states: list[State] = []
         self.parameters = [list(block.named_parameters()) for _, block in run.blocks]
 
@@ -201,40 +203,58 @@ class FoldedRun:
 
     def check_whole(self) -> None:
         """Raises `Unfoldable` unless all blocks were called, or none, and all folded ones came back."""
+        if self.off or not self.started:
+            return
         turn, count = self.turn, len(self.run.blocks)
-        if len(turn.exits) not in (0, count):
-            raise self.folding.refuse("not every block was called")
+        if len(turn.exits) not in (0, count) or len(turn.entries) != len(turn.exits):
+            raise self.refuse("not every block was called")
         folded = [place for place in range(count) if not self.run.is_run(place)]
         if turn.exits and turn.differentiable and set(turn.backward) != set(folded):
-            raise self.folding.refuse("backward did not go through every block")
+            raise self.refuse("backward did not go through every block")
 
     # -- forward --------------------------------------------------------------------------------
 
     def called(self, place: int, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """A block is called."""
-        turn, refuse = self.turn, self.folding.refuse
+        """A block is called. Until one has been folded, what forbids it only means that all blocks are run."""
+        if self.off:
+            return forward(*args, **kwargs)
+        result: list[Any] = []
+        try:
+            return self._answer(place, forward, args, kwargs, result)
+        except Unfoldable:
+            if self.started:
+                raise
+            self.off = True
+        return result[0] if result else forward(*args, **kwargs)
+
+    def refuse(self, reason: str) -> Unfoldable:
+        """The exception to raise."""
+        return self.folding.refuse(reason) if self.started else Unfoldable(reason)
+
+    def _answer(self, place: int, forward: Callable[..., Any], args: Any, kwargs: Any, result: list[Any]) -> Any:
+        turn = self.turn
         if self.folding.failed or len(turn.entries) != place or len(turn.exits) != place:
-            raise refuse("the blocks were not called once each, in order")
+            raise self.refuse("the blocks were not called once each, in order")
         if self.recorder.phase is not Phase.FORWARD:
-            raise refuse("a block was called outside of forward")
-        entry = self.folding.mark()
-        turn.entries.append(entry)
+            raise self.refuse("a block was called outside of forward")
+        turn.entries.append(self.folding.mark())
         leaves: list[Any] = []
         self._flat((args, kwargs), leaves)
         given = [self._described(leaf) for leaf in leaves]
         around = self._around(place)
         if self.run.is_run(place):
-            result = self._really(place, forward, args, kwargs, leaves, given, around)
+            self._really(place, lambda: result.append(forward(*args, **kwargs)), result, leaves, given, around)
         else:
-            result = self._folded(place, leaves, given, around)
+            self.started = True
+            result.append(self._folded(place, leaves, given, around))
         turn.exits.append(self.folding.mark())
-        return result
+        return result[0]
 
     def _around(self, place: int) -> tuple[Any, ...]:
         name, block = self.run.blocks[place]
         recorder = self.recorder
         if recorder.module_stack[-1] != name or torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
-            raise self.folding.refuse("a block runs inside of something")
+            raise self.refuse("a block runs inside of something")
         return (
             recorder.frames.user(sys._getframe(3)),
             torch.is_grad_enabled(),
@@ -264,7 +284,7 @@ class FoldedRun:
             before = self.turn.results[-1] if self.turn.results else []
             if owner.id in before:
                 if owner.known:
-                    raise self.folding.refuse("the numbers that blocks hand on are known")
+                    raise self.refuse("the numbers that blocks hand on are known")
                 whose: Any = ("carried", before.index(owner.id))
             else:
                 whose = ("shared", owner.id)
@@ -275,14 +295,14 @@ class FoldedRun:
             return leaf
         if caches.is_cache(leaf):
             return ("cache", id(leaf))
-        raise self.folding.refuse(f"a block is given a {type(leaf).__name__}")
+        raise self.refuse(f"a block is given a {type(leaf).__name__}")
 
     def _owner(self, tensor: torch.Tensor) -> Any:
         if tensor.layout is torch.strided and type(tensor) in (torch.Tensor, nn.Parameter) and tensor.data_ptr():
             owner = self.recorder.owners.get(base_of(tensor))
             if owner is not None:
                 return owner
-        raise self.folding.refuse("a tensor of a block is of an unknown kind")
+        raise self.refuse("a tensor of a block is of an unknown kind")
 
     def kind(self, tensor: torch.Tensor) -> Kind:
         """What kind of tensor it is."""
@@ -291,8 +311,8 @@ class FoldedRun:
         return Kind(shape, tensor.stride(), tensor.dtype, owner.device, tensor.requires_grad, offset, owner.bytes)
 
     def _really(
-        self, place: int, forward: Callable[..., Any], args: Any, kwargs: Any, leaves: Any, given: Any, around: Any
-    ) -> Any:
+        self, place: int, forward: Callable[[], None], results: list[Any], leaves: Any, given: Any, around: Any
+    ) -> None:
         """Run the block, and see to it that nothing of it stays but tensors."""
         recorder, (_, block) = self.recorder, self.run.blocks[place]
         own, around_it = self.states[place], shared_state(block)
@@ -301,14 +321,16 @@ class FoldedRun:
         drawn = _randomness()
         cache = self._cache(leaves)
         layers = caches.layers(cache, self._told) if cache is not None else []
-        with caches.numbers(self.run.numbers, inside(block), self._number_used):
-            result = forward(*args, **kwargs)
+        used: list[bool] = []
+        with caches.numbers(self.run.numbers, inside(block), lambda: used.append(True)):
+            forward()
+        result = results[0]
         before = own, around_it, rooms
         after = state(block), shared_state(block), surroundings(block)
         if not all(map(unchanged, before, after)):
-            raise self.folding.refuse("a block keeps something from one call to the next")
-        if recorder.looks != looks or drawn != _randomness():
-            raise self.folding.refuse("a block looks at values or at what was drawn at random")
+            raise self.refuse("a block keeps something from one call to the next")
+        if used or recorder.looks != looks or drawn != _randomness():
+            raise self.refuse("a block looks at its number, at values or at what was drawn at random")
         call = Call(around, given, None, [], [], {}, self.folding.choices - choices, around_it)
         storages: list[int] = []
         call.structure = self._structure(result, leaves, born, call.kinds, storages)
@@ -319,7 +341,6 @@ class FoldedRun:
         self.turn.calls[place] = call
         self.turn.results.append(storages)
         self._listen(place, result, call)
-        return result
 
     def _structure(self, value: Any, leaves: list[Any], born: int, kinds: list[Kind], storages: list[int]) -> Any:
         """The result with its new tensors described."""
@@ -334,21 +355,18 @@ class FoldedRun:
         if kind in _VALUES:
             return value
         if not isinstance(value, torch.Tensor):
-            raise self.folding.refuse(f"a block returns a {kind.__name__}")
+            raise self.refuse(f"a block returns a {kind.__name__}")
         owner = self._owner(value)
         if owner.id < born or owner.id in storages or owner.known:
-            raise self.folding.refuse("a block returns something twice or not its own, or numbers that are known")
+            raise self.refuse("a block returns something twice or not its own, or numbers that are known")
         kinds.append(self.kind(value))
         storages.append(owner.id)
         return _New(len(storages) - 1)
 
-    def _number_used(self) -> None:
-        raise self.folding.refuse("a block uses its number")
-
     def _cache(self, leaves: list[Any]) -> Any:
         found = {id(leaf): leaf for leaf in leaves if caches.is_cache(leaf)}
         if len(found) > 1:
-            raise self.folding.refuse("a block is given two caches")
+            raise self.refuse("a block is given two caches")
         return next(iter(found.values()), None)
 
     def _filled(
@@ -357,11 +375,11 @@ class FoldedRun:
         """What a block put into its cache, if that is its own layer."""
         first = self.turn.calls[0].cached if place else None
         if did is None or (place and (first is None or did.number != first[0].number + place)):
-            raise self.folding.refuse("a block fills another layer of the cache than its own")
+            raise self.refuse("a block fills another layer of the cache than its own")
         before = did.before or {}
         held = [value for value in before.values() if type(value) is caches.Held]
         if any(value.values is None or len(value.values) >= _MOST_BYTES for value in held):
-            raise self.folding.refuse("a layer of the cache is full already")
+            raise self.refuse("a layer of the cache is full already")
         self.turn.cached[place] = did.storages
         after: dict[str, Any] = {}
         for name, value in vars(cache.layers[did.number]).items():
@@ -385,7 +403,7 @@ class FoldedRun:
         """What is in a layer of a cache, without holding it."""
         if not isinstance(value, torch.Tensor):
             if type(value) not in _VALUES:
-                raise self.folding.refuse(f"a layer of the cache holds a {type(value).__name__}")
+                raise self.refuse(f"a layer of the cache holds a {type(value).__name__}")
             return value
         if not value.numel():
             return caches.Held(-1, (value.dtype, tuple(value.shape)), b"")
@@ -401,7 +419,7 @@ class FoldedRun:
         layer = caches.layer(cache, like.number - self.run.template(place) + place, like)
         now = caches.contents(layer, self._told) if layer is not None else None
         if now is None or _of_any(now) != _of_any(like.before or {}):
-            raise self.folding.refuse("the cache is not as the template block found it")
+            raise self.refuse("the cache is not as the template block found it")
         self.turn.cached[place] = like._replace(before=now).storages
         inside_it = vars(layer)
         filling = {
@@ -425,9 +443,11 @@ class FoldedRun:
 
     def heard(self, place: int, number: int, gradient: torch.Tensor) -> None:
         """The gradient of what a block returned has come."""
+        if self.off:
+            return
         heard = self.turn.gradients[place]
         if heard[number] is not None:
-            raise self.folding.refuse("a gradient came twice")
+            raise self.refuse("a gradient came twice")
         heard[number] = (self._owner(gradient).id, self.kind(gradient))
 
     # -- in the place of a block ----------------------------------------------------------------
@@ -436,15 +456,15 @@ class FoldedRun:
         turn, (_, block) = self.turn, self.run.blocks[place]
         call = turn.calls[self.run.template(place)]
         if given != call.given or around != call.around:
-            raise self.folding.refuse("a block is called otherwise than the one that it is like")
+            raise self.refuse("a block is called otherwise than the one that it is like")
         if not unchanged(self.states[place], state(block)) or not unchanged(call.shared, shared_state(block)):
-            raise self.folding.refuse("the attributes of a block have changed")
+            raise self.refuse("the attributes of a block have changed")
         self.folding.choices.update(call.choices)
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
         if torch.is_grad_enabled() and any(kind.requires_grad for kind in call.kinds):
             inputs = [t for t in tensors if t.requires_grad]
             if not inputs:
-                raise self.folding.refuse("a block is the first that has a gradient")
+                raise self.refuse("a block is the first that has a gradient")
             carried = [self._carried(t) for t in inputs]
             made = _Fold.apply(_Folded(self, place, carried), *inputs)
         else:
@@ -477,7 +497,7 @@ class FoldedRun:
     def came_back(self, place: int, gradients: tuple[torch.Tensor | None, ...]) -> None:
         """The backward of a folded block begins."""
         if place in self.turn.backward or self.folding.failed:
-            raise self.folding.refuse("backward came twice")
+            raise self.refuse("backward came twice")
         self.recorder.release_number()
         self.turn.backward[place] = self.folding.mark()
         self.turn.gradients[place] = [
@@ -492,7 +512,7 @@ class FoldedRun:
         above = [heard and heard[0] for heard in self.turn.gradients[reference]]
         below = self.turn.gradients.get(reference - 1)
         if below is None:
-            raise self.folding.refuse("no gradient was heard of")
+            raise self.refuse("no gradient was heard of")
         made: list[torch.Tensor | None] = []
         for number, kind in zip(carried, inputs, strict=True):
             heard = below[number] if number is not None else None
@@ -514,7 +534,7 @@ class FoldedRun:
                 continue
             owner, kind = self._owner(like.grad), self.kind(like.grad)
             if owner.known:
-                raise self.folding.refuse("the numbers of a gradient are known")
+                raise self.refuse("the numbers of a gradient are known")
             coming.append((owner.id, parameter, kind))
         for _, parameter, kind in sorted(coming, key=lambda one: one[0]):
             parameter.grad = self.make(kind)

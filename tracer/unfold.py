@@ -65,7 +65,7 @@ def unfold(recorder: Recorder, folding: Folding, gradients: dict[int, str]) -> N
     gaps: list[Gap] = []
     blocks: dict[tuple[int, int], Block] = {}
     for run in folding.runs:
-        if run.turn.exits:
+        if run.turn.exits and run.started and not run.off:
             view = View(recorder, run, by_name)
             view.prove()
             gaps += view.gaps()
