@@ -45,6 +45,7 @@ class Run:
 
     @property
     def units(self) -> int:
+        """How often the few blocks repeat."""
         return len(self.blocks) // self.period
 
     def template(self, place: int) -> int:
@@ -171,9 +172,7 @@ class _Likeness:
                 for x, y in zip(a.values(), b.values(), strict=True)
             )
         if name in ("_parameters", "_buffers"):
-            return list(a) == list(b) and all(
-                self._tensors(x, y) for x, y in zip(a.values(), b.values(), strict=True)
-            )
+            return list(a) == list(b) and all(self._tensors(x, y) for x, y in zip(a.values(), b.values(), strict=True))
         if type(a) is int and type(b) is int:
             if a != b:
                 self.differing.add((type(module), name))

@@ -101,9 +101,7 @@ class Number:
         object.__setattr__(self, "_value", value)
         object.__setattr__(self, "_used", used)
 
-    @property
-    def __class__(self) -> type:  # type: ignore[override]
-        return int
+    __class__ = property(lambda self: int)
 
 
 def _telling(name: str) -> Callable[..., Any]:

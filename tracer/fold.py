@@ -29,6 +29,8 @@ from .arena import base_of, storage_bytes
 from .key import quiet
 from .record import Recorder
 
+_ENGINE = "_engine_run_backward"
+
 
 class Unfoldable(BaseException):
     """Something could make one block differ from another. No model's code shall catch it."""
@@ -138,9 +140,9 @@ class Folding:
                     undo.callback(block.__dict__.pop, "forward", None)
                 run.states = [state(block) for _, block in run.run.blocks]
             if self.runs:
-                engine = torch.autograd._engine_run_backward
-                torch.autograd._engine_run_backward = self._whole_backward(engine)
-                undo.callback(setattr, torch.autograd, "_engine_run_backward", engine)
+                engine = getattr(torch.autograd, _ENGINE)
+                setattr(torch.autograd, _ENGINE, self._whole_backward(engine))
+                undo.callback(setattr, torch.autograd, _ENGINE, engine)
             yield
 
     def _whole_backward(self, engine: Callable[..., Any]) -> Callable[..., Any]:
@@ -529,7 +531,9 @@ class FoldedRun:
     def give_gradients(self, place: int) -> None:
         """Gradients for the block's parameters like those of the reference block's, born in the same order."""
         coming: list[tuple[int, nn.Parameter, Kind]] = []
-        for (_, parameter), (_, like) in zip(self.parameters[place], self.parameters[self.reference(place)], strict=True):
+        for (_, parameter), (_, like) in zip(
+            self.parameters[place], self.parameters[self.reference(place)], strict=True
+        ):
             if like.grad is None or parameter.grad is not None:
                 continue
             owner, kind = self._owner(like.grad), self.kind(like.grad)
@@ -617,4 +621,4 @@ def _keeps(tensor: torch.Tensor) -> bool:
 
 def _randomness() -> tuple[Any, ...]:
     state = np.random.get_state()
-    return random.getstate(), state[1].tobytes(), state[2]  # type: ignore[union-attr,index]
+    return random.getstate(), state[1].tobytes(), state[2]  # type: ignore[index]

@@ -92,6 +92,7 @@ class Block:
 
     @property
     def parts(self) -> list[Part]:
+        """What it has in forward, and in backward."""
         return [self.forward] if self.backward is None else [self.forward, self.backward]
 
     def told(self) -> list[Any]:
@@ -187,7 +188,7 @@ class View:
             for place in range(1, self.count)
             if run.is_run(place)
             for op in range(self.turn.exits[place - 1].ops, self.turn.exits[place].ops)
-        } | {op: 0 for op in range(self.turn.entries[0].ops, self.turn.exits[0].ops)}
+        } | dict.fromkeys(range(self.turn.entries[0].ops, self.turn.exits[0].ops), 0)
         firsts: dict[int, int] = {}
         for number in range(self.turn.exits[-1].ops, len(rows)):
             forward = rows[number].forward
@@ -203,10 +204,12 @@ class View:
         return starts
 
     def forward_part(self, place: int) -> Part:
+        """What a block has in forward."""
         before, after = self.turn.exits[place - 1], self.turn.exits[place]
         return Part(before.ops, after.ops, before.events, after.events)
 
     def backward_part(self, place: int) -> Part | None:
+        """What a block has in backward; None where there is none."""
         if not self.turn.differentiable:
             return None
         start, end = self.starts.get(place), self.starts.get(place - 1)
@@ -215,6 +218,7 @@ class View:
         return Part(start.ops, end.ops, start.events, end.events)
 
     def first_node(self, place: int) -> int:
+        """How many autograd nodes there were before the block's own."""
         return self.turn.exits[place - 1].sequence
 
     def nodes(self, place: int) -> int:
