@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import sys
 import types
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -29,6 +29,8 @@ _HOOKS = tuple(
     name for name in vars(nn.Module()) if name.endswith("_hooks") and "state_dict" not in name and "load" not in name
 )
 _PLAIN = (bool, float, str, bytes, complex, type(None), torch.dtype, torch.device, torch.Size, torch.memory_format)
+_SIMPLE = frozenset((bool, int, float, str, type(None)))
+_TABLES = frozenset((dict, OrderedDict))
 _CODE = (types.FunctionType, types.BuiltinFunctionType, type, types.ModuleType, torch._ops.OpOverloadPacket)
 
 NumberOf = tuple[type[nn.Module], str]
@@ -161,7 +163,13 @@ class _Likeness:
         mine, others = a.__dict__, b.__dict__
         if mine.keys() != others.keys() or "forward" in mine or "__call__" in mine:
             return False
-        return all(self._attribute(a, name, value, others[name]) for name, value in mine.items())
+        for name, value in mine.items():
+            other = others[name]
+            same = value is other and type(value) in _SIMPLE
+            empty = type(value) in _TABLES and type(other) is type(value) and not value and not other
+            if not (same or empty or self._attribute(a, name, value, other)):
+                return False
+        return True
 
     def _attribute(self, module: nn.Module, name: str, a: Any, b: Any) -> bool:
         if name in _HOOKS:
@@ -271,14 +279,19 @@ def inside(block: nn.Module) -> list[nn.Module]:
     return found
 
 
-def shared_state(block: nn.Module) -> State:
-    """What the attributes of the objects are that blocks have in common."""
+def shared(block: nn.Module) -> list[dict[str, Any]]:
+    """The attributes of the objects that a block has in common with those alike."""
+    values = {id(value): value for module in inside(block) for value in module.__dict__.values()}
     return [
-        _seen(value.__dict__)
-        for module in inside(block)
-        for value in module.__dict__.values()
+        value.__dict__
+        for value in values.values()
         if type(value) not in _PLAIN and not isinstance(value, (int, *_CODE, nn.Module)) and hasattr(value, "__dict__")
     ]
+
+
+def shared_state(shared: list[dict[str, Any]]) -> State:
+    """What these attributes are, by identity."""
+    return [_seen(attributes) for attributes in shared]
 
 
 def surroundings(block: nn.Module) -> State:

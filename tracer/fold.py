@@ -24,7 +24,7 @@ from torch import nn
 
 from ..graph import Phase
 from . import caches
-from .alike import Run, State, inside, runs, shared_state, state, surroundings, unchanged
+from .alike import Run, State, inside, runs, shared, shared_state, state, surroundings, unchanged
 from .arena import base_of, storage_bytes
 from .key import quiet
 from .record import Recorder
@@ -138,6 +138,7 @@ class Folding:
                 for place, (_, block) in enumerate(run.run.blocks):
                     block.__dict__["forward"] = _answering(run, place, block.forward)
                     undo.callback(block.__dict__.pop, "forward", None)
+                run.shared = shared(run.run.blocks[0][1])
                 run.states = [state(block) for _, block in run.run.blocks]
             if self.runs:
                 engine = getattr(torch.autograd, _ENGINE)
@@ -198,6 +199,7 @@ class FoldedRun:
         """Whether a block has been folded; whether all are run from now on."""
         self.states: list[State] = []
         self.parameters = [list(block.named_parameters()) for _, block in run.blocks]
+        self.shared: list[dict[str, Any]] = []
 
     def reference(self, place: int) -> int:
         """The block of the last unit but one that is like the one at `place`: its backward runs first."""
@@ -317,7 +319,7 @@ class FoldedRun:
     ) -> None:
         """Run the block, and see to it that nothing of it stays but tensors."""
         recorder, (_, block) = self.recorder, self.run.blocks[place]
-        own, around_it = self.states[place], shared_state(block)
+        own, around_it = self.states[place], shared_state(self.shared)
         rooms = surroundings(block)
         looks, born, choices = recorder.looks, len(recorder.bytes_of), self.folding.choices.copy()
         drawn = _randomness()
@@ -328,7 +330,7 @@ class FoldedRun:
             forward()
         result = results[0]
         before = own, around_it, rooms
-        after = state(block), shared_state(block), surroundings(block)
+        after = state(block), shared_state(self.shared), surroundings(block)
         if not all(map(unchanged, before, after)):
             raise self.refuse("a block keeps something from one call to the next")
         if used or recorder.looks != looks or drawn != _randomness():
@@ -459,7 +461,7 @@ class FoldedRun:
         call = turn.calls[self.run.template(place)]
         if given != call.given or around != call.around:
             raise self.refuse("a block is called otherwise than the one that it is like")
-        if not unchanged(self.states[place], state(block)) or not unchanged(call.shared, shared_state(block)):
+        if not unchanged(self.states[place], state(block)) or not unchanged(call.shared, shared_state(self.shared)):
             raise self.refuse("the attributes of a block have changed")
         self.folding.choices.update(call.choices)
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]

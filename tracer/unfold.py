@@ -18,6 +18,7 @@ from ..graph import Phase, Tensor
 from .fold import FoldedRun, Folding, Given, Mark, Unfoldable
 from .log import PLACEHOLDER, Marker, Row
 from .record import Recorder
+from .watch import members
 
 Role = tuple[Any, ...]
 
@@ -150,6 +151,7 @@ class View:
         self.count = len(run.run.blocks)
         self.starts = self._starts_of_backward() if self.turn.differentiable else {}
         self.blocks: dict[int, Block] = {}
+        self.known: dict[int, list[tuple[Role, int]]] = {}
 
     def prove(self) -> None:
         """Raises `Unfoldable` unless the log repeats."""
@@ -227,10 +229,15 @@ class View:
 
     # -- roles ----------------------------------------------------------------------------------
 
-    def known_roles(self, place: int) -> Iterator[tuple[Role, int]]:
+    def known_roles(self, place: int) -> list[tuple[Role, int]]:
         """The storages of a block, folded or not, that play a part for others, too; the last role of one counts."""
+        if place not in self.known:
+            self.known[place] = list(self._known_roles(place))
+        return self.known[place]
+
+    def _known_roles(self, place: int) -> Iterator[tuple[Role, int]]:
         name, module = self.run.run.blocks[place]
-        for relative, tensor in (*module.named_parameters(), *module.named_buffers()):
+        for relative, tensor in (*self.run.parameters[place], *members(module, "_buffers")):
             owner = self.recorder.owner_of(tensor)
             if owner is not None:
                 yield ("own", relative), owner.id
