@@ -44,6 +44,8 @@ class Run:
     period: int
     numbers: frozenset[NumberOf]
     """The whole-number attributes by which its blocks differ, with the class that has them."""
+    lead: int = 2
+    """How many units are run at the beginning; the last of them is the template."""
 
     @property
     def units(self) -> int:
@@ -51,12 +53,12 @@ class Run:
         return len(self.blocks) // self.period
 
     def template(self, place: int) -> int:
-        """The block that stands for the one at `place`: of the second unit, since the first has another neighbour."""
-        return self.period + place % self.period
+        """The block that stands for the one at `place`; not of the first unit, since that has another neighbour."""
+        return (self.lead - 1) * self.period + place % self.period
 
     def is_run(self, place: int) -> bool:
-        """Whether the block is run in any case: the first two units and the last two are."""
-        return not 2 <= place // self.period < self.units - 2
+        """Whether the block is run in any case: the leading units and the last two are."""
+        return not self.lead <= place // self.period < self.units - 2
 
 
 def runs(model: nn.Module) -> list[Run]:

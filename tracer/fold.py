@@ -85,6 +85,8 @@ class Call:
     shared: State
     cached: tuple[caches.Filled, Any] | None = None
     """What the block put into its cache, and the same with its new tensors described."""
+    written: list[str] = field(default_factory=list)
+    """The buffers that it wrote to."""
     kept: list[int] = field(default_factory=list)
     """The new tensors that their own nodes save, as that of a relu does."""
 
@@ -128,6 +130,8 @@ class Folding:
     def __init__(self, model: nn.Module, recorder: Recorder, choices: Counter[str]) -> None:
         self.recorder, self.choices = recorder, choices
         self.failed = ""
+        self.chosen: Counter[str] | None = None
+        """The choices when the backward of folded blocks begins."""
         self.runs = [FoldedRun(run, self) for run in runs(model)]
 
     @contextmanager
@@ -159,6 +163,7 @@ class Folding:
 
     def begin(self) -> None:
         """A step begins."""
+        self.chosen = None
         for run in self.runs:
             run.turn = Turn()
 
@@ -166,6 +171,8 @@ class Folding:
         """A step has ended. Raises `Unfoldable` where a run was left half-way."""
         for run in self.runs:
             run.check_whole()
+        if self.chosen is not None and self.chosen != self.choices:
+            raise self.refuse("kernels were chosen in backward")
         if self.failed:
             raise Unfoldable(self.failed)
 
@@ -197,8 +204,11 @@ class FoldedRun:
         self.turn = Turn()
         self.started = self.off = False
         """Whether a block has been folded; whether all are run from now on."""
+        self.keeps = True
+        """Whether a block keeps what it is given until its backward."""
         self.states: list[State] = []
         self.parameters = [list(block.named_parameters()) for _, block in run.blocks]
+        self.buffers = [list(block.named_buffers()) for _, block in run.blocks]
         self.shared: list[dict[str, Any]] = []
 
     def reference(self, place: int) -> int:
@@ -246,6 +256,8 @@ class FoldedRun:
         self._flat((args, kwargs), leaves)
         given = [self._described(leaf) for leaf in leaves]
         around = self._around(place)
+        if not self.started and place == 2 * self.run.period:
+            self._see_what_is_kept()
         if self.run.is_run(place):
             self._really(place, lambda: result.append(forward(*args, **kwargs)), result, leaves, given, around)
         else:
@@ -253,6 +265,13 @@ class FoldedRun:
             result.append(self._folded(place, leaves, given, around))
         turn.exits.append(self.folding.mark())
         return result[0]
+
+    def _see_what_is_kept(self) -> None:
+        """A block's argument may die before the next one runs: then it has two neighbours in the log, not one."""
+        period, alive = self.run.period, {owner.id for owner in self.recorder.owners.values()}
+        given = [one.whose for one in self.turn.calls[period].given if type(one) is Given]
+        if any(whose == "carried" and self.turn.results[period - 1][number] not in alive for whose, number in given):
+            self.keeps, self.run.lead = False, 3
 
     def _around(self, place: int) -> tuple[Any, ...]:
         name, block = self.run.blocks[place]
@@ -326,8 +345,11 @@ class FoldedRun:
         cache = self._cache(leaves)
         layers = caches.layers(cache, self._told) if cache is not None else []
         used: list[bool] = []
+        versions = [tensor._version for _, tensor in self.buffers[place]]
+        recorder.oldest, recorder.own = born, frozenset(self._owner(t).id for _, t in self.buffers[place])
         with caches.numbers(self.run.numbers, inside(block), lambda: used.append(True)):
             forward()
+        recorder.oldest = 0
         result = results[0]
         before = own, around_it, rooms
         after = state(block), shared_state(self.shared), surroundings(block)
@@ -336,6 +358,8 @@ class FoldedRun:
         if used or recorder.looks != looks or drawn != _randomness():
             raise self.refuse("a block looks at its number, at values or at what was drawn at random")
         call = Call(around, given, None, [], [], {}, self.folding.choices - choices, around_it)
+        now = [tensor._version for _, tensor in self.buffers[place]]
+        call.written = [n for (n, _), v, w in zip(self.buffers[place], versions, now, strict=True) if v != w]
         storages: list[int] = []
         call.structure = self._structure(result, leaves, born, call.kinds, storages)
         if cache is not None:
@@ -475,8 +499,21 @@ class FoldedRun:
             made = self.make_results(call)
         turn.results.append([self._owner(t).id for t in made])
         self.recorder.pass_over_nodes()
+        self._write_buffers(place, call)
         self._fill_cache(place, call, self._cache(leaves), made)
         return _filled(call.structure, leaves, made)
+
+    def _write_buffers(self, place: int, call: Call) -> None:
+        """Buffers that the template block has written to hold what its own hold."""
+        if not call.written:
+            return
+        own, template = dict(self.buffers[place]), dict(self.buffers[self.run.template(place)])
+        for name in call.written:
+            owner, like = self._owner(own[name]), self._owner(template[name])
+            if owner.known and like.known:
+                with quiet():
+                    own[name].detach().copy_(template[name].detach())
+            owner.known = owner.known and like.known
 
     def _carried(self, tensor: torch.Tensor) -> int | None:
         before, owner = self.turn.results[-1], self._owner(tensor)
@@ -503,6 +540,8 @@ class FoldedRun:
         if place in self.turn.backward or self.folding.failed:
             raise self.refuse("backward came twice")
         self.recorder.release_number()
+        if self.folding.chosen is None:
+            self.folding.chosen = self.folding.choices.copy()
         self.turn.backward[place] = self.folding.mark()
         self.turn.gradients[place] = [
             None if gradient is None else (self._owner(gradient).id, self.kind(gradient)) for gradient in gradients
@@ -596,7 +635,7 @@ class _Fold(torch.autograd.Function):
         ctx.folded, ctx.inputs = folded, [folded.run.kind(t) for t in inputs]
         ctx.set_materialize_grads(False)
         made = folded.run.make_results(call)
-        carried = [t for t, number in zip(inputs, folded.carried, strict=True) if number is not None]
+        carried = [t for t, n in zip(inputs, folded.carried, strict=True) if n is not None and folded.run.keeps]
         ctx.save_for_backward(*carried, *(made[number] for number in call.kept))
         ctx.mark_non_differentiable(*(t for t, kind in zip(made, call.kinds, strict=True) if not kind.requires_grad))
         return made

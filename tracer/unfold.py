@@ -15,9 +15,11 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ..graph import Phase, Tensor
-from .fold import FoldedRun, Folding, Given, Mark, Unfoldable
+from ..graph.op import tensors
+from .fold import FoldedRun, Folding, Mark, Unfoldable
 from .log import PLACEHOLDER, Marker, Row
 from .record import Recorder
+from .special import READS
 from .watch import members
 
 Role = tuple[Any, ...]
@@ -155,7 +157,7 @@ class View:
 
     def prove(self) -> None:
         """Raises `Unfoldable` unless the log repeats."""
-        for first in range(self.period, 2 * self.period):
+        for first in self._template_unit():
             last = self.run.reference(first)
             one, other = Block(self, first), Block(self, last)
             if one.told() != other.told():
@@ -167,12 +169,24 @@ class View:
             if (entry.ops, entry.sequence) != (before.ops, before.sequence):
                 raise Unfoldable("ops run between the blocks")
 
+    def _template_unit(self) -> range:
+        first = self.run.run.template(0)
+        return range(first, first + self.period)
+
     def _name(self, place: int) -> str:
         return self.run.run.blocks[place][0]
 
     def _check_closed(self, block: Block) -> None:
-        """Ops of backward make no nodes, and come from the block itself."""
+        """No op reads values or writes known ones of others; those of backward make no nodes, and are the block's."""
         rows = self.recorder.rows
+        known = {owner.id for owner in self.recorder.owners.values() if owner.known}
+        for part in block.parts:
+            for row in rows[part.first_op : part.end_op]:
+                if row.signature.name in READS:
+                    raise Unfoldable("a block looks at values")
+                for tensor in (t for name in row.signature.mutates for t in tensors(row.args.get(name))):
+                    if tensor.storage in known and tensor.storage not in block.roles:
+                        raise Unfoldable("a block writes known values that are not its own")
         if block.backward is not None:
             for row in rows[block.backward.first_op : block.backward.end_op]:
                 if row.sequence is not None or row.phase is not Phase.BACKWARD:
@@ -255,14 +269,7 @@ class View:
                     yield ("passed", distance, number), heard[0]
 
     def _results(self, place: int) -> list[tuple[int, int]]:
-        """What a block returned; what the first one was given stands for what one before it would have returned."""
-        if place >= 0:
-            return list(enumerate(self.turn.results[place]))
-        if place < -1:
-            return []
-        first, like = self.turn.calls[0].given, self.turn.calls[self.period].given
-        pairs = ((a.whose, b.whose) for a, b in zip(first, like, strict=False) if type(a) is type(b) is Given)
-        return sorted((b[1], a[1]) for a, b in pairs if b[0] == "carried")
+        return list(enumerate(self.turn.results[place])) if place >= 0 else []
 
     def storages_for(self, place: int) -> dict[int, int]:
         """The template's storages that have a role, and what the block at `place` has in their stead."""
@@ -295,7 +302,7 @@ class View:
 
     def _late_gaps(self, folded: list[int]) -> list[Gap]:
         """Where what is made inside dies later, as a cache that autocast empties: block after block, proved as well."""
-        second = self._late(range(self.period, 2 * self.period))
+        second = self._late(self._template_unit())
         before_last = self._late(range(self.run.reference(0), self.run.reference(0) + self.period))
         if [deaths for _, _, deaths in second] != [deaths for _, _, deaths in before_last]:
             raise Unfoldable("what outlives the blocks does not die alike")
@@ -448,7 +455,7 @@ class _Writer:
         """The deaths of what the unit that begins at `place` made."""
         unit = place - place % gap.run.run.period
         for number, inside in gap.deaths or ():
-            template = self.blocks[id(gap.run), gap.run.run.period + number].inside[inside]
+            template = self.blocks[id(gap.run), gap.run.run.template(number)].inside[inside]
             storage = self.insides[id(gap.run), unit + number][template]
             self.events.append((len(self.rows) - 1, storage, -self.recorder.bytes_of[storage]))
 

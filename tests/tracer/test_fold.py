@@ -232,6 +232,55 @@ class Reading(Block):
         return torch.tanh(super().forward(x)) if self.get_buffer("depth") == 5 else super().forward(x)
 
 
+class CountingTensors(Block):
+    """Counts its steps in a buffer, and its calls in a tensor of all blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("steps", torch.zeros((), device="cpu"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.get_buffer("steps").add_(1)
+        return super().forward(x)
+
+
+class ReadingCounts(Stack):
+    """The size of the last op depends on what a block in the middle has counted."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        loss = super().forward(ids)
+        return loss + self.tokens.weight[: int(self.h[4].get_buffer("steps"))].sum()
+
+
+class CountingTogether(Stack):
+    def forward(self, ids: Tensor) -> Tensor:
+        x, calls = self.tokens(ids), torch.zeros((), device="cpu")
+        for block in self.h:
+            x = block(x, calls)
+        return self.loss(x, ids) + self.tokens.weight[: int(calls)].sum()
+
+
+class CalledTogether(Block):
+    def forward(self, x: Tensor, calls: Tensor) -> Tensor:
+        calls.add_(1)
+        return super().forward(x)
+
+
+class ReadingBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x * 2
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient * 3 if gradient.sum().item() > 0 else gradient * 2
+
+
+class LookingBack(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return ReadingBackward.apply(super().forward(x))
+
+
 class Remembering(Block):
     """Keeps its result, which the next call takes up."""
 
@@ -447,6 +496,9 @@ ODD: dict[str, Callable[[], nn.Module]] = {
     "drawing tensors": _of(Stack, DrawingTensors),
     "reading": lambda: Stack([Reading(i) for i in range(8)]),
     "remembering": _of(Stack, Remembering),
+    "counting in tensors": _of(ReadingCounts, CountingTensors),
+    "counting together": _of(CountingTogether, CalledTogether),
+    "looking in backward": _of(Stack, LookingBack),
     "frozen": _changed(_frozen),
     "shared weight": _changed(_shared),
     "hooked": _changed(_hooked),
