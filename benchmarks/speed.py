@@ -9,6 +9,7 @@ other programs on the machine disturb least.
 
 - bare: one step (forward, backward, foreach AdamW) dispatched on meta tensors, with nobody looking: the floor;
 - foretrace: two such steps traced, the second one lifted to a graph, priced, replayed on the allocator, and printed;
+- unfolded: the same with every block run, also those that are alike;
 - flop_counter: forward and backward under ``torch.utils.flop_counter.FlopCounterMode``, which knows no memory;
 - make_fx: forward and backward traced by ``torch.fx.experimental.proxy_tensor.make_fx`` on meta tensors;
 - mem_tracker: one step under ``torch.distributed._tools.MemTracker`` and ``FakeTensorMode`` (slow);
@@ -66,12 +67,12 @@ def bare(name: str) -> Figures:
     return found
 
 
-def foretrace(name: str) -> Figures:
+def foretrace(name: str, fold: bool = True) -> Figures:
     from foretrace.report import price, to_table
     from foretrace.tracer import trace
 
     def work(found: Figures) -> None:
-        graph = timed(lambda: trace(*_given(name), device="cuda"), found, "trace")
+        graph = timed(lambda: trace(*_given(name), device="cuda", fold=fold), found, "trace")
         timed(lambda: graph.graph.number_of_edges(), found, "graph")
         report = timed(lambda: price(graph, on=PROFILE), found, "price")
         timed(lambda: report.device_memory, found, "allocator")
@@ -175,6 +176,7 @@ def calflops(name: str) -> Figures:
 CONTENDERS: dict[str, Callable[[str], Figures]] = {
     "bare": bare,
     "foretrace": foretrace,
+    "unfolded": lambda name: foretrace(name, fold=False),
     "flop_counter": flop_counter,
     "make_fx": make_fx,
     "mem_tracker": mem_tracker,
@@ -273,7 +275,7 @@ def main() -> None:
     if options.child:
         return as_child(options.child, models[0])
     peers = [n for n in ("fvcore", "calflops") if importlib.util.find_spec(n) is not None]
-    names = ["bare", "foretrace", "flop_counter", *(() if options.without_slow else SLOW), *peers]
+    names = ["bare", "foretrace", "unfolded", "flop_counter", *(() if options.without_slow else SLOW), *peers]
     tables = {}
     for model in models:
         tables[model] = table(rounds(model, names, options.rounds, options.seconds))
