@@ -354,7 +354,7 @@ def main() -> None:
     if options.child:
         return as_child(options.child, models[0])
     peers = [n for n in ("fvcore", "calflops") if importlib.util.find_spec(n) is not None]
-    own = ["bare", "foretrace", *(["unfolded"] if folds() else [])]
+    own = ["bare", "foretrace", "unfolded"]
     names = [*own, "loaded", "flop_counter", *(() if options.without_slow else SLOW), *peers]
     tables = {}
     for model in models:

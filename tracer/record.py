@@ -62,6 +62,10 @@ class Recorder(Log):
         self.assumptions = assumptions or Assumptions()
         self.looks = 0
         """How often the step looked at values, or drew some at random."""
+        self.oldest = 0
+        """Writing known values to a storage from before this one counts as a look, too, ..."""
+        self.own: frozenset[int] = frozenset()
+        """... if it is none of these."""
         self.failed_at = ""
         """Where the first op failed, with its module."""
         self.asked_for: list[str] = []
@@ -171,6 +175,7 @@ class Recorder(Log):
         if spec is None:
             spec = self._specs[key] = self._ask(sig, args, kwargs)
         if sig.name in self._guessed:
+            self.looks += 1
             self.assumptions.say(sig.name, "its results are like its first input", self.where(), told=True)
         if (known or sig.overwrites) and self._is_small(sig, spec, args, kwargs, given, owners):
             # The CPU may have no kernel for a dtype for which the GPU has one.
@@ -224,6 +229,7 @@ class Recorder(Log):
         assumed = next((owner.assumed for owner in owners if owner is not None and owner.assumed), None)
         for owner in self.written(sig, args, kwargs):
             owner.known, owner.assumed = True, assumed
+            self.looks += owner.id < self.oldest and owner.id not in self.own
         if assumed and sig.dynamic:
             self.assumptions.say(*assumed)
         result = self._house(sig.func(*args, **kwargs), device)

@@ -149,7 +149,43 @@ SAME: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def test_same_graph(name: str, folds: list[int], tmp_path: Path) -> None:
     of_step, of_trace = SAME[name]
     both(step(stack, **of_step), tmp_path, **of_trace)
-    assert folds == [4]
+    # A block that keeps nothing of what it is given until backward needs one more neighbour that runs.
+    assert folds == [3 if name == "inference" else 4]
+
+
+def _tiny(name: str, **options: Any) -> Callable[[], Step]:
+    """A model of transformers with 8 layers, called as its users do: with labels, and with the cache it makes."""
+
+    def made() -> Step:
+        transformers = pytest.importorskip("transformers")
+        sizes = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 2, "vocab_size": 128}
+        config = transformers.AutoConfig.for_model(name, num_hidden_layers=8, **sizes, **options)
+        ids = torch.ones(BATCH, LENGTH, dtype=torch.int64)
+        with torch.device("meta"):
+            model = transformers.AutoModelForCausalLM.from_config(config)
+        return Step(model.train(), {"input_ids": ids, "labels": ids})
+
+    return made
+
+
+CACHED = {
+    "llama": (_tiny("llama", num_key_value_heads=1), [4]),
+    "gpt2": (_tiny("gpt2"), [4]),
+    "window": (_tiny("mistral", num_key_value_heads=1, sliding_window=16), [4]),
+    "every other with a window": (
+        _tiny(
+            "gemma3_text", num_key_value_heads=1, head_dim=32, layer_types=["sliding_attention", "full_attention"] * 4
+        ),
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CACHED)
+def test_caches_are_filled(name: str, folds: list[int], tmp_path: Path) -> None:
+    target, folded = CACHED[name]
+    both(target, tmp_path)
+    assert folds == folded
 
 
 UNFOLDED = {"accumulated": accumulated, "graph kept": kept, "no backward": evaluated}
@@ -230,6 +266,55 @@ class Reading(Block):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.tanh(super().forward(x)) if self.get_buffer("depth") == 5 else super().forward(x)
+
+
+class CountingTensors(Block):
+    """Counts its steps in a buffer, and its calls in a tensor of all blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("steps", torch.zeros((), device="cpu"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.get_buffer("steps").add_(1)
+        return super().forward(x)
+
+
+class ReadingCounts(Stack):
+    """The size of the last op depends on what a block in the middle has counted."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        loss = super().forward(ids)
+        return loss + self.tokens.weight[: int(self.h[4].get_buffer("steps"))].sum()
+
+
+class CountingTogether(Stack):
+    def forward(self, ids: Tensor) -> Tensor:
+        x, calls = self.tokens(ids), torch.zeros((), device="cpu")
+        for block in self.h:
+            x = block(x, calls)
+        return self.loss(x, ids) + self.tokens.weight[: int(calls)].sum()
+
+
+class CalledTogether(Block):
+    def forward(self, x: Tensor, calls: Tensor) -> Tensor:
+        calls.add_(1)
+        return super().forward(x)
+
+
+class ReadingBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x * 2
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient * 3 if gradient.sum().item() > 0 else gradient * 2
+
+
+class LookingBack(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return ReadingBackward.apply(super().forward(x))
 
 
 class Remembering(Block):
@@ -447,6 +532,9 @@ ODD: dict[str, Callable[[], nn.Module]] = {
     "drawing tensors": _of(Stack, DrawingTensors),
     "reading": lambda: Stack([Reading(i) for i in range(8)]),
     "remembering": _of(Stack, Remembering),
+    "counting in tensors": _of(ReadingCounts, CountingTensors),
+    "counting together": _of(CountingTogether, CalledTogether),
+    "looking in backward": _of(Stack, LookingBack),
     "frozen": _changed(_frozen),
     "shared weight": _changed(_shared),
     "hooked": _changed(_hooked),
