@@ -66,11 +66,16 @@ def timm_train(row: Row) -> Step:
 def timm_bench(row: Row) -> Step:
     """A model of timm as its benchmark.py trained it with --amp: forward, loss and backward under autocast.
 
-    Labels are drawn in the step, and PyTorch 1.12 filled gradients with zeros and updated parameters one by one.
+    Labels are drawn in the step. PyTorch 1.12 filled gradients with zeros, updated parameters one by one, and had no
+    fused attention.
     """
-    import timm
+    import timm.layers
 
-    model = timm.create_model(row["model"]).train()
+    timm.layers.set_fused_attn(False)
+    try:
+        model = timm.create_model(row["model"]).train()
+    finally:
+        timm.layers.set_fused_attn(True)
     images, _ = _images(row, int(row["sequence"]))
 
     def step(model: nn.Module, optimizer: Any, images: Tensor) -> None:
