@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from foretrace.tracer import Step
 from gpt_by_hand import SIZES, VOCABULARY, Size, Transformer, training_step
-from memory_images import resnet_trace, timm_train
+from memory_images import resnet_trace, timm_bench, timm_train
 from opt_attention import write_out_opt_attention
 from published_models import CHECKPOINTS
 
@@ -33,6 +33,7 @@ NEEDS = {
     "bert_trainer": ("transformers",),
     "resnet_trace": ("torchvision",),
     "timm_train": ("timm",),
+    "timm_bench": ("timm",),
     "op": ("transformers",),
 }
 """The libraries that a family of rows needs beside torch."""
@@ -335,5 +336,6 @@ BUILDERS: dict[str, Callable[[Row], Step]] = {
     "bert_trainer": bert_trainer,
     "resnet_trace": resnet_trace,
     "timm_train": timm_train,
+    "timm_bench": timm_bench,
     "op": op,
 }
