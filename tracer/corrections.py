@@ -6,6 +6,7 @@ Results are described as in `calls`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import torch
@@ -80,6 +81,17 @@ def _layer_norm_statistics(results: list[Any], args: tuple[Any, ...], device: st
     return [results[0], *((item[0], item[1], item[2], x.dtype) for item in results[1:])]
 
 
+def _reduced_in_place(results: list[Any], args: tuple[Any, ...], device: str) -> list[Any]:
+    """A mean or a sum in the memory of the losses that it is of: the kernel resizes their tensor to a scalar.
+
+    (ATen/native/BinaryOps.cpp: ``TORCH_META_FUNC(mse_loss)`` and ``(smooth_l1_loss)``; Loss.cpp and cuda/Loss.cu:
+    ``soft_margin_loss_out``, ``binary_cross_entropy_out_cpu``, ``binary_cross_entropy_out_cuda``.)
+    """
+    kind, shape, strides, dtype = results[0]
+    elements = prod(torch.broadcast_shapes(args[0].shape, args[1].shape))
+    return [("within", shape, strides, dtype, elements * dtype.itemsize)] if not shape and elements > 1 else results
+
+
 def _ctc_loss(scores: torch.Tensor, targets: torch.Tensor, lengths: Any, target_lengths: Any, *rest: Any) -> Any:
     """The loss of each sequence and the table of forward probabilities (ATen/native/LossCTC.cpp)."""
     steps, batch = scores.shape[:2] if scores.dim() == 3 else (scores.shape[0], 1)
@@ -115,6 +127,10 @@ CORRECTIONS: dict[str, Callable[[list[Any], tuple[Any, ...], str], list[Any]]] =
     "aten.native_layer_norm.default": _layer_norm_statistics,
     "aten._cudnn_rnn.default": _weight_buffer,
     "aten.mkldnn_rnn_layer.default": _lstm_workspace,
+    "aten.mse_loss.default": _reduced_in_place,
+    "aten.smooth_l1_loss.default": _reduced_in_place,
+    "aten.soft_margin_loss.default": _reduced_in_place,
+    "aten.binary_cross_entropy.default": _reduced_in_place,
 }
 """Op -> what makes the true description of its results of the meta kernel's, the arguments and the device."""
 

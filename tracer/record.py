@@ -20,7 +20,7 @@ import torch
 
 from ..graph import ForetraceError, Phase
 from . import foreach, kernels, signature, sparse
-from .arena import SMALL_FLOAT_BYTES, Owner, base_of
+from .arena import SMALL_FLOAT_BYTES, Owner, base_of, storage_bytes
 from .assumptions import Assumptions
 from .calls import META, dense, describe, fits, has_mask, on_meta, scan
 from .choices import CHOICES, fill_places
@@ -248,8 +248,12 @@ class Recorder(Log):
         if isinstance(value, torch.Tensor):
             if value.numel() == 0 or base_of(value) in self.owners:
                 return value
-            copy = self.new(tuple(value.shape), value.stride(), value.dtype, device, known=True)
-            return copy.copy_(value)
+            shape, strides, held = tuple(value.shape), value.stride(), value.untyped_storage().nbytes()
+            if held <= storage_bytes(shape, strides, value.itemsize):
+                return self.new(shape, strides, value.dtype, device, known=True).copy_(value)
+            # A kernel may resize what it has allocated, which keeps the memory.
+            whole = self.new((held // value.itemsize,), (1,), value.dtype, device, known=True)
+            return whole.as_strided(shape, strides).copy_(value)
         if isinstance(value, (tuple, list)):
             return type(value)(self._house(v, device) for v in value)
         return value

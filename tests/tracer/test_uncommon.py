@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from foretrace.costmodels import timeline
@@ -92,3 +93,37 @@ def test_a_layer_that_is_skipped_at_random_is_skipped_in_both(draw: Callable[[],
     random.seed(2)
     again, _ = both(make)
     assert parting(pairs) == {} and [op.name for op in first.ops] == [op.name for op in again.ops]
+
+
+@pytest.mark.parametrize("name", ["mse_loss", "smooth_l1_loss", "soft_margin_loss", "binary_cross_entropy"])
+@pytest.mark.parametrize("rows", [32, 256])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_a_loss_that_is_reduced_keeps_the_memory_of_what_it_is_of(name: str, reduction: str, rows: int) -> None:
+    """Few rows have values, many have none."""
+
+    def make() -> Step:
+        def loss(y: torch.Tensor) -> torch.Tensor:
+            apart = getattr(F, name)(y.sigmoid(), torch.ones_like(y), reduction=reduction)
+            return apart.sum() + y.square().mean()
+
+        return Step(nn.Linear(64, 64), torch.randn(rows, 64), loss)
+
+    graph, pairs = both(make)
+    assert parting(pairs) == {}
+    (op,) = (op for op in graph.ops if op.packet == f"aten.{name}")
+    assert graph.storages[op.outputs[0].storage].bytes == rows * 64 * 4
+
+
+@pytest.mark.parametrize("autocast", [None, "bfloat16"])
+def test_transforms_and_generators_on_a_gpu_that_is_not_there(autocast: str | None) -> None:
+    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
+        generator = torch.Generator(x.device).manual_seed(0)
+        assert generator.device == x.device and isinstance(torch.Generator(), torch.Generator)
+        noise = torch.randn(x.shape, device=x.device, generator=generator)
+        return torch.func.vmap(lambda row: m.body(row + row.new_zeros(64)))(x + noise).float()
+
+    step = applied(forward, torch.randn(8, 64), body=mlp())
+    graph = trace(step.model, step.inputs, loss=step.loss, device="cuda", autocast=autocast)
+    products = [op for op in graph.ops if op.packet in ("aten.mm", "aten.addmm", "aten.bmm")]
+    assert {op.inputs[-1].dtype for op in products} == {autocast or "float32"}
+    assert torch.Generator is torch._C.Generator
