@@ -61,6 +61,10 @@ def _levels(result: torch.Tensor, args: Any, kwargs: Any) -> torch.Tensor | None
     return (torch.arange(result.numel()) % levels + int(low)).view(result.shape).to(result.dtype)
 
 
+def _all_of_them(result: torch.Tensor, args: Any, kwargs: Any) -> torch.Tensor:
+    return torch.ones(result.shape, dtype=result.dtype)
+
+
 class Choice(NamedTuple):
     """What is assumed of an op's results, and the values that this gives; None where it gives none."""
 
@@ -78,6 +82,8 @@ CHOICES = {
     "max": Choice("all choices are made equally often", _one_choice),
     "min": Choice("all choices are made equally often", _one_choice),
     "sort": Choice("the values come sorted", _in_place_order),
+    # What torch.distributions checks its parameters and samples with.
+    "_is_all_true": Choice("all are true, so that values are valid", _all_of_them),
     "isnan": Choice("no number is NaN", _none_of_them),
     "isinf": Choice("all numbers are finite", _none_of_them),
 }

@@ -87,7 +87,7 @@ def _reduced_in_place(results: list[Any], args: tuple[Any, ...], device: str) ->
     (ATen/native/BinaryOps.cpp: ``TORCH_META_FUNC(mse_loss)`` and ``(smooth_l1_loss)``; Loss.cpp and cuda/Loss.cu:
     ``soft_margin_loss_out``, ``binary_cross_entropy_out_cpu``, ``binary_cross_entropy_out_cuda``.)
     """
-    kind, shape, strides, dtype = results[0]
+    _, shape, strides, dtype = results[0]
     elements = prod(torch.broadcast_shapes(args[0].shape, args[1].shape))
     return [("within", shape, strides, dtype, elements * dtype.itemsize)] if not shape and elements > 1 else results
 
@@ -105,6 +105,8 @@ def _like_second(grad: torch.Tensor, x: torch.Tensor, *rest: Any, **named: Any) 
 STANDS_FOR_META: dict[str, Callable[..., Any]] = {
     "aten._ctc_loss.default": _ctc_loss,
     "aten._ctc_loss_backward.default": _like_second,
+    "aten._ctc_loss_backward.Tensor": _like_second,
+    "aten.fractional_max_pool3d_backward.default": _like_second,
     "aten.multi_margin_loss_backward.default": _like_second,
     "aten.multilabel_margin_loss_backward.default": _like_second,
 }
@@ -122,6 +124,7 @@ def _in_format(results: list[Any], formats: set[torch.memory_format]) -> list[An
 
 CORRECTIONS: dict[str, Callable[[list[Any], tuple[Any, ...], str], list[Any]]] = {
     "aten.convolution.default": _convolution_format,
+    "aten._native_batch_norm_legit.default": _batch_norm_statistics,
     "aten.native_batch_norm.default": _batch_norm_statistics,
     "aten.native_group_norm.default": _group_norm_format,
     "aten.native_layer_norm.default": _layer_norm_statistics,
@@ -164,8 +167,21 @@ def _grouped_mm(args: tuple[Any, ...]) -> list[Any]:
     return [("new", (*batch, rows, columns), strides, dtype)]
 
 
+def _like_the_first(args: tuple[Any, ...]) -> list[Any]:
+    return [_like(args[0])]
+
+
+def _rows_of_padded(args: tuple[Any, ...]) -> list[Any]:
+    """The rows of all sequences, side by side; how many there are is the last argument."""
+    padded, count = args[0], args[2]
+    shape = (count, *padded.shape[2:])
+    return [("new", shape, dense(shape), padded.dtype)]
+
+
 SHAPES: dict[str, Callable[[tuple[Any, ...]], list[Any]]] = {
     "aten._cudnn_rnn_backward.default": _cudnn_rnn_backward,
+    "aten._dirichlet_grad.default": _like_the_first,
     "aten._grouped_mm.default": _grouped_mm,
+    "aten._padded_dense_to_jagged_forward.default": _rows_of_padded,
 }
 """Op without a meta kernel -> what describes its results, given the arguments."""

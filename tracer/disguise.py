@@ -251,7 +251,7 @@ class _AnyGenerator(type(torch.Generator)):  # type: ignore[misc]
 
 
 class _Generator(torch.Generator, metaclass=_AnyGenerator):
-    """A generator that says it is where it was asked to be, and draws on the CPU: C++ has none for a GPU without one."""
+    """A generator that says it is where it was asked to be; C++ has none for a GPU that is not there."""
 
     claimed_device: torch.device
 
