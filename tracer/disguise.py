@@ -257,7 +257,7 @@ class _Generator(torch.Generator, metaclass=_AnyGenerator):
 
     def __new__(cls, device: Any = "cpu") -> _Generator:
         """Like ``torch.Generator(device)``."""
-        made: _Generator = super().__new__(cls, "cpu")
+        made: _Generator = super().__new__(cls, "cpu")  # type: ignore[call-arg]
         made.claimed_device = _CUDA if torch.device(device).type == "cuda" else torch.device(device)
         return made
 
