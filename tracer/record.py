@@ -20,7 +20,7 @@ import torch
 
 from ..graph import ForetraceError, Outcome, Phase, Result
 from . import foreach, kernels, signature, sparse
-from .arena import SMALL_FLOAT_BYTES, Owner, base_of
+from .arena import SMALL_FLOAT_BYTES, Owner, base_of, storage_bytes
 from .assumptions import Assumptions
 from .calls import META, dense, describe, fits, has_mask, on_meta, scan
 from .choices import ASSIGNS, CHOICES, HALF, fill_places, half
@@ -145,7 +145,7 @@ class Recorder(Log):
         if answer is not None:
             self.looks += sig.name in READS
             result = answer(self, sig, args, kwargs, owners)
-        elif any(t.layout is torch.sparse_coo for t in given):
+        elif any(t.layout is not torch.strided for t in given):
             result = sparse.answer(self, sig, args, kwargs)
         elif sig.view or sig.restrides:
             result = sig.func(*args, **kwargs)
@@ -232,8 +232,24 @@ class Recorder(Log):
             self.looks += owner.id < self.oldest and owner.id not in self.own
         if assumed and sig.dynamic:
             self.assumptions.say(*assumed)
-        result = self._house(sig.func(*args, **kwargs), device)
+        if sig.mutates and any(t.numel() == 0 for t in self._mutated(sig, args, kwargs)):
+            result = self._house(self._on_copies(sig, args, kwargs, device), device)
+        else:
+            result = self._house(sig.func(*args, **kwargs), device)
         return self._mark_assumed(result, assumed) if assumed else result
+
+    def _on_copies(self, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any], device: str) -> Any:
+        """Run an op that fills empty tensors, which it resizes: on memory of PyTorch's own, then moved to ours."""
+        copies = tuple(a.clone() if isinstance(a, torch.Tensor) else a for a in args)
+        named = {name: v.clone() if isinstance(v, torch.Tensor) else v for name, v in kwargs.items()}
+        result = sig.func(*copies, **named)
+        for old, new in zip(self._mutated(sig, args, kwargs), self._mutated(sig, copies, named), strict=True):
+            if old.shape == new.shape:
+                old.copy_(new)
+            else:
+                old.set_(self.new(tuple(new.shape), new.stride(), new.dtype, device, known=True).copy_(new))  # type: ignore[call-overload]
+        back = dict(zip(map(id, (*copies, *named.values())), (*args, *kwargs.values()), strict=True))
+        return back.get(id(result), result)
 
     def _mark_assumed(self, result: Any, assumed: tuple[str, str, str]) -> Any:
         for tensor in result if isinstance(result, (tuple, list)) else (result,):
@@ -307,8 +323,12 @@ class Recorder(Log):
         if isinstance(value, torch.Tensor):
             if value.numel() == 0 or base_of(value) in self.owners:
                 return value
-            copy = self.new(tuple(value.shape), value.stride(), value.dtype, device, known=True)
-            return copy.copy_(value)
+            shape, strides, held = tuple(value.shape), value.stride(), value.untyped_storage().nbytes()
+            if held <= storage_bytes(shape, strides, value.itemsize):
+                return self.new(shape, strides, value.dtype, device, known=True).copy_(value)
+            # A kernel may resize what it has allocated, which keeps the memory.
+            whole = self.new((held // value.itemsize,), (1,), value.dtype, device, known=True)
+            return whole.as_strided(shape, strides).copy_(value)
         if isinstance(value, (tuple, list)):
             return type(value)(self._house(v, device) for v in value)
         return value
@@ -390,6 +410,8 @@ class Recorder(Log):
                     return asked
                 raise self.refusal(sig, "it has no meta kernel to tell its output's shape") from error
             raise
+        if any(isinstance(r, torch.Tensor) and r.layout is not torch.strided for r in _listed(result)):
+            raise self.refusal(sig, f"what its {str(_listed(result)[0].layout)[6:]} tensor holds is not known")
         back = {id(meta): meta for meta in twins.values()}
         meta_args = in_order(sig, meta_args, meta_kwargs)
         single = not isinstance(result, (tuple, list))
@@ -438,14 +460,15 @@ class Recorder(Log):
         """The storages that the call writes to."""
         if not sig.mutates:
             return []
+        owners = map(self.owner_of, self._mutated(sig, args, kwargs))
+        return [owner for owner in owners if owner is not None]
+
+    def _mutated(self, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
         found = []
         for name in sig.mutates:
             position = sig.names.index(name)
             value = args[position] if position < len(args) else kwargs.get(name)
-            for tensor in value if isinstance(value, (list, tuple)) else (value,):
-                owner = self.owner_of(tensor) if isinstance(tensor, torch.Tensor) else None
-                if owner is not None:
-                    found.append(owner)
+            found += [t for t in _listed(value) if isinstance(t, torch.Tensor)]
         return found
 
     def emit(self, func: Any, args: tuple[Any, ...], results: list[tuple[tuple[int, ...], torch.dtype]]) -> Any:
@@ -505,6 +528,10 @@ _LIKE = frozenset(
 """Ops that take shape and dtype of what they are given, and read no values."""
 
 
+def _listed(value: Any) -> Any:
+    return value if isinstance(value, (list, tuple)) else (value,)
+
+
 def _counted(mask: torch.Tensor) -> list[torch.Tensor]:
     """The places where a known mask is true, one list a dimension, without their values."""
     count = int(torch.count_nonzero(mask))
@@ -533,5 +560,7 @@ def _fallback(func: Any, *args: Any, **kwargs: Any) -> Any:
     sig = recorder.signature(func)
     if sig.composite:
         return func.decompose(*args, **kwargs)
+    if sig.name in sparse.INSTEAD and (made := sparse.INSTEAD[sig.name](*args, **kwargs)) is not None:
+        return made
     with quiet():
         return recorder.dispatch(sig, args, kwargs)
