@@ -132,22 +132,28 @@ class Recorder(Log):
             key.append(name)
             scan(value, key, given)
         owners = [self.owner_of(t) if t.layout is torch.strided else None for t in given]
+        self.at_hand = dict(zip(map(id, given), owners, strict=True))
         self._numbers.before(sig.name, args)
         place = kwargs.get("device")
         if (place is not None and place.type == "meta") or any(t.is_meta for t in given):
+            self.at_hand = {}
             return sig.func(*args, **kwargs)
         answer = SPECIAL.get(sig.name)
         if answer is not None:
+            self.at_hand = {}
             self.looks += sig.name in READS
             result = answer(self, sig, args, kwargs, owners)
         elif any(t.layout is torch.sparse_coo for t in given):
             result = sparse.answer(self, sig, args, kwargs)
         elif sig.view or sig.restrides:
             result = sig.func(*args, **kwargs)
+            if sig.restrides:
+                self.at_hand = {}
         else:
             result = self._compute(sig, tuple(key), args, kwargs, given, owners)
         if self.recording:
             self.record(sig, args, kwargs, result)
+        self.at_hand = {}
         return result
 
     def _compute(
@@ -377,6 +383,7 @@ class Recorder(Log):
 
     def _resized(self, tensor: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
         if tuple(tensor.shape) != shape:
+            self.at_hand = {}
             tensor.set_(self.new(shape, dense(shape), tensor.dtype, self.claimed(tensor)))  # type: ignore[call-overload]
         return tensor
 
@@ -389,13 +396,16 @@ class Recorder(Log):
             position = sig.names.index(name)
             value = args[position] if position < len(args) else kwargs.get(name)
             for tensor in value if isinstance(value, (list, tuple)) else (value,):
-                owner = self.owner_of(tensor) if isinstance(tensor, torch.Tensor) else None
+                owner = self.at_hand.get(id(tensor))
+                if owner is None and isinstance(tensor, torch.Tensor):
+                    owner = self.owner_of(tensor)
                 if owner is not None:
                     found.append(owner)
         return found
 
     def emit(self, func: Any, args: tuple[Any, ...], results: list[tuple[tuple[int, ...], torch.dtype]]) -> Any:
         """Record an op that this build of torch has no kernel for; its results are new, of these shapes and dtypes."""
+        self.at_hand = {}
         with quiet():
             owners = [self.owner_of(a) for a in args if isinstance(a, torch.Tensor)]
             device = self._device({}, owners)
