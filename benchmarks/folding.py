@@ -26,16 +26,10 @@ from foretrace.tracer import Step, trace
 from foretrace.tracer import unfold as unfolding
 from zoo_models import SUITES, build
 
-LAYERS = [
-    "num_hidden_layers",
-    "n_layer",
-    "n_layers",
-    "num_layers",
-    "encoder_layers",
-    "decoder_layers",
-    "num_encoder_layers",
-    "num_decoder_layers",
-]
+LAYERS = (
+    *("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers"),
+    *("num_encoder_layers", "num_decoder_layers"),
+)
 PARTS = ("ops", "storages", "events", "spans", "facts")
 
 

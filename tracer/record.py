@@ -135,25 +135,31 @@ class Recorder(Log):
             key.append(name)
             scan(value, key, given)
         owners = [self.owner_of(t) if t.layout is torch.strided else None for t in given]
+        self.at_hand = dict(zip(map(id, given), owners, strict=True))
         self._numbers.before(sig.name, args)
         place = kwargs.get("device")
         if (place is not None and place.type == "meta") or any(t.is_meta for t in given):
+            self.at_hand = {}
             return sig.func(*args, **kwargs)
         if self.assumptions.replay is not None:
             self.outcome = self._outcome_of(sig, args)
         answer = SPECIAL.get(sig.name)
         if answer is not None:
+            self.at_hand = {}
             self.looks += sig.name in READS
             result = answer(self, sig, args, kwargs, owners)
         elif any(t.layout is not torch.strided for t in given):
             result = sparse.answer(self, sig, args, kwargs)
         elif sig.view or sig.restrides:
             result = sig.func(*args, **kwargs)
+            if sig.restrides:
+                self.at_hand = {}
         else:
             result = self._compute(sig, tuple(key), args, kwargs, given, owners)
         self._numbers.after(result)
         if self.recording:
             self.record(sig, args, kwargs, result)
+        self.at_hand = {}
         return result
 
     def _compute(
@@ -453,6 +459,7 @@ class Recorder(Log):
 
     def _resized(self, tensor: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
         if tuple(tensor.shape) != shape:
+            self.at_hand = {}
             tensor.set_(self.new(shape, dense(shape), tensor.dtype, self.claimed(tensor)))  # type: ignore[call-overload]
         return tensor
 
@@ -460,8 +467,12 @@ class Recorder(Log):
         """The storages that the call writes to."""
         if not sig.mutates:
             return []
-        owners = map(self.owner_of, self._mutated(sig, args, kwargs))
-        return [owner for owner in owners if owner is not None]
+        found = []
+        for tensor in self._mutated(sig, args, kwargs):
+            owner = self.at_hand.get(id(tensor)) or self.owner_of(tensor)
+            if owner is not None:
+                found.append(owner)
+        return found
 
     def _mutated(self, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
         found = []
@@ -473,6 +484,7 @@ class Recorder(Log):
 
     def emit(self, func: Any, args: tuple[Any, ...], results: list[tuple[tuple[int, ...], torch.dtype]]) -> Any:
         """Record an op that this build of torch has no kernel for; its results are new, of these shapes and dtypes."""
+        self.at_hand = {}
         with quiet():
             owners = [self.owner_of(a) for a in args if isinstance(a, torch.Tensor)]
             device = self._device({}, owners)
