@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from types import CodeType
 
-from ..graph import Category, Event, Facts, Op, Phase, Source, Span, StepGraph, Storage, Tensor
+from ..graph import Category, Const, Event, Facts, Op, Phase, Source, Span, StepGraph, Storage, Tensor
 from .frames import shorten
 from .log import Row
 from .record import Recorder
@@ -52,6 +52,8 @@ def _spans(recorder: Recorder) -> tuple[Span, ...]:
 def _ops(recorder: Recorder, numbers: dict[int, int]) -> tuple[Op, ...]:
     sources: dict[tuple[CodeType, int], Source] = {}
     tensors: dict[Tensor, Tensor] = {}
+    seen: dict[int, Tensor] = {}
+    """By the ids of the nouns of the log, which live as long as it does."""
     ops: list[Op] = []
     for i, row in enumerate(recorder.rows):
         forward = row.forward if row.forward is not None and row.forward < i else None
@@ -64,9 +66,12 @@ def _ops(recorder: Recorder, numbers: dict[int, int]) -> tuple[Op, ...]:
                 id=i,
                 name=row.signature.name,
                 phase=row.phase,
-                args={name: _renumber(value, numbers, tensors) for name, value in row.args.items()},
-                result=_renumber(row.result, numbers, tensors),
-                mutates=tuple(name for name in row.signature.mutates if name in row.args),
+                args={
+                    name: value if type(value) in _UNCHANGED else _renumber(value, numbers, tensors, seen)
+                    for name, value in row.args.items()
+                },
+                result=_renumber(row.result, numbers, tensors, seen),
+                mutates=tuple([name for name in row.signature.mutates if name in row.args]),
                 module=module,
                 source=source,
                 sequence=row.sequence,
@@ -76,14 +81,20 @@ def _ops(recorder: Recorder, numbers: dict[int, int]) -> tuple[Op, ...]:
     return tuple(ops)
 
 
-def _renumber(value: object, numbers: dict[int, int], tensors: dict[Tensor, Tensor]) -> object:
+_UNCHANGED = frozenset((int, float, bool, str, type(None), Const))
+
+
+def _renumber(value: object, numbers: dict[int, int], tensors: dict[Tensor, Tensor], seen: dict[int, Tensor]) -> object:
     if type(value) is Tensor:
-        known = tensors.get(value)
+        known = seen.get(id(value))
         if known is None:
-            known = tensors[value] = value._replace(storage=numbers[value.storage])
+            known = tensors.get(value)
+            if known is None:
+                known = tensors[value] = Tensor(numbers[value.storage], *value[1:])
+            seen[id(value)] = known
         return known
     if type(value) is tuple:
-        return tuple([_renumber(v, numbers, tensors) for v in value])
+        return tuple([v if type(v) in _UNCHANGED else _renumber(v, numbers, tensors, seen) for v in value])
     return value
 
 
