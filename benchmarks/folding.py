@@ -20,6 +20,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 import zoo_models
 from foretrace.tracer import Step, trace
@@ -43,7 +44,7 @@ def without_memory(suite: str, name: str, attempt: int) -> Step:
     """The step with a model on the meta device; its inputs are ones."""
     with torch.device("meta"):
         step = build(suite, name, attempt)
-    return replace(step, inputs={key: torch.ones_like(value, device="cpu") for key, value in step.inputs.items()})
+    return replace(step, inputs=tree_map_only(torch.Tensor, lambda t: torch.ones_like(t, device="cpu"), step.inputs))
 
 
 def compared(make: Callable[[], Step], device: str, folded: list[int]) -> dict[str, Any]:

@@ -10,8 +10,10 @@ whatever it cannot vouch for raises `Unfoldable`: then the step is traced withou
 from __future__ import annotations
 
 import ctypes
+import functools
 import random
 import sys
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -140,7 +142,7 @@ class Folding:
         with ExitStack() as undo:
             for run in self.runs:
                 for place, (_, block) in enumerate(run.run.blocks):
-                    block.__dict__["forward"] = _answering(run, place, block.forward)
+                    block.__dict__["forward"] = _Answer(run, place, block.forward)
                     undo.callback(block.__dict__.pop, "forward", None)
                 run.shared = shared(run.run.blocks[0][1])
                 run.states = [state(block) for _, block in run.run.blocks]
@@ -188,12 +190,34 @@ class Folding:
         return Unfoldable(reason)
 
 
-def _answering(run: FoldedRun, place: int, forward: Callable[..., Any]) -> Callable[..., Any]:
-    def answer(*args: Any, **kwargs: Any) -> Any:
-        return run.called(place, forward, args, kwargs)
+class _Answer:
+    """Stands in a block for its ``forward``; in a copy of the block it is the copy's own."""
 
-    answer.__wrapped__ = forward  # type: ignore[attr-defined]
-    return answer
+    def __init__(self, run: FoldedRun, place: int, forward: Callable[..., Any]) -> None:
+        self.run, self.place = run, place
+        functools.update_wrapper(self, forward)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.run.called(self.place, self.__wrapped__, args, kwargs)  # type: ignore[attr-defined]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        block = self.run.run.blocks[self.place][1]
+        return _Own(memo.get(id(block), block))
+
+
+class _Own:
+    """The ``forward`` of a copied block's class, without a circle of references that would keep it alive."""
+
+    def __init__(self, block: nn.Module) -> None:
+        self.block = weakref.ref(block)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        block: Any = self.block()
+        return type(block).forward(block, *args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        block: Any = self.block()
+        return _Own(memo.get(id(block), block))
 
 
 class FoldedRun:

@@ -512,15 +512,16 @@ def _renaming(old: str, new: str) -> Callable[[str], str]:
 
 
 def _renumbering(storages: dict[int, int]) -> Callable[[Any], Any]:
-    known: dict[Tensor, Tensor] = {}
+    known: dict[int, Tensor] = {}
+    """By the ids of the template's nouns, so that what is one there is one here."""
 
     def renumbered(value: Any) -> Any:
         kind = type(value)
         if kind is Tensor:
-            found = known.get(value)
+            found = known.get(id(value))
             if found is None:
                 own = storages.get(value.storage)
-                found = known[value] = value if own is None else value._replace(storage=own)
+                found = known[id(value)] = value if own is None else Tensor(own, *value[1:])
             return found
         if kind is tuple:
             return tuple([renumbered(item) for item in value])

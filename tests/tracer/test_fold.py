@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable
 from itertools import count
@@ -497,6 +498,19 @@ class Watching(Stack):
         return self.loss(x, ids)
 
 
+class Teaching(Stack):
+    """A copy of the blocks runs first, and teaches."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = taught = self.tokens(ids)
+        for block in copy.deepcopy(self.h):
+            block.get_submodule("up").bias = None
+            taught = block(taught)
+        for block in self.h:
+            x = block(x)
+        return self.loss(x - taught.detach(), ids)
+
+
 class Views(nn.Module):
     """Results that are views, changed in place by the next one."""
 
@@ -553,6 +567,7 @@ ODD: dict[str, Callable[[], nn.Module]] = {
     "caught": _of(Catching),
     "checkpointed": _of(Checkpointing),
     "evaluating": _of(Evaluating),
+    "taught by a copy": _of(Teaching),
     "overwritten": _of(Overwriting),
     "watched": _of(Watching),
     "views": _of(Stack, Views),
