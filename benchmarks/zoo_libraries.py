@@ -1455,36 +1455,6 @@ def clip() -> Step:
     return fed(model, torch.randn(4, 3, 64, 64), ids(100, 16, 4), loss=lambda out: criterion(*out))
 
 
-@of("open_clip")
-def coca() -> Step:
-    from open_clip.coca_model import CoCa
-
-    model = CoCa(
-        embed_dim=32,
-        vision_cfg={
-            "layers": 2,
-            "width": 64,
-            "patch_size": 16,
-            "image_size": 64,
-            "head_width": 16,
-            "attentional_pool": True,
-            "attn_pooler_heads": 4,
-            "n_queries": 16,
-        },
-        text_cfg={
-            "context_length": 16,
-            "vocab_size": 100,
-            "width": 32,
-            "heads": 2,
-            "layers": 2,
-            "embed_cls": True,
-            "output_tokens": True,
-        },
-        multimodal_cfg={"context_length": 16, "vocab_size": 100, "width": 32, "heads": 2, "layers": 2},
-    )
-    return fed(model, torch.randn(4, 3, 64, 64), ids(100, 16, 4))
-
-
 _METRIC_LOSSES = """TripletMarginLoss ContrastiveLoss NTXentLoss SupConLoss MultiSimilarityLoss CircleLoss AngularLoss
     LiftedStructureLoss NPairsLoss FastAPLoss SignalToNoiseRatioContrastiveLoss TupletMarginLoss IntraPairVarianceLoss
     MarginLoss GeneralizedLiftedStructureLoss RankedListLoss SmoothAPLoss VICRegLoss"""
