@@ -7,7 +7,7 @@ allocator's own events are read, and once under the tracer with ``device="cpu"``
 own with limits on time and memory, and begin with the same seed. The results go to a JSON Lines file as they come,
 and models that are already there are not run again; the scoreboard in Markdown is written from that file. A suite
 needs its library: transformers (causal, masked, seq2seq, vision), timm, torchvision (torchvision, detection), or one
-of those in ``zoo_libraries.py`` and ``zoo_optimizers.py``; suites without their library are left out, and said.
+of those in ``zoo_libraries.py`` and ``zoo_optimizers.py``; suites whose library is missing are left out, and said.
 
 A model that needs an assumption is run once more with what data decides noted, and traced with that: the scoreboard
 says what is left then. A model counts as exact when its live bytes at the end of a phase are those measured; the peak

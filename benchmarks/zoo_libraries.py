@@ -923,16 +923,6 @@ def hierarchical_experts() -> Step:
     return fed(HeirarchicalMoE(dim=32, num_experts=(2, 2)), values(2, 32, 32))
 
 
-@of("memorizing_transformers_pytorch")
-def without_memories() -> Step:
-    from memorizing_transformers_pytorch import MemorizingTransformer
-
-    model = MemorizingTransformer(
-        num_tokens=100, dim=32, dim_head=16, depth=2, memorizing_layers=(), max_knn_memories=64
-    )
-    return fed(Apply(lambda m, x: m.net(x[:, :-1], labels=x[:, 1:]), net=model), ids(100, 33))
-
-
 @of("egnn_pytorch")
 def equivariant_graph() -> Step:
     from egnn_pytorch import EGNN_Network
@@ -1465,34 +1455,33 @@ def clip() -> Step:
     return fed(model, torch.randn(4, 3, 64, 64), ids(100, 16, 4), loss=lambda out: criterion(*out))
 
 
-@of("open_clip")
-def coca() -> Step:
-    from open_clip.coca_model import CoCa
+_METRIC_LOSSES = """TripletMarginLoss ContrastiveLoss NTXentLoss SupConLoss MultiSimilarityLoss CircleLoss AngularLoss
+    LiftedStructureLoss NPairsLoss FastAPLoss SignalToNoiseRatioContrastiveLoss TupletMarginLoss IntraPairVarianceLoss
+    MarginLoss GeneralizedLiftedStructureLoss RankedListLoss SmoothAPLoss VICRegLoss"""
+_PROXY_LOSSES = """ArcFaceLoss CosFaceLoss ProxyAnchorLoss ProxyNCALoss NormalizedSoftmaxLoss SphereFaceLoss
+    SoftTripleLoss SubCenterArcFaceLoss"""
 
-    model = CoCa(
-        embed_dim=32,
-        vision_cfg={
-            "layers": 2,
-            "width": 64,
-            "patch_size": 16,
-            "image_size": 64,
-            "head_width": 16,
-            "attentional_pool": True,
-            "attn_pooler_heads": 4,
-            "n_queries": 16,
-        },
-        text_cfg={
-            "context_length": 16,
-            "vocab_size": 100,
-            "width": 32,
-            "heads": 2,
-            "layers": 2,
-            "embed_cls": True,
-            "output_tokens": True,
-        },
-        multimodal_cfg={"context_length": 16, "vocab_size": 100, "width": 32, "heads": 2, "layers": 2},
-    )
-    return fed(model, torch.randn(4, 3, 64, 64), ids(100, 16, 4))
+
+def _metric_loss(name: str, options: dict[str, Any]) -> Maker:
+    def make() -> Step:
+        from pytorch_metric_learning import losses
+
+        criterion = getattr(losses, name)(**options)
+
+        def forward(m: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            made = m.net(x)
+            return m.criterion(made, ref_emb=m.net(x.flip(0))) if name == "VICRegLoss" else m.criterion(made, y)
+
+        return fed(Apply(forward, net=nn.Linear(32, 16), criterion=criterion), values(16, 32), torch.arange(16) % 4)
+
+    return make
+
+
+for _name in _METRIC_LOSSES.split():
+    _options = {"margin": 1.0, "Tn": 0.0} if _name == "RankedListLoss" else {}
+    LIBRARIES.setdefault("pytorch_metric_learning", {})[_name] = _metric_loss(_name, _options)
+for _name in _PROXY_LOSSES.split():
+    LIBRARIES["pytorch_metric_learning"][_name] = _metric_loss(_name, {"num_classes": 4, "embedding_size": 16})
 
 
 @of("pytorch_metric_learning")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils import parametrizations, prune, weight_norm
+from torch.nn.utils import prune, weight_norm
 from torch.utils.checkpoint import checkpoint_sequential
 
 from foretrace.tracer import Step
@@ -235,7 +235,6 @@ def own_parametrization() -> Step:
 
     layer = nn.Linear(64, 64)
     nn.utils.parametrize.register_parametrization(layer, "weight", Symmetric())
-    parametrizations.orthogonal(layer, "weight")
     return Step(nn.Sequential(layer, nn.Linear(64, 8)), (torch.randn(8, 64),), mean_square)
 
 

@@ -189,3 +189,21 @@ def test_a_layout_that_is_not_known_is_refused_by_name() -> None:
     step = applied(lambda m, x: torch.eye(32).to_sparse_csr() @ m.a(x), torch.randn(32, 16), a=nn.Linear(16, 16))
     with pytest.raises(ForetraceError, match=r"aten\._to_sparse_csr\.default cannot be traced at .*test_uncommon\.py"):
         trace(step.model, step.inputs, loss=step.loss, device="cpu")
+
+
+INSIDE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "places of a mask": lambda y: y[torch.eye(64, dtype=torch.bool).logical_not()].square().sum(),
+    "a mask that is counted": lambda y: y.square().mean() * (y.repeat(1, 8) > 0).sum(),
+    "what is subtracted from": lambda y: y.repeat(1, 8).detach().logsumexp(1).mean() + y.mean(),
+    "a decomposition": lambda y: torch.linalg.qr(y)[0].mean() + torch.linalg.inv(y @ y.mT + torch.eye(64)).mean(),
+}
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_what_kernels_take_inside_is_in_the_peak(name: str) -> None:
+    def make() -> Step:
+        return Step(nn.Linear(64, 64), torch.randn(64, 64), INSIDE[name], optimizer=None)
+
+    graph, pairs = both(make)
+    assert parting(pairs) == {}
+    assert any(s.category is Category.WORKSPACE and s.bytes > 1024 for s in graph.storages)
