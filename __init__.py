@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .hardware import Profile
     from .hardware import names as profiles
     from .report import Report, price
+    from .sweeps import Sweep, sweep
     from .tracer import Step, measure, observe, to_fx, trace, trace_target
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ _HOMES = {
     "Report": "report:Report",
     "Step": "tracer:Step",
     "StepGraph": "graph:StepGraph",
+    "Sweep": "sweeps:Sweep",
     "compare": "costmodels:compare",
     "fit": "commands.fit:fit",
     "formula": "commands.formula:formula",
@@ -42,6 +44,7 @@ _HOMES = {
     "price": "report:price",
     "profiles": "hardware:names",
     "save": "graph:save",
+    "sweep": "sweeps:sweep",
     "to_fx": "tracer:to_fx",
     "trace": "tracer:trace",
     "trace_target": "tracer:trace_target",
@@ -57,6 +60,7 @@ __all__ = [
     "Report",
     "Step",
     "StepGraph",
+    "Sweep",
     "__version__",
     "compare",
     "fit",
@@ -69,6 +73,7 @@ __all__ = [
     "price",
     "profiles",
     "save",
+    "sweep",
     "to_fx",
     "trace",
     "trace_target",

@@ -136,6 +136,11 @@ class Profile:
     sources: Mapping[str, str]
     """Where each number comes from, by its key; ``key.type`` where there is one for each element type."""
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """A profile goes to other processes: its mappings, which cannot be changed and so not be pickled, as dicts."""
+        held = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return _rebuilt, ({name: dict(v) if isinstance(v, Mapping) else v for name, v in held.items()},)
+
     @property
     def capability(self) -> str | None:
         """The compute capability for which kernels are chosen; None for GPUs that have none, which are not NVIDIA's."""
@@ -152,6 +157,10 @@ class Profile:
                 yield Fact(name, value, spec.unit, self.sources[name])
         for one in self.measured.values():
             yield Fact(f"measured {one.op} {' '.join(one.inputs)}", one.microseconds * 1e-6, "s", one.source)
+
+
+def _rebuilt(held: Mapping[str, object]) -> Profile:
+    return Profile(**{n: MappingProxyType(v) if isinstance(v, dict) else v for n, v in held.items()})  # type: ignore[arg-type]
 
 
 def names() -> tuple[str, ...]:
