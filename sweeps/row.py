@@ -46,7 +46,7 @@ class Failure:
     """Why a point has no figures."""
 
     kind: str
-    """The class of the error; ``TimeLimit`` and ``MemoryLimit`` where we ended its process, ``Died`` where that ended."""
+    """The class of the error; ``TimeLimit`` or ``MemoryLimit`` where its process was ended, ``Died`` where it died."""
     message: str
     mend: str = ""
     line: str = ""

@@ -24,8 +24,19 @@ from .row import Failure, Figures, Row, row
 from .store import Store
 
 TRACING = frozenset(
-    ("inputs", "optimizer", "device", "autocast", "warmup", "assume")
-    + ("strict", "outcomes", "max_ops", "variant", "fold")
+    (
+        "inputs",
+        "optimizer",
+        "device",
+        "autocast",
+        "warmup",
+        "assume",
+        "strict",
+        "outcomes",
+        "max_ops",
+        "variant",
+        "fold",
+    )
 )
 """The keyword arguments of `trace_target` that a sweep hands on."""
 
@@ -209,7 +220,8 @@ def _rows(source: Iterator[Task], pool: _Pool, store: Store | None, window: int)
             if not pending and not suspects:
                 return
             broken = None
-            for future in wait(pending, return_when=FIRST_COMPLETED).done if pending else ():
+            done = wait(pending, return_when=FIRST_COMPLETED).done if pending else set()
+            for future in [one for one in pending if one in done]:
                 task, error = pending.pop(future), _broken(future)
                 if error is None:
                     yield from _answered(task, future, store)

@@ -36,6 +36,8 @@ class Store:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder) / _version()
         self._digests: dict[tuple[Path, int, int], str] = {}
+        if Path(folder).exists() and not Path(folder).is_dir():
+            raise ForetraceError(f"{folder} cannot be the store: it is a file", "Give a folder, or a new name.")
         try:
             cache.make_folder(Path(folder))
             self.folder.mkdir(exist_ok=True)
