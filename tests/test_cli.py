@@ -274,14 +274,14 @@ def test_a_sweep_is_written_whole_and_its_end_is_one_line(
     got = run(f"{command} {tmp_path}/store --out {tmp_path}/table.csv", capsys)
     assert (got["stdout"], got["exit"]) == ("", "1\n")
     *failures, last = got["stderr"].splitlines()
-    unexpected = "TypeError: model.py:broken: got an unexpected keyword argument 'width'"
-    assert failures == [f"model.py:broken width={width} on toy: {unexpected}" for width in (8, 16)]
+    raised = "RuntimeError: model.py:broken raised RuntimeError: no weights here (model.py:8)"
+    assert failures == [f"model.py:broken width={width} on toy: {raised}" for width in (8, 16)]
     assert re.fullmatch(rf"4 points in [0-9.]+ s; 2 failed; written to {tmp_path}/table.csv", last)
     rows = list(csv.DictReader((tmp_path / "table.csv").open()))
     assert [(row["width"], row["parameters"]) for row in rows] == [("8", "9"), ("16", "17"), ("8", ""), ("16", "")]
     again = run(f"sweep model.py:make -p width=8 --on toy.toml --store {tmp_path}/store", capsys)
     assert again["exit"] == "0\n" and again["stderr"].endswith("; 1 from the store\n")
-    assert again["stdout"].splitlines()[1].startswith("model.py:make width=8  toy  yes")
+    assert again["stdout"].splitlines()[1].startswith("model.py:make width=8  toy   yes 2 %")
 
 
 def test_a_fault_of_ours_keeps_its_traceback(
