@@ -14,7 +14,7 @@ import math
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -146,6 +146,31 @@ class Profile:
         """The compute capability for which kernels are chosen; None for GPUs that have none, which are not NVIDIA's."""
         return self.compute_capability if re.fullmatch(r"\d+\.\d+", self.compute_capability) else None
 
+    def changed(self, name: str, source: str, **values: object) -> Profile:
+        """A profile of one's own, called `name`: this one with other values, which all come from `source`.
+
+        A value is a number, ``(low, typical, high)`` where it varies, or a dict of these by element type, which
+        changes those types alone: ``profile.changed("mine", "data sheet", sm_count=100,
+        tensor_flops_per_second={"bfloat16": 4e14})``. Measured times of this profile are left behind. Raises
+        `ForetraceError` for a key that there is not, and for a value that cannot be.
+        """
+        _refuse_unknown(name, "", dict(values), tuple(KEYS))
+        sources = dict(self.sources)
+        fields: dict[str, object] = {}
+        for key, value in values.items():
+            if KEYS[key].by_type:
+                _refuse_unknown(name, f"{key}.", value, TYPES[key])
+                changes = {
+                    t: _entry(name, f"{key}.{t}", KEYS[key], _stated(v, source), sources) for t, v in value.items()
+                }  # type: ignore
+                fields[key] = MappingProxyType({**getattr(self, key), **changes})
+            else:
+                fields[key] = _entry(name, key, KEYS[key], _stated(value, source), sources)
+        own = {"name": name, "full_name": name, "measured": MappingProxyType({}), "sources": MappingProxyType(sources)}
+        made = replace(self, **own, **fields)  # type: ignore[arg-type]
+        _check_whole(name, made)
+        return made
+
     def facts(self) -> Iterator[Fact]:
         """Every number with its unit and source, in the order of the file."""
         for key in TEXT_KEYS:
@@ -157,6 +182,13 @@ class Profile:
                 yield Fact(name, value, spec.unit, self.sources[name])
         for one in self.measured.values():
             yield Fact(f"measured {one.op} {' '.join(one.inputs)}", one.microseconds * 1e-6, "s", one.source)
+
+
+def _stated(value: object, source: str) -> Table:
+    """A value as a file has it, with its source."""
+    if isinstance(value, tuple | list):
+        return {**dict(zip(("low", "typical", "high"), value, strict=False)), "source": source}
+    return {"value": value, "source": source}
 
 
 def _rebuilt(held: Mapping[str, object]) -> Profile:
