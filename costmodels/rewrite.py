@@ -13,14 +13,14 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
-from ..graph import Const, Event, Facts, ForetraceError, Named, Op, Phase, StepGraph, Storage, Tensor, itemsize
+from ..graph import Const, Facts, ForetraceError, Named, Op, Phase, StepGraph, Storage, Tensor, itemsize
 from ..graph.op import Value
 from .edits import is_of_scores, resized
 from .price import price_op
 from .rules import rule
-from .work import Work, moves, place, total
+from .work import Work, integer, moves, place, total
 
 FUSED = "foretrace.fused"
 """The name of an op that stands for several."""
@@ -29,8 +29,12 @@ FUSED = "foretrace.fused"
 @rule(FUSED)
 def _fused(op: Op) -> Work:
     """The FLOPs of its parts, and the bytes of what it reads from outside and of what outlives it."""
-    counts = {name: int(str(op.get(name, 0))) for name in ("tensor_flops", "vector_flops", "skippable_flops")}
-    return moves(op, **counts)
+    return moves(
+        op,
+        tensor_flops=integer(op, "tensor_flops", 0),
+        vector_flops=integer(op, "vector_flops", 0),
+        skippable_flops=integer(op, "skippable_flops", 0),
+    )
 
 
 def without_ops(graph: StepGraph, ops: Iterable[Op]) -> StepGraph:
@@ -196,16 +200,28 @@ def _rewritten(graph: StepGraph, ops: list[Op], moved: Mapping[int, int], unwrit
         old = moved.get(old, old)
         return new[old] if old in new else bisect_right(kept, old) - 1
 
+    able = [op.id for op in ops if not op.is_view]
+
+    def born_at(old: int) -> int:
+        """The same for a birth: a view allocates nothing."""
+        if old < 0 or moved.get(old, old) in new:
+            return at(old)
+        before = bisect_right(able, old) - 1
+        return new[able[before]] if before >= 0 else -1
+
     changed = {op.id for op in graph.ops} - {op.id for op in ops} | set(moved)
     touched = {t.storage for op in ops for t in (*op.inputs, *op.outputs)}
     gone = set(unwritten) | {
         s.id for s in graph.storages if s.born is not None and s.born in changed and s.id not in touched
     }
     storages = tuple(
-        replace(s, born=None if s.born is None else at(s.born), died=None if s.died is None else at(s.died))
+        replace(s, born=None if s.born is None else born_at(s.born), died=None if s.died is None else at(s.died))
         for s in graph.storages
     )
-    placed = [Event(at(event.op), event.storage, event.bytes) for event in graph.events]
+    placed = [
+        replace(event, op=cast(int, storages[event.storage].born if event.bytes > 0 else storages[event.storage].died))
+        for event in graph.events
+    ]
     spans = tuple(
         replace(span, first_op=bisect_right(kept, span.first_op - 1), end_op=bisect_right(kept, span.end_op - 1))
         for span in graph.spans

@@ -161,9 +161,10 @@ class Profile:
             if KEYS[key].by_type:
                 _refuse_unknown(name, f"{key}.", value, TYPES[key])
                 changes = {
-                    t: _entry(name, f"{key}.{t}", KEYS[key], _stated(v, source), sources) for t, v in value.items()
-                }  # type: ignore
-                fields[key] = MappingProxyType({**getattr(self, key), **changes})
+                    kind: _entry(name, f"{key}.{kind}", KEYS[key], _stated(one, source), sources)
+                    for kind, one in cast(Table, value).items()
+                }
+fields[key] = MappingProxyType({**getattr(self, key), **changes})
             else:
                 fields[key] = _entry(name, key, KEYS[key], _stated(value, source), sources)
         own = {"name": name, "full_name": name, "measured": MappingProxyType({}), "sources": MappingProxyType(sources)}
