@@ -164,7 +164,7 @@ class Profile:
                     kind: _entry(name, f"{key}.{kind}", KEYS[key], _stated(one, source), sources)
                     for kind, one in cast(Table, value).items()
                 }
-fields[key] = MappingProxyType({**getattr(self, key), **changes})
+                fields[key] = MappingProxyType({**getattr(self, key), **changes})
             else:
                 fields[key] = _entry(name, key, KEYS[key], _stated(value, source), sources)
         own = {"name": name, "full_name": name, "measured": MappingProxyType({}), "sources": MappingProxyType(sources)}
