@@ -13,9 +13,6 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "recipes.md"
 RECIPE = re.compile(r"^```python\n([\s\S]*?)^```\n\n```text\n([\s\S]*?)^```$", re.MULTILINE)
-    r"(?:^## (?P<title>.*)$(?:(?!^## )[\s\S])*?)?^```python\n(?P<code>[\s\S]*?)^```\n\n```text\n(?P<out>[\s\S]*?)^```$",
-    re.M,
-)
 NEEDS = {"pandas": "pandas", "to_pandas": "pandas", "matplotlib": "matplotlib", ".parquet": "pyarrow"}
 
 
