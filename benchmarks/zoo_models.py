@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+
 import zoo_libraries
 import zoo_optimizers
-from zoo_data import DATA
-from zoo_unusual import UNUSUAL
-
 from foretrace.tracer import Step
+from zoo_data import DATA
 from zoo_oddities import BATCH, CLASSES, LENGTH, ODDITIES
+from zoo_unusual import UNUSUAL
 
 # -- transformers ---------------------------------------------------------------------------------
 

@@ -152,8 +152,8 @@ def parameters(options: argparse.Namespace) -> dict[str, object]:
 
 def cases(options: argparse.Namespace) -> list[argparse.Namespace]:
     """The runs that the options mean: each target with each combination of the numbers that ``-p`` lists."""
-    listed = [_choices(text) for text in options.parameters or ()]
-    combinations = [list(chosen) or None for chosen in product(*listed)]
+    choices = [_choices(text) for text in options.parameters or ()]
+    combinations = [list(chosen) or None for chosen in product(*choices)]
     return [
         argparse.Namespace(
             **{**vars(options), "target": target, "parameters": chosen, "on": options.on or profile_of(target)}
@@ -161,6 +161,12 @@ def cases(options: argparse.Namespace) -> list[argparse.Namespace]:
         for target in options.target
         for chosen in combinations
     ]
+
+
+def listed(options: argparse.Namespace) -> list[dict[str, object]]:
+    """The parameters of each run that ``-p`` means: every combination of the numbers that it lists."""
+    chosen = product(*(_choices(text) for text in options.parameters or ()))
+    return [dict(parameter(text) for text in texts) for texts in chosen]
 
 
 def _choices(text: str) -> list[str]:

@@ -14,7 +14,7 @@ import math
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -150,10 +150,41 @@ class Profile:
     sources: Mapping[str, str]
     """Where each number comes from, by its key; ``key.type`` where there is one for each element type."""
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """A profile goes to other processes: its mappings, which cannot be changed and so not be pickled, as dicts."""
+        held = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return _rebuilt, ({name: dict(v) if isinstance(v, Mapping) else v for name, v in held.items()},)
+
     @property
     def capability(self) -> str | None:
         """The compute capability for which kernels are chosen; None for GPUs that have none, which are not NVIDIA's."""
         return self.compute_capability if re.fullmatch(r"\d+\.\d+", self.compute_capability) else None
+
+    def changed(self, name: str, source: str, **values: object) -> Profile:
+        """A profile of one's own, called `name`: this one with other values, which all come from `source`.
+
+        A value is a number, ``(low, typical, high)`` where it varies, or a dict of these by element type, which
+        changes those types alone: ``profile.changed("mine", "data sheet", sm_count=100,
+        tensor_flops_per_second={"bfloat16": 4e14})``. Measured times of this profile are left behind. Raises
+        `ForetraceError` for a key that there is not, and for a value that cannot be.
+        """
+        _refuse_unknown(name, "", dict(values), tuple(KEYS))
+        sources = dict(self.sources)
+        fields: dict[str, object] = {}
+        for key, value in values.items():
+            if KEYS[key].by_type:
+                _refuse_unknown(name, f"{key}.", value, TYPES[key])
+                changes = {
+                    kind: _entry(name, f"{key}.{kind}", KEYS[key], _stated(one, source), sources)
+                    for kind, one in cast(Table, value).items()
+                }
+                fields[key] = MappingProxyType({**getattr(self, key), **changes})
+            else:
+                fields[key] = _entry(name, key, KEYS[key], _stated(value, source), sources)
+        own = {"name": name, "full_name": name, "measured": MappingProxyType({}), "sources": MappingProxyType(sources)}
+        made = replace(self, **own, **fields)  # type: ignore[arg-type]
+        _check_whole(name, made)
+        return made
 
     def facts(self) -> Iterator[Fact]:
         """Every number with its unit and source, in the order of the file."""
@@ -166,6 +197,17 @@ class Profile:
                 yield Fact(name, value, spec.unit, self.sources[name])
         for one in self.measured.values():
             yield Fact(f"measured {one.op} {' '.join(one.inputs)}", one.microseconds * 1e-6, "s", one.source)
+
+
+def _stated(value: object, source: str) -> Table:
+    """A value as a file has it, with its source."""
+    if isinstance(value, tuple | list):
+        return {**dict(zip(("low", "typical", "high"), value, strict=False)), "source": source}
+    return {"value": value, "source": source}
+
+
+def _rebuilt(held: Mapping[str, object]) -> Profile:
+    return Profile(**{n: MappingProxyType(v) if isinstance(v, dict) else v for n, v in held.items()})  # type: ignore[arg-type]
 
 
 def names() -> tuple[str, ...]:

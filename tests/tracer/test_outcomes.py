@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from zoo_data import DATA
 
 from foretrace import ForetraceError, Outcomes, StepGraph, cli
 from foretrace.costmodels import compare
@@ -16,6 +15,7 @@ from foretrace.graph import Outcome, Phase, Result, load_outcomes
 from foretrace.tracer import Step, measure, observe, trace
 from foretrace.tracer.assumptions import IN_PROPORTION
 from foretrace.tracer.replay import AS_RUN
+from zoo_data import DATA
 from zoo_oddities import ODDITIES
 
 ASSUMING = ("linear_algebra", "masked_select_of_data", "scaler_and_schedule")
