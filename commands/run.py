@@ -55,6 +55,7 @@ def _several(cases: list[argparse.Namespace]) -> int:
     """One row for each case on each profile; a step is traced once for all devices of one compute capability."""
     from ..graph import ForetraceError
     from ..hardware.profile import load as load_profile
+    from ..report.layout import terminal_width
     from ..report.side_by_side import side_by_side, side_by_side_csv, side_by_side_json
 
     first = cases[0]
@@ -63,8 +64,10 @@ def _several(cases: list[argparse.Namespace]) -> int:
             raise ForetraceError(f"--{flag.replace('_', '-')} is of one step", "Give one target, size and profile.")
     devices = {on: [load_profile(name) for name in on.split(",")] for on in dict.fromkeys(case.on for case in cases)}
     reports = [report for case in cases for report in _on_each(case, devices[case.on])]
-    show = {"table": side_by_side, "csv": side_by_side_csv, "json": side_by_side_json}[first.format]
-    print(show(reports), end="")
+    if first.format == "table":
+        print(side_by_side(reports, terminal_width()), end="")
+    else:
+        print({"csv": side_by_side_csv, "json": side_by_side_json}[first.format](reports), end="")
     return 0
 
 
@@ -87,6 +90,7 @@ def _one(options: argparse.Namespace) -> int:
     from ..graph import ForetraceError, load, save
     from ..hardware.profile import load as load_profile
     from ..report import save_html, to_json, to_table
+    from ..report.layout import terminal_width
     from ..report.tree import tree_table
     from ..report.what_if import what_if_document, what_if_table
 
@@ -106,9 +110,10 @@ def _one(options: argparse.Namespace) -> int:
     if options.format == "json":
         print(to_json(report, **({"what_if": what_if_document(found)} if found else {})), end="")
     else:
-        more = [tree_table(report)] if options.tree else []
+        width = terminal_width()
+        more = [tree_table(report, width=width)] if options.tree else []
         more += [what_if_table(found)] if found else []
-        print(to_table(report), *more, sep="\n", end="")
+        print(to_table(report, width), *more, sep="\n", end="")
     return 0
 
 
