@@ -20,8 +20,8 @@ NARROWEST, WIDEST = 48, 132
 LABEL = 15
 LEAST_NAME = 16
 LEAST_LAST = 12
-ENOUGH_NAME = 24
-"""Letters of a name for which the last column, a line of code, gives way; below `LEAST_NAME` spare columns do."""
+ENOUGH_NAME, ENOUGH_LAST = 24, 22
+"""Letters for which the last column, a line of code, gives way to the name; below `LEAST_NAME` spare columns do."""
 
 
 def terminal_width() -> int:
@@ -105,7 +105,7 @@ def _room(widths: Sequence[int], kept: Sequence[int], width: int) -> int:
 def _shared(room: int, name: int, last: int) -> tuple[int, int]:
     """The widths of the name and of the last column: the last gives way to a name that would be cut too short."""
     least_last = min(last, LEAST_LAST)
-    for_name = max(room - last, min(ENOUGH_NAME, room - least_last), LEAST_NAME)
+    for_name = max(room - min(last, ENOUGH_LAST), min(ENOUGH_NAME, room - least_last), LEAST_NAME)
     for_name = min(name, for_name)
     return for_name, max(room - for_name, 0)
 
