@@ -157,8 +157,8 @@ def test_the_slider_says_what_each_size_takes(browser: Any, tmp_path: Path, repo
     page.keyboard.press("ArrowLeft")
     assert page.locator("#size-value").inner_text() == f"{values[values.index(found.largest + 1) - 1]:,}"
     chart = page.locator("#curve .u-over")
-    chart.click(position={"x": chart.bounding_box()["width"] - 1, "y": 40})
-    assert page.locator("#size-value").inner_text() == f"{values[-1]:,}"
+    chart.click(position={"x": 0.9 * chart.bounding_box()["width"], "y": 40})
+    assert 0.89 < int(page.locator("#size-value").inner_text().replace(",", "")) / values[-1] < 0.91
     assert trouble == []
     page.close()
 
