@@ -8,7 +8,7 @@ import re
 import shlex
 import sys
 import time
-from contextlib import chdir
+from contextlib import AbstractContextManager, chdir, nullcontext
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -210,6 +210,12 @@ def graph_of(options: argparse.Namespace, capability: str | None = None) -> Step
             how = {**_of(capability), **target.tracing, **given(options)}
             return _trace(target.step, {**target.args, **parameters(options)}, how)
     return _saved(options) if is_saved(options.target) else traced(options, capability)
+
+
+def at_home(name: str) -> AbstractContextManager[None]:
+    """The folder that a configured target is called in; for any other the working directory stays."""
+    known = _configured(name)
+    return nullcontext() if known is None else chdir(known[0].root)
 
 
 def _of(capability: str | None) -> dict[str, object]:
