@@ -576,7 +576,7 @@ ODD: dict[str, Callable[[], nn.Module]] = {
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_same_graph_where_blocks_differ(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_same_graph_where_blocks_differ(name: str, tmp_path: Path) -> None:
     def target() -> Step:
         Counting.calls, _SEEN[0] = 0, 0
         return step(ODD[name])()
