@@ -30,6 +30,7 @@ from .alike import Run, State, inside, runs, shared, shared_state, state, surrou
 from .arena import base_of, storage_bytes
 from .key import quiet
 from .record import Recorder
+from .watch import members
 
 _ENGINE = "_engine_run_backward"
 
@@ -231,8 +232,8 @@ class FoldedRun:
         self.keeps = True
         """Whether a block keeps what it is given until its backward."""
         self.states: list[State] = []
-        self.parameters = [list(block.named_parameters()) for _, block in run.blocks]
-        self.buffers = [list(block.named_buffers()) for _, block in run.blocks]
+        self.parameters = [members(block, "_parameters") for _, block in run.blocks]
+        self.buffers = [members(block, "_buffers") for _, block in run.blocks]
         self.shared: list[dict[str, Any]] = []
 
     def reference(self, place: int) -> int:
@@ -595,7 +596,7 @@ class FoldedRun:
 
     def give_gradients(self, place: int) -> None:
         """Gradients for the block's parameters like those of the reference block's, born in the same order."""
-        coming: list[tuple[int, nn.Parameter, Kind]] = []
+        coming: list[tuple[int, torch.Tensor, Kind]] = []
         for (_, parameter), (_, like) in zip(
             self.parameters[place], self.parameters[self.reference(place)], strict=True
         ):

@@ -20,7 +20,6 @@ from .fold import FoldedRun, Folding, Mark, Unfoldable
 from .log import PLACEHOLDER, Marker, Row
 from .record import Recorder
 from .special import READS
-from .watch import members
 
 Role = tuple[Any, ...]
 
@@ -254,8 +253,8 @@ class View:
         return self.known[place]
 
     def _known_roles(self, place: int) -> Iterator[tuple[Role, int]]:
-        name, module = self.run.run.blocks[place]
-        for relative, tensor in (*self.run.parameters[place], *members(module, "_buffers")):
+        name = self._name(place)
+        for relative, tensor in (*self.run.parameters[place], *self.run.buffers[place]):
             owner = self.recorder.owner_of(tensor)
             if owner is not None:
                 yield ("own", relative), owner.id

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from foretrace.graph import StepGraph
+from foretrace.graph import ForetraceError, StepGraph
 from foretrace.graph.serde import save
 from foretrace.tracer import Step, trace
 from foretrace.tracer import unfold as unfolding
@@ -576,7 +576,7 @@ ODD: dict[str, Callable[[], nn.Module]] = {
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_same_graph_where_blocks_differ(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_same_graph_where_blocks_differ(name: str, tmp_path: Path) -> None:
     def target() -> Step:
         Counting.calls, _SEEN[0] = 0, 0
         return step(ODD[name])()
@@ -601,3 +601,40 @@ def test_same_graph_of_any_stack(kinds: list[str], units: int, tail: list[str]) 
     folded, whole = (trace(made, fold=fold) for fold in (True, False))
     assert (folded.ops, folded.storages, folded.events) == (whole.ops, whole.storages, whole.events)
     assert folded.facts == whole.facts
+
+
+# -- what it leaves behind --------------------------------------------------------------------------
+
+
+def _attributes(model: nn.Module) -> list[tuple[str, int]]:
+    return [(name, id(value)) for module in model.modules() for name, value in vars(module).items()]
+
+
+class Failing(Stack):
+    def forward(self, ids: Tensor) -> Tensor:
+        super().forward(ids)
+        raise ValueError("too late")
+
+
+def test_a_module_is_left_as_it_was(folds: list[int]) -> None:
+    with torch.device("meta"):
+        model = stack()
+    before, engine = _attributes(model), torch.autograd._engine_run_backward
+    trace(model, (torch.zeros(BATCH, LENGTH, dtype=torch.int64),))
+    assert folds == [4]
+    assert _attributes(model) == before
+    assert torch.autograd._engine_run_backward is engine
+    assert all(parameter.is_meta and parameter.grad is None for parameter in model.parameters())
+
+
+def test_an_error_is_the_same_and_leaves_the_module_as_it_was() -> None:
+    with torch.device("meta"):
+        model = Failing([Block() for _ in range(8)])
+    before, said = _attributes(model), []
+    for fold in (True, False):
+        with pytest.raises(ForetraceError) as caught:
+            trace(model, (torch.zeros(BATCH, LENGTH, dtype=torch.int64),), fold=fold)
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+    assert "ValueError: too late" in said[0]
+    assert _attributes(model) == before
