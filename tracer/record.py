@@ -30,7 +30,7 @@ from .log import Log
 from .numbers import SavedNumbers
 from .replay import AS_RUN, depends_on_data, fill, shapes_of
 from .signature import Signature, in_order
-from .special import READS, SPECIAL
+from .special import ITEM, READS, SPECIAL
 
 MAX_OPS = 2_000_000
 """A step with more ops is taken for one that never ends: 50 times those of a model with 100 billion parameters."""
@@ -160,6 +160,23 @@ class Recorder(Log):
         if self.recording:
             self.record(sig, args, kwargs, result)
         self.at_hand = {}
+        return result
+
+    def is_plain(self, tensor: torch.Tensor) -> bool:
+        """Whether a number is known, on nobody's word, and nothing else waits for the next op."""
+        owner = self.owner_of(tensor) if tensor.layout is torch.strided else None
+        plain = owner is not None and owner.known and not owner.assumed and self._numbers.idle
+        return plain and self.assumptions.replay is None and self.answered < self.max_ops
+
+    def number(self, sig: Signature, args: tuple[Any, ...]) -> Any:
+        """Answer ``.item()`` of a plain number, as `dispatch` does: an optimizer asks for the step of each parameter."""
+        self.answered += 1
+        if self.recording and self.markers[-1].phase is not self.phase:
+            self._mark()
+        self.looks += 1
+        result = sig.func(*args)
+        if self.recording:
+            self.record(sig, args, {}, result)
         return result
 
     def _compute(
@@ -575,4 +592,6 @@ def _fallback(func: Any, *args: Any, **kwargs: Any) -> Any:
     if sig.name in sparse.INSTEAD and (made := sparse.INSTEAD[sig.name](*args, **kwargs)) is not None:
         return made
     with quiet():
+        if sig.name == ITEM and recorder.is_plain(args[0]):
+            return recorder.number(sig, args)
         return recorder.dispatch(sig, args, kwargs)
