@@ -119,6 +119,8 @@ class Recorder(Log):
 
     def dispatch(self, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Answer one op and record it."""
+        if sig.name == ITEM and self._is_plain(args[0]):
+            return self._number(sig, args)
         self.answered += 1
         if self.answered > self.max_ops:
             raise ForetraceError(
@@ -162,13 +164,13 @@ class Recorder(Log):
         self.at_hand = {}
         return result
 
-    def is_plain(self, tensor: torch.Tensor) -> bool:
+    def _is_plain(self, tensor: torch.Tensor) -> bool:
         """Whether a number is known, on nobody's word, and nothing else waits for the next op."""
         owner = self.owner_of(tensor) if tensor.layout is torch.strided else None
         plain = owner is not None and owner.known and not owner.assumed and self._numbers.idle
         return plain and self.assumptions.replay is None and self.answered < self.max_ops
 
-    def number(self, sig: Signature, args: tuple[Any, ...]) -> Any:
+    def _number(self, sig: Signature, args: tuple[Any, ...]) -> Any:
         """Answer ``.item()`` of a plain number, as `dispatch` does: an optimizer asks for the step of each parameter."""
         self.answered += 1
         if self.recording and self.markers[-1].phase is not self.phase:
@@ -592,6 +594,4 @@ def _fallback(func: Any, *args: Any, **kwargs: Any) -> Any:
     if sig.name in sparse.INSTEAD and (made := sparse.INSTEAD[sig.name](*args, **kwargs)) is not None:
         return made
     with quiet():
-        if sig.name == ITEM and recorder.is_plain(args[0]):
-            return recorder.number(sig, args)
         return recorder.dispatch(sig, args, kwargs)
