@@ -5,8 +5,9 @@
 Every model is swept over batches, sizes and two devices of different compute capability, so that each point is a trace
 of its own. One process and two take turns model by model, so that both see the machine in the same state; wall times
 are added up, loading torch included. Where other programs keep the cores busy the ratio says less: the load is printed
-with it. Then a sweep of the same points into a store is killed when half are done, and resumed; and a cluster of two
-dask workers sweeps them again. The rows must be the same each time, or the program fails.
+with it, and the processor time of both ways, which is what two free cores would divide between them. Then a sweep of
+the same points into a store is killed when half are done, and resumed; and a cluster of two dask workers sweeps them
+again. The rows must be the same each time, or the program fails.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import resource
 import signal
 import statistics
 import subprocess
@@ -47,8 +49,8 @@ def swept(target: str | Sequence[str], grid: dict[str, Any], **how: Any) -> tupl
     return list(rows), time.perf_counter() - start
 
 
-def turns(models: int, grid: dict[str, Any]) -> tuple[dict[int, list[float]], list[Row]]:
-    """The seconds of each model with one process and with two, which take turns at being the first."""
+def turns(models: int, grid: dict[str, Any]) -> tuple[dict[int, list[float]], dict[int, float], list[Row]]:
+    """Seconds of each model with one process and with two, which take turns; the processor's in all; the rows."""
     pools = {1: Processes(1), 2: Processes(2)}
     seconds: dict[int, list[float]] = {1: [], 2: []}
     found: list[Row] = []
@@ -60,9 +62,16 @@ def turns(models: int, grid: dict[str, Any]) -> tuple[dict[int, list[float]], li
         same(rows[1], rows[2], f"{target} with two processes")
         found += rows[1]
         print(f"{target}: {seconds[1][-1]:.1f} s by one, {seconds[2][-1]:.1f} s by two", file=sys.stderr, flush=True)
-    for pool in pools.values():
-        pool.shutdown(cancel_futures=True)
-    return seconds, found
+    processor = {count: ended(pool) for count, pool in pools.items()}
+    return seconds, processor, found
+
+
+def ended(pool: Processes) -> float:
+    """End the processes; the seconds of processor time that they had."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    pool.shutdown(cancel_futures=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def same(one: Sequence[Row], other: Sequence[Row], what: str) -> None:
@@ -123,16 +132,17 @@ def main() -> None:
     options = parser.parse_args()
     grid = {"batch": list(range(1, options.batches + 1)), "size": list(range(1, options.sizes + 1))}
     load = os.getloadavg()[0]
-    seconds, rows = turns(options.models, grid)
+    seconds, processor, rows = turns(options.models, grid)
     ratios = sorted(one / two for one, two in zip(seconds[1], seconds[2], strict=True))
     with tempfile.TemporaryDirectory() as store:
         known, again = resumed(options.models, grid, rows, store)
     dask = on_dask(options.models, grid, rows)
     one, two = sum(seconds[1]), sum(seconds[2])
+    each = f"model by model {ratios[0]:.2f} to {ratios[-1]:.2f}, median {statistics.median(ratios):.2f}"
     lines = [
-        f"- {len(rows):,} points of {options.models} models, a trace each: {one:,.0f} s by one process, {two:,.0f} s by "
-        f"two: {one / two:.2f} times as fast (model by model {ratios[0]:.2f} to {ratios[-1]:.2f}, median "
-        f"{statistics.median(ratios):.2f});",
+        f"- {len(rows):,} points of {options.models} models, a trace each: {one:,.0f} s by one process, "
+        f"{two:,.0f} s by two: {one / two:.2f} times as fast ({each}); "
+        f"{processor[1]:,.0f} s of processor time by one, {processor[2]:,.0f} s by two;",
         f"- killed when {known:,} were done, and resumed: {again:,} of these done again, the same rows;",
         f"- two dask workers on the same machine: {dask:,.0f} s, the same rows.",
         "",
