@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .commands.fit import fit, frontier
-    from .commands.formula import formula
+    from .commands.formula import bound, formula
     from .costmodels import (
         Comparison,
         Work,
@@ -46,6 +46,7 @@ _HOMES = {
     "StepGraph": "graph:StepGraph",
     "Sweep": "sweeps:Sweep",
     "Work": "costmodels:Work",
+    "bound": "commands.formula:bound",
     "compare": "costmodels:compare",
     "fit": "commands.fit:fit",
     "formula": "commands.formula:formula",
@@ -84,6 +85,7 @@ __all__ = [
     "Sweep",
     "Work",
     "__version__",
+    "bound",
     "compare",
     "fit",
     "formula",

@@ -1,6 +1,7 @@
 """What it costs to ask: whole training steps recorded, priced and replayed, beside bare PyTorch and peers, in one run.
 
-    python benchmarks/speed.py [--model gpt2-xl ...] [--rounds 3] [--without-slow] [--page docs/performance.md]
+    python benchmarks/speed.py [--model gpt2-xl ...] [--rounds 3] [--without-slow] [--without-depth]
+                               [--page docs/performance.md]
 
 Every contender runs in a process of its own, so that its peak resident memory is its own, and does its work once
 before it is timed, so that imports and caches are paid for. Contenders take turns, ``--rounds`` times; the table has
@@ -9,6 +10,10 @@ other programs on the machine disturb least.
 
 - bare: one step (forward, backward, foreach AdamW) dispatched on meta tensors, with nobody looking: the floor;
 - foretrace: two such steps traced, the second one lifted to a graph, priced, replayed on the allocator, and printed;
+  its stages are building the module, tracing both steps, lifting what was recorded, the networkx graph, pricing, three
+  steps on the allocator, and the report;
+- unfolded: the same with every block of the model run, also those that repeat others;
+- loaded: the trace read from a file, priced, replayed on the allocator, and printed;
 - flop_counter: forward and backward under ``torch.utils.flop_counter.FlopCounterMode``, which knows no memory;
 - make_fx: forward and backward traced by ``torch.fx.experimental.proxy_tensor.make_fx`` on meta tensors;
 - mem_tracker: one step under ``torch.distributed._tools.MemTracker`` and ``FakeTensorMode`` (slow);
@@ -25,19 +30,22 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from speed_curve import Curve, picture
 from tabulate import tabulate
 
-from speed_models import CASES, case
+from speed_models import CASES, DEPTHS, case
 
 Figures = dict[str, Any]
 PROFILE = "a100-sxm4-80gb"
 SLOW = ("mem_tracker", "make_fx")
+STAGES = ("load", "build", "trace", "lift", "graph", "price", "allocator", "report")
 
 
 def timed(work: Callable[[], Any], figures: Figures, name: str = "seconds") -> Any:
@@ -66,17 +74,13 @@ def bare(name: str) -> Figures:
     return found
 
 
-def foretrace(name: str) -> Figures:
-    from foretrace.report import price, to_table
-    from foretrace.tracer import trace
+def foretrace(name: str, **options: Any) -> Figures:
+    """`options` are those of ``foretrace.trace``."""
 
     def work(found: Figures) -> None:
-        graph = timed(lambda: trace(*_given(name), device="cuda"), found, "trace")
+        graph = traced(name, found, **options)
         timed(lambda: graph.graph.number_of_edges(), found, "graph")
-        report = timed(lambda: price(graph, on=PROFILE), found, "price")
-        timed(lambda: report.device_memory, found, "allocator")
-        timed(lambda: to_table(report), found, "report")
-        found |= {"ops": len(graph.ops), "peak_bytes": report.memory.peak_bytes, "flops": report.flops.total}
+        priced(graph, found)
 
     work({})
     found: Figures = {}
@@ -84,15 +88,53 @@ def foretrace(name: str) -> Figures:
     return found
 
 
-def _given(name: str) -> tuple[Any, Any]:
-    """The module and its inputs, the loss inside the module."""
-    from foretrace.tracer import Step
+def unfolded(name: str) -> Figures:
+    return foretrace(name, fold=False)
+
+
+def traced(name: str, found: Figures, **options: Any) -> Any:
+    """The graph of a step, and the stages of making it."""
+    from foretrace.tracer import Step, trace
+
+    module = sys.modules["foretrace.tracer.trace"]
+    lift = module.lift  # type: ignore[attr-defined]
 
     def built() -> Step:
-        model, inputs, loss = case(name)
-        return Step(model, inputs, loss)
+        return timed(lambda: Step(*case(name)), found, "build")
 
-    return built, None
+    module.lift = lambda *given: timed(lambda: lift(*given), found, "lift")  # type: ignore[attr-defined]
+    try:
+        graph = timed(lambda: trace(built, device="cuda", **options), found, "trace")
+    finally:
+        module.lift = lift  # type: ignore[attr-defined]
+    found["trace"] -= found["build"] + found["lift"]
+    return graph
+
+
+def priced(graph: Any, found: Figures) -> None:
+    """All that is said of a graph."""
+    from foretrace.report import price, to_table
+
+    report = timed(lambda: price(graph, on=PROFILE), found, "price")
+    timed(lambda: report.device_memory, found, "allocator")
+    timed(lambda: to_table(report), found, "report")
+    found |= {"ops": len(graph.ops), "peak_bytes": report.memory.peak_bytes, "flops": report.flops.total}
+
+
+def loaded(name: str) -> Figures:
+    from foretrace.graph import load, save
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "step.foretrace"
+        save(traced(name, {}), path)
+
+        def work(found: Figures) -> None:
+            priced(timed(lambda: load(path), found, "load"), found)
+
+        work({})
+        found: Figures = {}
+        timed(lambda: work(found), found)
+    return found
 
 
 def flop_counter(name: str) -> Figures:
@@ -175,6 +217,8 @@ def calflops(name: str) -> Figures:
 CONTENDERS: dict[str, Callable[[str], Figures]] = {
     "bare": bare,
     "foretrace": foretrace,
+    "unfolded": unfolded,
+    "loaded": loaded,
     "flop_counter": flop_counter,
     "make_fx": make_fx,
     "mem_tracker": mem_tracker,
@@ -245,9 +289,36 @@ def _said(figures: Figures) -> str:
     if figures.get("flops"):
         said.append(f"{figures['flops'] / 1e12:.2f} TFLOP")
     if "ops" in figures:
-        stages = ", ".join(f"{n} {figures[n]:.2f}" for n in ("trace", "graph", "price", "allocator", "report"))
+        stages = ", ".join(f"{name} {figures[name]:.2f}" for name in STAGES if name in figures)
         said.append(f"{figures['ops']:,} ops ({stages})")
     return ", ".join(said)
+
+
+CURVES = "seconds_by_depth.svg"
+"""The picture's name, in the folder ``pictures`` beside the page."""
+
+
+def curves(names: list[str], count: int, seconds: float) -> dict[str, Curve]:
+    """Median seconds by depth of each contender."""
+    found: dict[str, list[tuple[int, float]]] = {name: [] for name in names}
+    for layers in DEPTHS:
+        for name, runs in rounds(f"gpt-{layers}", names, count, seconds).items():
+            times = [run["seconds"] for run in runs if "seconds" in run]
+            if times:
+                found[name].append((layers, statistics.median(times)))
+    return {name: curve for name, curve in found.items() if curve}
+
+
+def depth_table(by_name: dict[str, Curve]) -> str:
+    times = {name: dict(curve) for name, curve in by_name.items()}
+    rows = [[layers, *(f"{t[layers]:.2f}" if layers in t else "" for t in times.values())] for layers in DEPTHS]
+    return tabulate(rows, ["layers", *times], tablefmt="github", disable_numparse=True)
+
+
+def depth_section(by_name: dict[str, Curve]) -> str:
+    said = "Blocks as GPT-2 XL has them, 8 sequences of 1,024 tokens; seconds of the processor."
+    drawn = f"![Seconds by number of layers](pictures/{CURVES})"
+    return f"## Time against depth\n\n{said}\n\n{depth_table(by_name)}\n\n{drawn}"
 
 
 def page(tables: dict[str, str], count: int) -> str:
@@ -262,9 +333,11 @@ def page(tables: dict[str, str], count: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", action="append", choices=CASES, help="may be repeated (default: all)")
+    depths = [f"gpt-{layers}" for layers in DEPTHS]
+    parser.add_argument("--model", action="append", choices=[*CASES, *depths], help="may be repeated (default: most)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--without-slow", action="store_true", help=f"leave {' and '.join(SLOW)} out")
+    parser.add_argument("--without-depth", action="store_true", help="leave the curves of time against depth out")
     parser.add_argument("--seconds", type=float, default=240, help="time limit of one contender")
     parser.add_argument("--page", type=Path, help="write the page, too")
     parser.add_argument("--child", choices=CONTENDERS, help=argparse.SUPPRESS)
@@ -273,13 +346,21 @@ def main() -> None:
     if options.child:
         return as_child(options.child, models[0])
     peers = [n for n in ("fvcore", "calflops") if importlib.util.find_spec(n) is not None]
-    names = ["bare", "foretrace", "flop_counter", *(() if options.without_slow else SLOW), *peers]
+    own = ["bare", "foretrace", "unfolded"]
+    names = [*own, "loaded", "flop_counter", *(() if options.without_slow else SLOW), *peers]
     tables = {}
     for model in models:
         tables[model] = table(rounds(model, names, options.rounds, options.seconds))
         print(f"{model}\n{tables[model]}\n", flush=True)
+    by_name = {} if options.without_depth else curves(own, options.rounds, options.seconds)
+    if by_name:
+        print(depth_table(by_name))
     if options.page:
-        options.page.write_text(page(tables, options.rounds), encoding="utf-8")
+        text = page(tables, options.rounds) + (f"\n{depth_section(by_name)}\n" if by_name else "")
+        options.page.write_text(text, encoding="utf-8")
+    if options.page and by_name:
+        drawn = picture("A training step by depth", by_name)
+        (options.page.parent / "pictures" / CURVES).write_text(drawn, encoding="utf-8")
 
 
 if __name__ == "__main__":

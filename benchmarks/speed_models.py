@@ -228,8 +228,11 @@ CASES: dict[str, Callable[[], Case]] = {
 }
 """By name; sizes of Llama 3 from arXiv 2407.21783, table 3, and of Mixtral from arXiv 2401.04088, table 1."""
 
+DEPTHS = (12, 24, 48, 96, 192)
+"""Layers of the models of one width, that of GPT-2 XL, which are called ``gpt-12`` and so on."""
+
 
 def case(name: str) -> Case:
     """The step of that name, on meta."""
     with torch.device("meta"):
-        return CASES[name]()
+        return CASES[name]() if name in CASES else gpt2(int(name.removeprefix("gpt-")), 1600, 25)

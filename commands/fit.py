@@ -12,6 +12,7 @@ from .formula import Counter, full_sizes, tracing
 
 if TYPE_CHECKING:
     from ..graph import StepGraph
+    from ..hardware import Profile
     from ..hardware.fit import Fit, Frontier
 
 
@@ -68,6 +69,41 @@ def frontier(
     near = full_sizes(target, list(vary), given)
     fixed = {name: value for name, value in given.items() if name not in vary}
     return search(tracing(target, fixed, how), *vary, limit(memory, on), near=near, asked=progress)
+
+
+def fit_step(
+    graph: StepGraph,
+    profile: Profile,
+    name: str,
+    *,
+    conf: str | None = None,
+    headroom: float = 0.05,
+    progress: Callable[[Mapping[str, int], int], None] | None = None,
+) -> Fit:
+    """The same for a step that was just traced, on a device: the trace knows how it was made, and so do smaller ones.
+
+    Raises `ForetraceError` for a trace that was loaded, one of the CPU's, and a size that it was made without.
+    """
+    from ..graph import ForetraceError
+    from ..hardware import device_memory
+    from ..hardware.alloc_conf import parse
+    from ..hardware.fit import fit as search
+
+    if graph.again is None:
+        raise ForetraceError(f"a saved trace cannot be made again at another {name}", "Give its target.")
+    if not graph.facts.device.startswith("cuda"):
+        raise ForetraceError("what fits is asked of a step for CUDA", "Trace it with --device cuda; that needs no GPU.")
+    given = graph.facts.arguments.get(name)
+    apart, settings = profile.cublas_workspace_bytes, parse(conf) if conf else None
+    return search(
+        graph.again,
+        name,
+        profile.memory_total_bytes - profile.cuda_context_bytes - apart,
+        near=given if isinstance(given, int) and not isinstance(given, bool) else 8,
+        headroom=headroom,
+        reserved=lambda other: device_memory(other, profile, conf=settings).reserved_peak_bytes - apart,
+        asked=progress,
+    )
 
 
 def limit(memory: int | str | None, on: str) -> int:

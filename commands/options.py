@@ -8,7 +8,7 @@ import re
 import shlex
 import sys
 import time
-from contextlib import chdir
+from contextlib import AbstractContextManager, chdir, nullcontext
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +32,7 @@ TRACING = (
     "outcomes",
     "strict",
     "max_ops",
+    "fold",
 )
 """The options that say how to trace, and so mean nothing for a saved trace."""
 
@@ -124,6 +125,9 @@ def add_tracing(parser: argparse.ArgumentParser, *, on_cpu: bool = False) -> Non
     )
     group.add_argument("--strict", action="store_true", default=None, help="an assumption is an error")
     group.add_argument("--max-ops", metavar="N", type=int, help="a step of more ops never ends (2000000)")
+    group.add_argument(
+        "--no-fold", dest="fold", action="store_false", default=None, help="run every block, also those that are alike"
+    )
 
 
 def given(options: argparse.Namespace) -> dict[str, object]:
@@ -185,7 +189,7 @@ def command_line(command: str, options: argparse.Namespace) -> str:
     for name in TRACING:
         flag = _flag(name)
         value = getattr(options, name)
-        if value is True:
+        if isinstance(value, bool):
             words.append(flag)
         elif value is not None:
             words += [word for item in (value if isinstance(value, list) else [value]) for word in (flag, str(item))]
@@ -194,7 +198,7 @@ def command_line(command: str, options: argparse.Namespace) -> str:
 
 def _flag(name: str) -> str:
     """How an option of `TRACING` is written."""
-    return {"parameters": "-p", "inputs": "--input"}.get(name, f"--{name.replace('_', '-')}")
+    return {"parameters": "-p", "inputs": "--input", "fold": "--no-fold"}.get(name, f"--{name.replace('_', '-')}")
 
 
 def graph_of(options: argparse.Namespace, capability: str | None = None) -> StepGraph:
@@ -206,6 +210,12 @@ def graph_of(options: argparse.Namespace, capability: str | None = None) -> Step
             how = {**_of(capability), **target.tracing, **given(options)}
             return _trace(target.step, {**target.args, **parameters(options)}, how)
     return _saved(options) if is_saved(options.target) else traced(options, capability)
+
+
+def at_home(name: str) -> AbstractContextManager[None]:
+    """The folder that a configured target is called in; for any other the working directory stays."""
+    known = _configured(name)
+    return nullcontext() if known is None else chdir(known[0].root)
 
 
 def _of(capability: str | None) -> dict[str, object]:

@@ -12,6 +12,7 @@ from . import options as shared
 if TYPE_CHECKING:
     from ..graph import StepGraph
     from ..hardware import Profile
+    from ..hardware.fit import Fit
     from ..report import Report
     from ..report.what_if import WhatIf
 
@@ -38,6 +39,11 @@ def add(commands: shared.Commands[argparse.ArgumentParser]) -> None:
     run.add_argument("--against", metavar="TRACE", help="with --html: a saved trace to show the differences from")
     run.add_argument("--tree", action="store_true", help="also print what each module takes, repeated ones in one row")
     run.add_argument(
+        "--fit",
+        metavar="NAME",
+        help="also find the largest value of a size, such as batch, that fits; with --html a slider",
+    )
+    run.add_argument(
         "--what-if", action="store_true", help="also say what changes of the step would save; traces it several times"
     )
     shared.add_tracing(run)
@@ -45,26 +51,40 @@ def add(commands: shared.Commands[argparse.ArgumentParser]) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    _check_settings(options)
     cases = shared.cases(options)
     if len(cases) > 1 or "," in cases[0].on or options.format == "csv":
         return _several(cases)
     return _one(cases[0])
 
 
+def _check_settings(options: argparse.Namespace) -> None:
+    """Refuse before the trace what would be refused after it."""
+    from ..hardware.alloc_conf import parse
+
+    if options.memory:
+        shared.size(options.memory)
+    if options.conf:
+        parse(options.conf)
+
+
 def _several(cases: list[argparse.Namespace]) -> int:
     """One row for each case on each profile; a step is traced once for all devices of one compute capability."""
     from ..graph import ForetraceError
     from ..hardware.profile import load as load_profile
+    from ..report.layout import terminal_width
     from ..report.side_by_side import side_by_side, side_by_side_csv, side_by_side_json
 
     first = cases[0]
-    for flag in ("html", "save", "what_if", "tree"):
+    for flag in ("html", "save", "what_if", "tree", "fit"):
         if getattr(first, flag):
             raise ForetraceError(f"--{flag.replace('_', '-')} is of one step", "Give one target, size and profile.")
     devices = {on: [load_profile(name) for name in on.split(",")] for on in dict.fromkeys(case.on for case in cases)}
     reports = [report for case in cases for report in _on_each(case, devices[case.on])]
-    show = {"table": side_by_side, "csv": side_by_side_csv, "json": side_by_side_json}[first.format]
-    print(show(reports), end="")
+    if first.format == "table":
+        print(side_by_side(reports, terminal_width()), end="")
+    else:
+        print({"csv": side_by_side_csv, "json": side_by_side_json}[first.format](reports), end="")
     return 0
 
 
@@ -87,6 +107,8 @@ def _one(options: argparse.Namespace) -> int:
     from ..graph import ForetraceError, load, save
     from ..hardware.profile import load as load_profile
     from ..report import save_html, to_json, to_table
+    from ..report.layout import terminal_width
+    from ..report.page_fit import BATCH, best, fit_table
     from ..report.tree import tree_table
     from ..report.what_if import what_if_document, what_if_table
 
@@ -99,17 +121,29 @@ def _one(options: argparse.Namespace) -> int:
     if options.save:
         save(graph, options.save)
     report = _priced(graph, profile, options)
+    fit = _fit(options, report) if options.fit else None
     if options.html:
         before = _priced(load(options.against), profile, options) if options.against else None
-        save_html(options.html, report, before, command=shared.command_line("run", options))
+        save_html(options.html, report, before, command=shared.command_line("run", options), fit=fit)
     found = _what_if(options, report) if options.what_if else None
     if options.format == "json":
-        print(to_json(report, **({"what_if": what_if_document(found)} if found else {})), end="")
+        more = {"what_if": what_if_document(found)} if found else {}
+        print(to_json(report, **more, **({"max_batch": best(fit)} if fit and fit.name in BATCH else {})), end="")
     else:
-        more = [tree_table(report)] if options.tree else []
-        more += [what_if_table(found)] if found else []
-        print(to_table(report), *more, sep="\n", end="")
+        width = terminal_width()
+        tables = [fit_table(fit, width)] if fit else []
+        tables += [tree_table(report, width=width)] if options.tree else []
+        tables += [what_if_table(found)] if found else []
+        print(to_table(report, width), *tables, sep="\n", end="")
     return 0
+
+
+def _fit(options: argparse.Namespace, report: Report) -> Fit:
+    from .fit import fit_step
+    from .formula import Counter
+
+    with shared.at_home(options.target), Counter() as counter:
+        return fit_step(report.trace, report.profile, options.fit, conf=options.conf, progress=counter)
 
 
 def _what_if(options: argparse.Namespace, report: Report) -> WhatIf:

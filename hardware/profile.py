@@ -64,6 +64,10 @@ class Key(NamedTuple):
     """number, integer or range."""
     by_type: bool = False
     """True where each element type has its own table."""
+    default: float | None = None
+    """What is taken where the file says nothing; None where it has to."""
+    unstated: str = ""
+    """What then stands for the source."""
 
 
 TEXT_KEYS = ("name", "full_name", "vendor", "architecture", "compute_capability")
@@ -76,6 +80,9 @@ KEYS: Mapping[str, Key] = MappingProxyType(
         "cuda_context_bytes": Key("bytes", 0, 1e10, "integer"),
         "cublas_workspace_bytes": Key("bytes", 0, 1e9, "integer"),
         "l2_bytes": Key("bytes", 1e5, 1e10, "integer"),
+        "l2_bandwidth_bytes_per_second": Key(
+            "bytes/s", 0, 1e15, default=0.0, unstated="not stated; nothing is taken to be read from L2"
+        ),
         "memory_bandwidth_bytes_per_second": Key("bytes/s", 1e10, 1e14),
         "link_bytes_per_second": Key("bytes/s", 0, 1e14),
         "sm_count": Key("multiprocessors", 1, 1e4, "integer"),
@@ -83,6 +90,9 @@ KEYS: Mapping[str, Key] = MappingProxyType(
         "tensor_flops_per_second": Key("FLOP/s", 1e11, 1e17, by_type=True),
         "vector_flops_per_second": Key("FLOP/s", 1e10, 1e16, by_type=True),
         "kernel_floor_seconds": Key("s", 1e-8, 1e-3, "range"),
+        "host_speed": Key(
+            "of an A100's host", 0.01, 100, default=1.0, unstated="not stated; assumed to be as fast as an A100's"
+        ),
         "memory_bandwidth_efficiency": Key("share of peak", 0.001, 1, "range"),
         "vector_efficiency": Key("share of peak", 0.001, 1, "range"),
         "matmul_efficiency": Key("share of peak", 0.001, 1, "range", by_type=True),
@@ -116,6 +126,8 @@ class Profile:
     cublas_workspace_bytes: int
     """What PyTorch allocates once for a cuBLAS handle and stream; in PyTorch's statistics."""
     l2_bytes: int
+    l2_bandwidth_bytes_per_second: float
+    """How fast it is read; 0 where that is not known, and then nothing is taken to be read from it."""
     memory_bandwidth_bytes_per_second: float
     link_bytes_per_second: float
     """To other devices of the same machine, both directions added up; 0 where there is only PCI Express."""
@@ -127,6 +139,8 @@ class Profile:
     """Peak of the CUDA cores by element type, a fused multiply-add counted as two."""
     kernel_floor_seconds: Range
     """From the start of one kernel to that of the next when they do next to nothing."""
+    host_speed: float
+    """How fast the processors that this device is mostly sold with issue ops, over that of an A100's."""
     memory_bandwidth_efficiency: Range
     vector_efficiency: Range
     matmul_efficiency: Mapping[str, Range]
@@ -249,6 +263,9 @@ def _from_table(file: str, table: Table) -> Profile:
     sources: dict[str, str] = {}
     fields: dict[str, object] = {key: _text(file, table, key) for key in TEXT_KEYS}
     for key, spec in KEYS.items():
+        if spec.default is not None and key not in table:
+            fields[key], sources[key] = spec.default, spec.unstated
+            continue
         entry = _required(file, table, key)
         if spec.by_type:
             _refuse_unknown(file, f"{key}.", entry, TYPES[key])

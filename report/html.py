@@ -26,14 +26,16 @@ from .page_about import arguments, doubts, settings
 from .page_changes import changes, verdicts
 from .page_data import STACK, page_data
 from .page_figures import text, verdict, why
+from .page_fit import fit_card, fit_data, fit_section, size_now
 from .table import BOUND_WORDS
 
 if TYPE_CHECKING:
+    from ..hardware.fit import Fit
     from .result import Report
 
 ASSETS = Path(__file__).parent / "assets"
 LIBRARIES = ("uPlot.iife.min.js", "d3-hierarchy.min.js")
-OURS = ("base", "runs", "timeline", "alive", "tree", "roofline", "ops", "page")
+OURS = ("base", "runs", "timeline", "alive", "tree", "roofline", "fit", "ops", "page")
 SCRIPTS = (*LIBRARIES, *(f"{name}.js" for name in OURS))
 """In the order in which they run: each may use what those before it define."""
 STYLES = ("uPlot.min.css", "page.css")
@@ -43,10 +45,11 @@ MOST_REASONS = 8
 MOST_COMMAND = 5_000
 
 
-def to_html(report: Report, before: Report | None = None, *, command: str = "") -> str:
+def to_html(report: Report, before: Report | None = None, *, command: str = "", fit: Fit | None = None) -> str:
     """The page as text. With `before` it is a diff page, from that report to this one.
 
-    `command` is the command line that makes the page again; left out, it is worked out from the trace.
+    `command` is the command line that makes the page again; left out, it is worked out from the trace. `fit` is the
+    largest size that fits, with the curve to it, which becomes a card and a slider.
     """
     reports = (report,) if before is None else (before, report)
     names = ("",) if before is None else ("before", "after")
@@ -55,13 +58,16 @@ def to_html(report: Report, before: Report | None = None, *, command: str = "") 
         "stack": [str(category) for category in STACK],
         "bounds": BOUND_WORDS,
         "runs": [page_data(item) for item in reports],
+        "fit": fit_data(fit, size_now(report, fit.name)) if fit else None,
     }
+    card = fit_card(fit) if fit else ""
     parts = {
         "title": text(_title(reports)),
         "heading": _heading(reports),
-        "verdict": verdict(report) if before is None else verdicts(before, report),
+        "verdict": verdict(report, card) if before is None else verdicts(before, report) + card,
         "changes": "" if before is None else changes(before, report),
         "why": why(report),
+        "fit": fit_section(fit) if fit else "",
         "doubts": "".join(doubts(item, name) for item, name in zip(reports, names, strict=True)),
         "settings": "".join(
             settings(item, name, command if item is report else "") for item, name in zip(reports, names, strict=True)
@@ -72,9 +78,17 @@ def to_html(report: Report, before: Report | None = None, *, command: str = "") 
     return _filled(_frame(), parts)
 
 
-def save_html(path: str | os.PathLike[str], report: Report, before: Report | None = None, *, command: str = "") -> None:
+def save_html(
+    path: str | os.PathLike[str],
+    report: Report,
+    before: Report | None = None,
+    *,
+    command: str = "",
+    fit: Fit | None = None,
+) -> None:
     """Write the page to `path`, whole or not at all."""
-    write_whole(os.fspath(path), to_html(report, before, command=command).encode("utf-8", "backslashreplace"))
+    page = to_html(report, before, command=command, fit=fit)
+    write_whole(os.fspath(path), page.encode("utf-8", "backslashreplace"))
 
 
 def script_safe(text: str) -> str:

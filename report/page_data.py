@@ -11,8 +11,9 @@ Text, amounts and works repeat, as layers do: each stands once in a table, and t
 from __future__ import annotations
 
 import os
+import sys
 import tokenize
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING, TypeVar
@@ -76,7 +77,7 @@ def page_data(report: Report) -> dict[str, object]:
         "ops": _ops(report, tables),
         "groups": _groups(report, tables),
         "roofs": _roofs(report),
-        "sources": _sources(tables.sites.items),
+        "sources": _sources(tables.sites.items, _folders(report.trace.facts.target)),
         "texts": tables.texts.items,
         "amounts": tables.amounts.items,
         "sites": [
@@ -301,17 +302,23 @@ def _roofs(report: Report) -> dict[str, object]:
 # --- the code ---
 
 
-def _sources(sites: Iterable[object]) -> dict[str, dict[int, str]]:
+def _folders(target: str) -> list[str]:
+    """Where a file of a trace may lie: here, beside the target, or where Python finds its packages."""
+    return list(dict.fromkeys(("", os.path.dirname(target.rpartition(":")[0]), *sys.path)))
+
+
+def _sources(sites: Collection[object], folders: Sequence[str] = ("",)) -> dict[str, dict[int, str]]:
     """The lines around each line of code that is named, by file; nothing for a file that cannot be read here."""
+    places = {file: _place(file, folders) for file in {site.file for site in sites if isinstance(site, Source)}}
     wanted: dict[str, set[int]] = {}
     for site in sites:
-        if isinstance(site, Source) and _is_code(site.file):
+        if isinstance(site, Source) and places[site.file]:
             around = range(max(1, site.line - LINES_AROUND), site.line + LINES_AROUND + 1)
             wanted.setdefault(site.file, set()).update(around)
     found: dict[str, dict[int, str]] = {}
     left = MOST_SOURCE_LINES
     for file in sorted(wanted, key=lambda file: (len(wanted[file]), file)):
-        lines = _lines(file) if left > 0 else []
+        lines = _lines(places[file]) if left > 0 else []
         kept = {
             number: lines[number - 1].rstrip()[:MOST_LINE] for number in sorted(wanted[file]) if number <= len(lines)
         }
@@ -321,9 +328,13 @@ def _sources(sites: Iterable[object]) -> dict[str, dict[int, str]]:
     return found
 
 
-def _is_code(file: str) -> bool:
-    """A trace may come from anybody: what it calls a source file is read only if it is a Python file."""
-    return file.endswith(".py") and os.path.isfile(file)
+def _place(file: str, folders: Sequence[str]) -> str:
+    """Where the file is, or nothing. A trace may come from anybody: it is read only if it is a Python file, and what
+    climbs out of a folder is not looked for in the others."""
+    if not file.endswith(".py"):
+        return ""
+    tried = folders if not os.path.isabs(file) and ".." not in file.split("/") else folders[:1]
+    return next((path for folder in tried if os.path.isfile(path := os.path.join(folder, file))), "")
 
 
 def _lines(file: str) -> list[str]:

@@ -30,7 +30,7 @@ def text(text: str) -> str:
     return escape(shortened(text))
 
 
-def _card(label: str, answer: str, about: str, rows: Iterable[tuple[str, str]] = (), state: str = "") -> str:
+def card(label: str, answer: str, about: str, rows: Iterable[tuple[str, str]] = (), state: str = "") -> str:
     """One figure of the strip; its parts fold under it. `answer` and `about` are HTML, the rest is text."""
     table = "".join(f"<tr><th scope=row>{text(name)}</th><td>{value}</td></tr>" for name, value in rows)
     folded = f"<details><summary>exactly</summary><table>{table}</table></details>" if table else ""
@@ -55,14 +55,14 @@ def seconds_cell(seconds: float) -> str:
     return f"<data value='{seconds!r}'>{seconds_text(seconds)}</data>"
 
 
-def verdict(report: Report) -> str:
-    """The strip of cards."""
-    return "".join((_fits(report), _peak(report), _time(report), _compute(report), _trust(report)))
+def verdict(report: Report, more: str = "") -> str:
+    """The strip of cards; `more` are cards that were asked for beside those of every report."""
+    return "".join((_fits(report), _peak(report), more, _time(report), _compute(report), _trust(report)))
 
 
 def _fits(report: Report) -> str:
     if report.fits is None:
-        return _card("Does it fit?", "not asked", "traced for the CPU, whose memory this is")
+        return card("Does it fit?", "not asked", "traced for the CPU, whose memory this is")
     share = min(report.needed_bytes / report.available_bytes, 1.0)
     over = max(report.needed_bytes - report.available_bytes, 0)
     words = share_text(report.needed_bytes, report.available_bytes) if report.fits else f"{bytes_text(over)} too much"
@@ -71,7 +71,7 @@ def _fits(report: Report) -> str:
         f"<meter min=0 max=1 high=0.92 optimum=0 value='{share:.4f}' aria-label='share of the memory'></meter>"
     )
     rows = _allocator(report)
-    return _card("Does it fit?", "Yes" if report.fits else "No", about, rows, "good" if report.fits else "bad")
+    return card("Does it fit?", "Yes" if report.fits else "No", about, rows, "good" if report.fits else "bad")
 
 
 def _allocator(report: Report) -> list[tuple[str, str]]:
@@ -108,7 +108,7 @@ def _peak(report: Report) -> str:
         for category in Category
         if (count := report.memory.at_peak.get(category, 0))
     ]
-    return _card("Peak memory", bytes_cell(report.memory.peak_bytes), _where(report), rows)
+    return card("Peak memory", bytes_cell(report.memory.peak_bytes), _where(report), rows)
 
 
 def _time(report: Report) -> str:
@@ -118,7 +118,7 @@ def _time(report: Report) -> str:
     spent = ", ".join(f"{share_text(share, 1)} {BOUND_WORDS.get(bound, bound)}" for share, bound in shares[:2])
     rows = [(str(phase).replace("_", " "), seconds_cell(time.phases[phase].seconds)) for phase in Phase]
     rows += [("if every kernel is fast", seconds_cell(time.low_seconds)), ("slow", seconds_cell(time.high_seconds))]
-    return _card("Step time", f"~ {seconds_cell(time.step_seconds)}", text(f"{doubt}; {spent}"), rows)
+    return card("Step time", f"~ {seconds_cell(time.step_seconds)}", text(f"{doubt}; {spent}"), rows)
 
 
 def _compute(report: Report) -> str:
@@ -135,7 +135,7 @@ def _compute(report: Report) -> str:
         ("without what a causal mask throws away", f"<data value='{flops.causal_total}'>{flops.causal_total:,}</data>")
     )
     rows.append(("parameters", f"<data value='{report.parameters.total}'>{report.parameters.total:,}</data>"))
-    return _card("Compute", f"<data value='{flops.total}'>{count_text(flops.total, 'FLOP')}</data>", about, rows)
+    return card("Compute", f"<data value='{flops.total}'>{count_text(flops.total, 'FLOP')}</data>", about, rows)
 
 
 def _trust(report: Report) -> str:
@@ -143,7 +143,7 @@ def _trust(report: Report) -> str:
     assumed = sum(row.count for row in coverage.assumed) + len(coverage.assumptions)
     share = share_text(coverage.assumed_seconds, report.time.step_seconds)
     about = f"assumed, {share} of the time; <a href='#doubts'>{len(coverage.not_modelled)} things not modelled</a>"
-    return _card("Doubts", f"{assumed:,}" if assumed else "None", about, (), "warn" if assumed else "")
+    return card("Doubts", f"{assumed:,}" if assumed else "None", about, (), "warn" if assumed else "")
 
 
 # --- why the peak is there ---

@@ -12,22 +12,22 @@ from tabulate import tabulate
 
 from .format import bytes_text, doubt_text, seconds_text, share_text
 from .json import document, portable
+from .layout import WIDTH
 from .page_data import shortened
 
 if TYPE_CHECKING:
     from .result import Report
 
-WIDTH = 80
 HEADS = ("step", "on", "fits", "peak", "time", "doubt")
 LEAST_NAME = 12
 
 
-def side_by_side(reports: Sequence[Report]) -> str:
-    """A row for each report, as text that ends in a newline; the end of a name is kept where it is too long."""
+def side_by_side(reports: Sequence[Report], width: int = WIDTH) -> str:
+    """A row of `width` columns for each report, as text that ends in a newline; of a name that is too long the end."""
     rows = [_row(report) for report in reports]
     padded = [f"{head}  " for head in HEADS]  # as tabulate makes room for a heading
     others = sum(2 + max(map(len, column)) for column in list(zip(padded, *rows, strict=True))[1:])
-    room = max(WIDTH - others, LEAST_NAME)
+    room = max(width - others, LEAST_NAME)
     cut = [(step if len(step) <= room else f"..{step[2 - room :]}", *cells) for step, *cells in rows]
     aligned = ("left", "left", "left", "right", "right", "right")
     return tabulate(cut, HEADS, tablefmt="plain", colalign=aligned, disable_numparse=True) + "\n"

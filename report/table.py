@@ -1,4 +1,4 @@
-"""`Report` -> the screen that a person reads in a terminal: 80 columns, the answer first.
+"""`Report` -> the screen that a person reads in a terminal, the answer first.
 
 Does it fit, how large is it, how long does it take; then who holds the memory and who takes the time, each with its
 line of code; then what is doubtful; then what to do next. Repeated modules stand in one row, with a ``*`` for the
@@ -7,16 +7,14 @@ index.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from textwrap import wrap
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
-
-from tabulate import tabulate
 
 from ..costmodels import Holder
 from ..graph import Category, Phase
 from .format import bar_text, bytes_text, bytes_texts, count_text, doubt_text, screen, seconds_text, share_text
 from .json import portable
+from .layout import WIDTH, Labelled, Paragraph, Part, Rows, laid_out
 from .text_timeline import timeline_lines
 from .words import line_text, phase_text, short
 
@@ -24,10 +22,6 @@ if TYPE_CHECKING:
     from ..hardware.replay import Failure
     from .result import Report
 
-WIDTH = 80
-LABEL = 15
-AT_START = ("at the start",)
-LEAST_NAME = 12
 MOST_ROWS = 8
 MOST_NAMES = 6
 
@@ -59,24 +53,25 @@ TIER_WORDS = {
 }
 
 
-def to_table(report: Report) -> str:
-    """The whole screen, as text that ends in a newline."""
-    answer = [_header(report), _answer(report), timeline_lines(report)]
-    return screen([*answer, _holders(report), _takers(report), _doubt(report), _next(report)])
+def to_table(report: Report, width: int = WIDTH) -> str:
+    """The whole screen of `width` columns, as text that ends in a newline."""
+    answer: list[Sequence[Part]] = [_header(report), _answer(report), timeline_lines(report, width)]
+    blocks = [*answer, _holders(report), _takers(report), _doubt(report), _next(report, width)]
+    return screen(laid_out(block, width) for block in blocks)
 
 
 # --- the answer ---
 
 
-def _header(report: Report) -> list[str]:
+def _header(report: Report) -> list[Part]:
     facts = report.trace.facts
     precision = f"{facts.autocast} autocast" if facts.autocast else "no autocast"
     steps = f"step {facts.warmup + 1}" if facts.warmup else "the very first step"
     about = (report.device, precision, _optimizer(report), steps)
     return [
         portable(facts.target) or "a training step",
-        f"  {', '.join(about)}; {_ops(len(report.trace.ops))}",
-        f"  on {report.profile.full_name} ({report.profile.name})",
+        Paragraph(f"{', '.join(about)}; {_ops(len(report.trace.ops))}", "  "),
+        Paragraph(f"on {report.profile.full_name} ({report.profile.name})", "  "),
     ]
 
 
@@ -86,7 +81,7 @@ def _optimizer(report: Report) -> str:
     return f"{name} ({way})" if name and way else str(name or "no optimizer")
 
 
-def _answer(report: Report) -> list[str]:
+def _answer(report: Report) -> list[Part]:
     return [
         *_fits(report),
         *_peak(report),
@@ -99,15 +94,11 @@ def _answer(report: Report) -> list[str]:
     ]
 
 
-def _labelled(label: str, parts: Iterable[str], end: str = "") -> list[str]:
-    """A label, and parts that no line break divides, wrapped beside it."""
-    whole = ", ".join(part.replace(" ", "\0") for part in parts) + end
-    lines = wrap(whole, WIDTH - LABEL, break_long_words=False, break_on_hyphens=False)
-    heads = [label, *[""] * (len(lines) - 1)][: len(lines)]
-    return [f"{head:<{LABEL}}{line}".replace("\0", " ") for head, line in zip(heads, lines, strict=True)]
+def _labelled(label: str, parts: Sequence[str]) -> list[Part]:
+    return [Labelled(label, parts)]
 
 
-def _fits(report: Report) -> list[str]:
+def _fits(report: Report) -> list[Part]:
     if report.device_memory is None:
         return _labelled("fits", ["not asked: traced for the CPU, whose memory this is"])
     found = report.device_memory
@@ -124,7 +115,7 @@ def _fits(report: Report) -> list[str]:
     ]
 
 
-def _failure(failure: Failure) -> list[str]:
+def _failure(failure: Failure) -> list[Part]:
     """Where it would fail, and what PyTorch would say there."""
     op = failure.op
     where = (
@@ -136,7 +127,7 @@ def _failure(failure: Failure) -> list[str]:
     return _labelled("  fails", [*filter(None, where), f'"{said}"'])
 
 
-def _allocator(report: Report) -> list[str]:
+def _allocator(report: Report) -> list[Part]:
     found = report.device_memory
     if found is None:
         return []
@@ -150,7 +141,7 @@ def _allocator(report: Report) -> list[str]:
     return _labelled("  as CUDA says", shown)
 
 
-def _peak(report: Report) -> list[str]:
+def _peak(report: Report) -> list[Part]:
     op = report.peak_op
     where = (
         (f"in {phase_text(op.phase)}", op.module, short(op.packet), line_text(op.source)) if op else ("at the start",)
@@ -172,7 +163,7 @@ def _over_the_step(report: Report) -> list[str]:
     return shown
 
 
-def _step_time(report: Report) -> list[str]:
+def _step_time(report: Report) -> list[Part]:
     time = report.time
     doubt = doubt_text(time.low_seconds, time.step_seconds, time.high_seconds)
     phases = (Phase.FORWARD, Phase.BACKWARD, Phase.OPTIMIZER)
@@ -202,7 +193,7 @@ def _rates(report: Report) -> list[str]:
     return [*shown, f"at batch {report.batch:,}"] if shown and report.batch else shown
 
 
-def _compute(report: Report) -> list[str]:
+def _compute(report: Report) -> list[Part]:
     flops = report.flops
     phases = (("forward", flops.forward), ("backward", flops.backward), ("optimizer", flops.optimizer))
     shown = [f"{name} {count_text(count, 'FLOP')}" for name, count in phases if count]
@@ -220,7 +211,7 @@ def _unit_peak(report: Report) -> str:
     return f"{count_text(report.time.peak_flops_per_second, 'FLOP/s')} ({report.time.peak_unit})"
 
 
-def _parameters(report: Report) -> list[str]:
+def _parameters(report: Report) -> list[Part]:
     parameters = report.parameters
     frozen = parameters.total - parameters.trainable
     return _labelled(
@@ -232,7 +223,7 @@ def _parameters(report: Report) -> list[str]:
 # --- who ---
 
 
-def _holders(report: Report) -> list[str]:
+def _holders(report: Report) -> list[Part]:
     shown = report.holders[:MOST_ROWS]
     peak = report.memory.peak_bytes
     rows = [
@@ -246,17 +237,17 @@ def _holders(report: Report) -> list[str]:
         )
         for row in shown
     ]
-    return [f"who holds the peak{_rest(len(report.holders))}", *_rows(rows, "llrrrl")] if rows else []
+    return [f"who holds the peak{_rest(len(report.holders))}", Rows(rows, "llrrrl", spare=(2, 1))] if rows else []
 
 
 def _holder_name(row: Holder) -> str:
     made = short(row.packet)
     if row.category in (Category.TEMPORARY, Category.SAVED) and not made:
-        return "kept from the step before"
+        return "from the step before"
     return f"{row.module} {made}".strip() or "(no module)"
 
 
-def _takers(report: Report) -> list[str]:
+def _takers(report: Report) -> list[Part]:
     shown = report.takers[:MOST_ROWS]
     total = report.time.step_seconds
     rows = [
@@ -269,37 +260,17 @@ def _takers(report: Report) -> list[str]:
         )
         for row in shown
     ]
-    return [f"who takes the time{_rest(len(report.takers))}", *_rows(rows, "lrrrl")] if rows else []
+    return [f"who takes the time{_rest(len(report.takers))}", Rows(rows, "lrrrl", spare=(1,))] if rows else []
 
 
 def _rest(count: int) -> str:
     return f" ({MOST_ROWS} largest of {count:,})" if count > MOST_ROWS else ""
 
 
-def _rows(rows: Sequence[tuple[str, ...]], alignment: str) -> list[str]:
-    """Rows that begin with a name, which is cut on the left to what the other columns leave it of 80.
-
-    Where they leave too little, the last column, a line of code, is cut too.
-    """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    room = WIDTH - 2 - sum(width + 2 for width in widths[1:])
-    last_room = widths[-1] - max(LEAST_NAME - room, 0)
-    shown = [(_tail(name, max(room, LEAST_NAME)), *cells, _tail(last, last_room)) for name, *cells, last in rows]
-    align = ["left" if letter == "l" else "right" for letter in alignment]
-    return [
-        f"  {line}" for line in tabulate(shown, tablefmt="plain", colalign=align, disable_numparse=True).splitlines()
-    ]
-
-
-def _tail(text: str, width: int) -> str:
-    """The end of a text, which tells more of a module or a path than its beginning."""
-    return text if len(text) <= width else ".." + text[len(text) - width + 2 :]
-
-
 # --- what is doubtful, and what next ---
 
 
-def _doubt(report: Report) -> list[str]:
+def _doubt(report: Report) -> list[Part]:
     coverage = report.coverage
     paragraphs = []
     if coverage.assumed:
@@ -315,7 +286,7 @@ def _doubt(report: Report) -> list[str]:
         resting = ", ".join(f"{TIER_WORDS[tier]} {share_text(share, 1)}" for share, tier in shares)
         paragraphs.append(f"the kernels' time rests on {resting}")
     paragraphs.append(f"not modelled: {'; '.join(coverage.not_modelled)}")
-    return [line for text in paragraphs for line in wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)]
+    return [Paragraph(text) for text in paragraphs]
 
 
 def _some(names: Sequence[str]) -> str:
@@ -331,12 +302,16 @@ def _assumption(item: object) -> str:
     return f"{what} ({short(str(op))}{f' at {place}' if place else ''})"
 
 
-def _next(report: Report) -> list[str]:
-    return [
-        "next:  foretrace run TARGET --save step.foretrace    keep the trace",
-        "       foretrace run step.foretrace --on PROFILE     price it on another device",
-        f"       foretrace explain {report.profile.name:<28}where its numbers come from",
-    ]
+def _next(report: Report, width: int) -> list[str]:
+    commands = (
+        ("foretrace run TARGET --save step.foretrace", "keep the trace"),
+        ("foretrace run step.foretrace --on PROFILE", "price it on another device"),
+        (f"foretrace explain {report.profile.name}", "where its numbers come from"),
+    )
+    heads = ("next:", *[""] * (len(commands) - 1))
+    lines = [f"{head:<7}{command:<46}{why}" for head, (command, why) in zip(heads, commands, strict=True)]
+    fits = all(len(line) <= width for line in lines)
+    return lines if fits else [f"{head:<7}{command}" for head, (command, _) in zip(heads, commands, strict=True)]
 
 
 # --- words ---

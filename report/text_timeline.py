@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from ..costmodels.areas import areas, columns
 from ..graph import Category
 from .format import bytes_text
+from .layout import WIDTH, Paragraph
 from .words import phase_text
 
 if TYPE_CHECKING:
     from .result import Report
 
-WIDTH = 80
 HEIGHT = 7
 MARGIN = 12
 
@@ -34,18 +34,23 @@ LETTERS = {
 """From the bottom: what lasts, then what comes and goes."""
 
 
-def timeline_lines(report: Report) -> list[str]:
+def timeline_lines(report: Report, width: int = WIDTH) -> list[str]:
     """The picture, its phases and its key; nothing for a step that holds no memory."""
     if not report.memory.peak_bytes:
         return []
-    places = columns(report.memory, WIDTH - MARGIN)
+    places = columns(report.memory, width - MARGIN)
     stacks = _stacks(report, places)
     rows = ["".join(stack[height] for stack in stacks) for height in reversed(range(HEIGHT))]
     heads = [bytes_text(report.memory.peak_bytes), *[""] * (HEIGHT - 2), "0 B"]
     drawn = [f"{head:>{MARGIN - 3}} |{row}" for head, row in zip(heads, rows, strict=True)]
     used = dict.fromkeys(letter for stack in stacks for letter in stack if letter != " ")
     key = ", ".join(f"{letter} {phase_text(category)}" for category, letter in LETTERS.items() if letter in used)
-    return ["memory over the step", *drawn, " " * (MARGIN - 2) + "|" + _phases(report, places), f"  {key}"]
+    return [
+        "memory over the step",
+        *drawn,
+        " " * (MARGIN - 2) + "|" + _phases(report, places),
+        *Paragraph(key, "  ").lines(width),
+    ]
 
 
 def _stacks(report: Report, places: Sequence[int]) -> list[str]:

@@ -19,15 +19,18 @@ from ..costmodels.holders import owner
 from ..costmodels.timeline import counts
 from ..graph import Category
 from .format import bytes_text, count_text, screen, seconds_text, share_text
+from .layout import WIDTH
 
 if TYPE_CHECKING:
     from .result import Report
 
-WIDTH = 80
-LEAST_NAME = 16
+ENOUGH_NAME, LEAST_NAME = 24, 16
+ENOUGH_KIND = 6
 ROLLED = "*"
 INDENT = "\ue000"  # of width 1, and not stripped
 COLUMNS = ("module", "parameters", "saved", "of peak", "FLOP", "kernels")
+SPARE = (4, 1)
+"""Columns that are left out, in this order, where a terminal is narrow."""
 
 
 @dataclass(slots=True)
@@ -67,10 +70,10 @@ class ModuleRow:
     sums: Sums
 
 
-def tree_table(report: Report, depth: int | None = None) -> str:
-    """The tree as text that ends in a newline, down to `depth` levels below the whole."""
+def tree_table(report: Report, depth: int | None = None, width: int = WIDTH) -> str:
+    """The tree as text of `width` columns that ends in a newline, down to `depth` levels below the whole."""
     rows = [row for row in module_rows(report) if depth is None or row.depth <= depth]
-    return screen([_lines(rows, report.memory.peak_bytes)])
+    return screen([_lines(rows, report.memory.peak_bytes, width)])
 
 
 def module_rows(report: Report) -> list[ModuleRow]:
@@ -161,14 +164,23 @@ def _own(report: Report) -> Iterable[tuple[str, Sums]]:
         yield op.module, Sums(flops=priced.work.flops, seconds=time.seconds)
 
 
-def _lines(rows: Sequence[ModuleRow], peak_bytes: int) -> list[str]:
-    cells = [_cells(row, peak_bytes) for row in rows]
-    numbers = zip(COLUMNS[1:], *(cell[1:] for cell in cells), strict=True)
-    room = WIDTH - sum(max(map(len, column)) + 2 for column in numbers)
-    shown = [(_kept(_cut(name, max(room, LEAST_NAME))), *rest) for name, *rest in cells]
-    align = ("left", *["right"] * (len(COLUMNS) - 1))
-    table = tabulate([COLUMNS, *shown], tablefmt="plain", colalign=align, disable_numparse=True)
-    return table.replace(INDENT, " ").splitlines()
+def _lines(rows: Sequence[ModuleRow], peak_bytes: int, width: int) -> list[str]:
+    table = [COLUMNS, *(_cells(row, peak_bytes) for row in rows)]
+    kept = list(range(len(COLUMNS)))
+    for column in SPARE:
+        if _room(table, kept, width) >= ENOUGH_NAME:
+            break
+        kept.remove(column)
+    room = max(_room(table, kept, width), LEAST_NAME)
+    shown = [(_kept(_named(name, room)), *([name, *rest][column] for column in kept[1:])) for name, *rest in table]
+    align = ("left", *["right"] * (len(kept) - 1))
+    text = tabulate(shown, tablefmt="plain", colalign=align, disable_numparse=True)
+    return text.replace(INDENT, " ").splitlines()
+
+
+def _room(table: Sequence[tuple[str, ...]], kept: Sequence[int], width: int) -> int:
+    """What the numbers of the columns that are shown leave for the name."""
+    return width - sum(max(len(row[column]) for row in table) + 2 for column in kept[1:])
 
 
 def _cells(row: ModuleRow, peak_bytes: int) -> tuple[str, ...]:
@@ -188,6 +200,13 @@ def _kept(name: str) -> str:
     """The indent in letters that tabulate does not strip."""
     bare = name.lstrip(" ")
     return INDENT * (len(name) - len(bare)) + bare
+
+
+def _named(name: str, width: int) -> str:
+    """A row's name, and its class as far as there is room for enough of it to tell."""
+    bare, _, kind = name.rstrip().rpartition("  ")
+    enough = not bare.strip() or len(bare) + 2 + min(len(kind), ENOUGH_KIND) + 2 <= width
+    return _cut(name if enough or len(name) <= width else bare, width)
 
 
 def _cut(text: str, width: int) -> str:

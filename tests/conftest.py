@@ -15,6 +15,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(autouse=True)
+def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is printed has 80 columns, however wide the terminal is in which the tests run."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
+@pytest.fixture(autouse=True)
 def every_trace_is_legal(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Whatever a test traces in this process obeys the laws of a graph."""
     if "tracer" in request.node.nodeid or "foretrace.tracer" in importlib.sys.modules:

@@ -8,6 +8,7 @@ under a checkpoint, or one that a user's function under a checkpoint calls; then
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from types import CodeType, FrameType
 
 from ..graph import Phase, Source
@@ -20,22 +21,34 @@ class Callers:
     def __init__(self, frames: Frames) -> None:
         self._frames = frames
         self._lines: dict[str, tuple[CodeType, int]] = {}
-        self._again: Counter[str] = Counter()
+        self._again: list[tuple[int, str]] = []
+        """What is run again, after how many ops of the step."""
 
     def forget(self) -> None:
         """A new step begins."""
         self._lines.clear()
         self._again.clear()
 
-    def entered(self, path: str, phase: Phase, outermost: bool, frame: FrameType) -> None:
-        """The forward of the module at `path` begins, called from `frame` or above it."""
+    def entered(self, path: str, phase: Phase, outermost: bool, frame: FrameType, ops: int) -> None:
+        """The forward of the module at `path` begins after `ops` ops, called from `frame` or above it."""
         if phase is Phase.FORWARD and path not in self._lines:
             code, line = self._frames.user(frame)
             if code is not None:
                 self._lines[path] = code, line
         elif phase is Phase.BACKWARD and outermost:
             function = self._outermost_function(frame)
-            self._again[f"{function}()" if function else path] += 1
+            self._again.append((ops, f"{function}()" if function else path))
+
+    def within(self, ops: range, path: str) -> tuple[list[tuple[str, tuple[CodeType, int]]], list[str]]:
+        """The calls inside of the module at `path`, and what was run again while those ops ran."""
+        lines = [(inner, line) for inner, line in self._lines.items() if inner.startswith(path + ".")]
+        return lines, [name for at, name in self._again if at in ops]
+
+    def copied(self, ops: int, calls: Iterable[tuple[str, tuple[CodeType, int]]], again: Iterable[str]) -> None:
+        """These happened as well, after `ops` ops."""
+        for path, line in calls:
+            self._lines.setdefault(path, line)
+        self._again += [(ops, name) for name in again]
 
     def _outermost_function(self, frame: FrameType | None) -> str:
         """The user's function that the autograd engine runs, where it runs one."""
@@ -60,4 +73,4 @@ class Callers:
     @property
     def again(self) -> dict[str, int]:
         """How often backward runs each thing again."""
-        return dict(sorted(self._again.items()))
+        return dict(sorted(Counter(name for _, name in self._again).items()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from types import CodeType
@@ -94,23 +95,33 @@ def _places(rows: list[Row], forward: list[int | None]) -> tuple[list[str], list
     return modules, found
 
 
-class _Renumbered(dict[Tensor, Tensor]):
+class _Renumbered:
     """The recorder's tensors with the new numbers of their storages, one object for all that are equal."""
 
     def __init__(self, numbers: dict[int, int]) -> None:
-        super().__init__()
         self.numbers = numbers
-
-    def __missing__(self, tensor: Tensor) -> Tensor:
-        found = self[tensor] = Tensor(self.numbers[tensor.storage], *tensor[1:])
-        return found
+        self.equal: dict[Tensor, Tensor] = {}
+        self.seen: dict[int, Tensor] = {}
+        """By the ids of the nouns of the log, which live as long as it does."""
 
     def of(self, values: Iterable[object]) -> list[object]:
         """What arguments are with those."""
+        seen = self.seen
         return [
-            self[value] if type(value) is Tensor else tuple(self.of(value)) if type(value) is tuple else value
+            (seen.get(id(value)) or self._renumbered(value))
+            if type(value) is Tensor
+            else tuple(self.of(value))
+            if type(value) is tuple
+            else value
             for value in values
         ]
+
+    def _renumbered(self, tensor: Tensor) -> Tensor:
+        found = self.equal.get(tensor)
+        if found is None:
+            found = self.equal[tensor] = Tensor(self.numbers[tensor.storage], *tensor[1:])
+        self.seen[id(tensor)] = found
+        return found
 
 
 def _source(row: Row, sources: dict[tuple[CodeType, int], Source]) -> Source | None:
@@ -136,7 +147,7 @@ def _storages(
 ) -> tuple[Storage, ...]:
     born = {event.storage: index for index, event in enumerate(events) if event.bytes > 0}
     died = {event.storage: index for index, event in enumerate(events) if event.bytes < 0}
-    known, saved = _roles(roles), _saved(numbers.values(), born, died, ops, spans)
+    known, saved = _roles(roles), _saved(born, died, ops, spans)
     found = [known.get(old) or _unnamed(old in recorder.at_start, number in saved) for old, number in numbers.items()]
     return tuple(
         of_columns(
@@ -171,24 +182,19 @@ def _roles(roles: Roles) -> dict[int, tuple[Category, str]]:
     return {storage: (category, name) for names, category in reversed(table) for storage, name in names.items()}
 
 
-def _saved(
-    storages: object, born: dict[int, int], died: dict[int, int], ops: tuple[Op, ...], spans: tuple[Span, ...]
-) -> set[int]:
+def _saved(born: dict[int, int], died: dict[int, int], ops: tuple[Op, ...], spans: tuple[Span, ...]) -> set[int]:
     """Storages born before a backward span, alive when it begins, and read by it or freed in it."""
     starts = [span.first_event for span in spans if span.phase is Phase.BACKWARD]
-    backward = [range(span.first_event, span.end_event) for span in spans if span.phase is Phase.BACKWARD]
-    first_read: dict[int, int] = {}
-    for op in ops:
-        if op.phase is Phase.BACKWARD:
-            for tensor in op.inputs:
-                first_read.setdefault(tensor.storage, op.id)
-    made_in = {event: span.phase for span in spans for event in range(span.first_event, span.end_event)}
+    phases = [span.phase for span in spans for _ in range(span.first_event, span.end_event)]
+    read = {tensor.storage for op in ops if op.phase is Phase.BACKWARD for tensor in op.inputs}
     saved = set()
     for storage, birth in born.items():
-        death = died.get(storage)
-        start = next((s for s in starts if s > birth), None)
-        if start is None or made_in[birth] is not Phase.FORWARD or (death is not None and death < start):
+        following = bisect_right(starts, birth)
+        if phases[birth] is not Phase.FORWARD or following == len(starts):
             continue
-        if storage in first_read or (death is not None and any(death in span for span in backward)):
+        death = died.get(storage)
+        if death is not None and death < starts[following]:
+            continue
+        if storage in read or (death is not None and phases[death] is Phase.BACKWARD):
             saved.add(storage)
     return saved

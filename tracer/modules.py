@@ -28,7 +28,7 @@ def module_paths(model: nn.Module, recorder: Recorder) -> Iterator[None]:
     def enter(module: nn.Module, args: Any) -> None:
         path = paths.get(id(module), stack[-1])
         if recorder.recording:
-            recorder.callers.entered(path, recorder.phase, len(stack) == 1, sys._getframe(1))
+            recorder.callers.entered(path, recorder.phase, len(stack) == 1, sys._getframe(1), len(recorder.rows))
         stack.append(path)
 
     def leave(module: nn.Module, args: Any, output: Any) -> None:

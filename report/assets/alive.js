@@ -4,8 +4,8 @@
 const MOST_KINDS = 10;
 const LIVE_COLUMNS = [
   ["what", "text"],
-  ["why", "text"],
-  ["each", ""],
+  ["why", "text roomy"],
+  ["each", "roomy"],
   ["together", ""],
   ["share", ""],
   ["line", "text"],
@@ -85,8 +85,8 @@ function kindRow(kind, total) {
       { class: "text", title: kind.name || `${kind.module} ${kind.packet}` },
       `${where} ${short(kind.packet)}`,
     ),
-    make("td", { class: "text" }, words(kind.category)),
-    make("td", {}, each),
+    make("td", { class: "text roomy" }, words(kind.category)),
+    make("td", { class: "roomy" }, each),
     make("td", {}, bytesCell(kind.together)),
     make("td", {}, shareText(kind.together, total)),
     make("td", { class: "text" }, lineOf(kind)),
@@ -97,7 +97,9 @@ function othersRow(count, bytes, total) {
   return make(
     "tr",
     {},
-    make("td", { class: "text", colspan: 3 }, `${count.toLocaleString("en-US")} other kinds`),
+    make("td", { class: "text" }, `${count.toLocaleString("en-US")} other kinds`),
+    make("td", { class: "roomy" }),
+    make("td", { class: "roomy" }),
     make("td", {}, bytesCell(bytes)),
     make("td", {}, shareText(bytes, total)),
     make("td"),

@@ -38,17 +38,19 @@ function columns() {
   return [
     { key: "op", name: "op", text: true, show: (r) => r.op },
     { key: "module", name: "module", text: true, show: (r) => r.module },
-    { key: "phase", name: "phase", text: true, show: (r) => words(r.phase) },
+    { key: "phase", name: "phase", text: true, roomy: true, show: (r) => words(r.phase) },
     {
       key: "line",
       name: "line",
       text: true,
+      roomy: true,
       show: lineOf,
       value: (r) => (r.site ? `${r.site.file}:${String(r.site.line).padStart(7, "0")}` : ""),
     },
     {
       key: "count",
       name: state.rows === "groups" ? "ops" : "number",
+      roomy: true,
       show: (r) => r.count.toLocaleString("en-US"),
       plain: (r) => r.count,
     },
@@ -99,6 +101,8 @@ function sortBy(column) {
   document.querySelector(`[data-sort="${column.key}"]`).focus();
 }
 
+const classes = (column, more = "") => [column.text ? "text" : "", column.roomy ? "roomy" : "", more].join(" ").trim();
+
 function heading(column) {
   const [key, direction] = state.sort;
   const sorted = key === column.key ? (direction > 0 ? "ascending" : "descending") : undefined;
@@ -106,7 +110,7 @@ function heading(column) {
   const button = { type: "button", "data-sort": column.key, onclick: () => sortBy(column) };
   return make(
     "th",
-    { scope: "col", class: column.text ? "text" : "", "aria-sort": sorted },
+    { scope: "col", class: classes(column), "aria-sort": sorted },
     make("button", button, column.name, arrow),
   );
 }
@@ -115,7 +119,7 @@ const cell = (row) => (column, i) =>
   make(
     "td",
     {
-      class: [column.text ? "text" : "", i ? "" : "name"].join(" "),
+      class: classes(column, i ? "" : "name"),
       title: column.text ? column.show(row) : undefined,
     },
     column.show(row),

@@ -19,6 +19,7 @@ function theme(name) {
   $("theme").textContent = `${{ "": "◐ auto", light: "☀ light", dark: "☾ dark" }[name]}`;
   $("theme").setAttribute("aria-label", `colours: ${name || "as the system"}`);
   drawTimeline();
+  drawFit();
   drawRoof();
 }
 function drawAll() {
@@ -33,6 +34,7 @@ function drawAll() {
   drawJumps();
   drawAlive();
   drawTree();
+  drawFit();
   drawRoof();
   drawOps();
 }
@@ -79,6 +81,7 @@ $("csv").addEventListener("click", copyCsv);
 $("theme").addEventListener("click", () => theme({ "": "light", light: "dark", dark: "" }[state.theme]));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
   drawTimeline();
+  drawFit();
   drawRoof();
 });
 let before = "";
@@ -93,6 +96,7 @@ addEventListener("resize", () => {
   waiting = setTimeout(() => {
     drawTimeline();
     drawTree();
+    drawFit();
     drawRoof();
   }, 120);
 });

@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 
 from foretrace import price
+from foretrace.costmodels import timeline
+from foretrace.hardware.fit import fit
 from foretrace.report import Report, save_html
 from foretrace.report.format import bytes_text, count_text, seconds_text, share_text
+from foretrace.report.page_fit import stops
 from handmade import perceptron
 from hostile import hostile
 
@@ -60,7 +63,107 @@ def page(browser: Any, report: Report, tmp_path: Path) -> Iterator[Any]:
     page.close()
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (375, "light"), (375, "dark")])
+# --- three steps that people have, opened as they would ---
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SUPPORT = Path(__file__).parents[1] / "support"
+LOOKS = [(1280, "light"), (1280, "dark"), (375, "light"), (375, "dark")]
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """GPT-2 XL with a slider, a detector with what it assumes, and what autocast changes of GPT-2 XL."""
+    pytest.importorskip("torch", reason="torch is not installed")
+    from foretrace.tracer import trace_target
+
+    folder = tmp_path_factory.mktemp("pages")
+    large = [
+        price(trace_target(f"{EXAMPLES / 'gpt2_xl.py'}:gpt2_xl", {"batch": 8}, autocast=autocast), on="a100-sxm4-80gb")
+        for autocast in (None, "bfloat16")
+    ]
+    found = price(trace_target(f"{SUPPORT / 'detector.py'}:detector"), on="a100-sxm4-80gb")
+    smaller = fit(lambda batch: perceptron(batch=batch), "batch", 2**30)
+    for name, reports, more in (
+        ("large", large[:1], {"fit": smaller}),
+        ("detector", [found], {}),
+        ("diff", large[::-1], {}),
+    ):
+        save_html(folder / f"{name}.html", *reports, **more)
+    return {name: folder / f"{name}.html" for name in ("large", "detector", "diff")}
+
+
+def painted_after(page: Any) -> float:
+    """Milliseconds, by the page's own clock, from opening it anew to its first paint with charts and tables drawn."""
+    page.reload()
+    entry = "performance.getEntriesByName('first-contentful-paint')[0]"
+    return float(page.wait_for_function(entry).evaluate("entry => entry.startTime"))
+
+
+@pytest.mark.parametrize("name", ["large", "detector", "diff"])
+@pytest.mark.parametrize(("width", "scheme"), LOOKS)
+def test_real_steps_open_without_a_word_and_can_be_used(
+    browser: Any, pages: dict[str, Path], name: str, width: int, scheme: str
+) -> None:
+    assert pages[name].stat().st_size < 2_000_000
+    page, trouble = opened(browser, pages[name], width, scheme)
+    assert any(painted_after(page) < 2_000 for _ in range(5))  # the quickest of a few: other work may hold one up
+    peak = alive(page)
+    page.locator("[data-jump='end of forward']").click()
+    assert alive(page) < peak
+    page.locator("[data-by=line]").click()
+    page.locator("[data-as=treemap]").click()
+    assert page.locator("#tree [role=treeitem]").count() > 3
+    page.locator("[data-rows=ops]").click()
+    page.locator("[data-sort=seconds]").click()
+    page.locator("#filter").fill("backward")
+    assert page.locator("#table tbody tr").count() > 3
+    if name == "diff":
+        page.get_by_role("button", name="before").click()
+        assert alive(page) != peak
+    if name == "detector":
+        assert "every element counts (aten.nonzero.default" in page.locator("#doubts").inner_text()
+        assert page.locator("#code .lines").count()
+    if name == "large":
+        page.locator("#size").fill("0")
+        assert "Yes" in page.locator("#size-says").inner_text()
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert trouble == []
+    page.close()
+
+
+def test_the_slider_says_what_each_size_takes(browser: Any, tmp_path: Path, report: Report) -> None:
+    limit = 67_000_000
+    found = fit(
+        lambda batch: perceptron(batch=batch), "batch", limit, reserved=lambda g: timeline(g).peak_bytes + 2**18
+    )
+    assert found.largest_reserved is not None and found.largest_reserved < found.largest
+    save_html(tmp_path / "page.html", report, fit=found)
+    page, trouble = opened(browser, tmp_path / "page.html")
+    values = stops(found, 4)
+    assert page.locator("#size").get_attribute("max") == str(len(values) - 1)
+    assert page.locator("#size-value").inner_text() == "4"
+
+    def said(value: int) -> str:
+        page.locator("#size").fill(str(values.index(value)))
+        assert page.locator("#size-value").inner_text() == f"{value:,}"
+        assert int(page.locator("#size-says data").get_attribute("value")) == found.peak(value)
+        return str(page.locator("#size-says").inner_text())
+
+    assert said(4).startswith(f"Yes {bytes_text(int(found.peak(4)))} of {bytes_text(limit)}")
+    assert "not what the caching allocator reserves" in said(found.largest)
+    over = int(found.peak(found.largest + 1)) - limit
+    assert said(found.largest + 1).startswith("No") and f"{bytes_text(over)} too much" in said(found.largest + 1)
+    page.locator("#size").focus()
+    page.keyboard.press("ArrowLeft")
+    assert page.locator("#size-value").inner_text() == f"{values[values.index(found.largest + 1) - 1]:,}"
+    chart = page.locator("#curve .u-over")
+    chart.click(position={"x": 0.9 * chart.bounding_box()["width"], "y": 40})
+    assert 0.89 < int(page.locator("#size-value").inner_text().replace(",", "")) / values[-1] < 0.91
+    assert trouble == []
+    page.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), LOOKS)
 def test_it_opens_without_a_word_and_fits_the_width(browser: Any, tmp_path: Path, width: int, scheme: str) -> None:
     before, after = price(perceptron(), on=TOY), price(hostile(), on=TOY)
     save_html(tmp_path / "diff.html", after, before)
