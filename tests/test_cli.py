@@ -329,7 +329,8 @@ def test_the_largest_size_is_said_with_the_report(
     command = "run model.py:make --on toy.toml -p width=64 --fit width"
     assert cli.main([*command.split(), "--html", "fit.html"]) == 0
     screen = capsys.readouterr().out
-    assert cli.main(["fit", "model.py:make", "--on", "toy.toml", "-p", "width=64", "--vary", "width", "--format", "json"]) == 0
+    again = "fit model.py:make --on toy.toml -p width=64 --vary width --format json"
+    assert cli.main(again.split()) == 0
     found = json.loads(capsys.readouterr().out)
     assert f"\nlargest width  {found['largest_reserved']:,}, " in screen
     page = (desk / "fit.html").read_text()
