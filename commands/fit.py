@@ -90,7 +90,9 @@ def fit_step(
     from ..hardware.fit import fit as search
 
     if graph.again is None:
-        raise ForetraceError(f"a saved trace cannot be made again at another {name}", "Give its target.")
+        raise ForetraceError(
+            f"a saved trace cannot be made again at another {name}", "Give its target, such as train.py:make_step."
+        )
     if not graph.facts.device.startswith("cuda"):
         raise ForetraceError("what fits is asked of a step for CUDA", "Trace it with --device cuda; that needs no GPU.")
     given = graph.facts.arguments.get(name)

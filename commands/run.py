@@ -36,6 +36,7 @@ def add(commands: shared.Commands[argparse.ArgumentParser]) -> None:
     run.add_argument("--format", choices=("table", "json", "csv"), default="table", help="what to print (%(default)s)")
     run.add_argument("--save", metavar="FILE", help="also write the trace, to be given as TARGET later")
     run.add_argument("--html", metavar="FILE", help="also write the report as one page for a browser")
+    run.add_argument("--svg", metavar="FILE", help="also draw memory over the step, or several steps side by side")
     run.add_argument("--against", metavar="TRACE", help="with --html: a saved trace to show the differences from")
     run.add_argument("--tree", action="store_true", help="also print what each module takes, repeated ones in one row")
     run.add_argument(
@@ -71,16 +72,23 @@ def _check_settings(options: argparse.Namespace) -> None:
 def _several(cases: list[argparse.Namespace]) -> int:
     """One row for each case on each profile; a step is traced once for all devices of one compute capability."""
     from ..graph import ForetraceError
+    from ..graph.serde import write_whole
     from ..hardware.profile import load as load_profile
     from ..report.layout import terminal_width
     from ..report.side_by_side import side_by_side, side_by_side_csv, side_by_side_json
+    from ..report.sweep_svg import sweep_svg
 
     first = cases[0]
     for flag in ("html", "save", "what_if", "tree", "fit"):
         if getattr(first, flag):
-            raise ForetraceError(f"--{flag.replace('_', '-')} is of one step", "Give one target, size and profile.")
+            raise ForetraceError(
+                f"--{flag.replace('_', '-')} is of one step",
+                "Give one target, size and profile; several are drawn by --svg.",
+            )
     devices = {on: [load_profile(name) for name in on.split(",")] for on in dict.fromkeys(case.on for case in cases)}
     reports = [report for case in cases for report in _on_each(case, devices[case.on])]
+    if first.svg:
+        write_whole(first.svg, sweep_svg(reports).encode("utf-8", "backslashreplace"))
     if first.format == "table":
         print(side_by_side(reports, terminal_width()), end="")
     else:
@@ -104,13 +112,8 @@ def _priced(graph: StepGraph, profile: Profile, options: argparse.Namespace) -> 
 
 
 def _one(options: argparse.Namespace) -> int:
-    from ..graph import ForetraceError, load, save
+    from ..graph import ForetraceError, save
     from ..hardware.profile import load as load_profile
-    from ..report import save_html, to_json, to_table
-    from ..report.layout import terminal_width
-    from ..report.page_fit import BATCH, best, fit_table
-    from ..report.tree import tree_table
-    from ..report.what_if import what_if_document, what_if_table
 
     if options.against and not options.html:
         raise ForetraceError("--against means nothing without --html", "Add --html FILE.")
@@ -122,20 +125,43 @@ def _one(options: argparse.Namespace) -> int:
         save(graph, options.save)
     report = _priced(graph, profile, options)
     fit = _fit(options, report) if options.fit else None
-    if options.html:
-        before = _priced(load(options.against), profile, options) if options.against else None
-        save_html(options.html, report, before, command=shared.command_line("run", options), fit=fit)
-    found = _what_if(options, report) if options.what_if else None
-    if options.format == "json":
-        more = {"what_if": what_if_document(found)} if found else {}
-        print(to_json(report, **more, **({"max_batch": best(fit)} if fit and fit.name in BATCH else {})), end="")
-    else:
-        width = terminal_width()
-        tables = [fit_table(fit, width)] if fit else []
-        tables += [tree_table(report, width=width)] if options.tree else []
-        tables += [what_if_table(found)] if found else []
-        print(to_table(report, width), *tables, sep="\n", end="")
+    _write(options, report, fit)
+    _print(options, report, fit, _what_if(options, report) if options.what_if else None)
     return 0
+
+
+def _write(options: argparse.Namespace, report: Report, fit: Fit | None) -> None:
+    """The files that were asked for."""
+    from ..graph import load
+    from ..graph.serde import write_whole
+    from ..report import save_html
+    from ..report.svg import to_svg
+
+    if options.svg:
+        write_whole(options.svg, to_svg(report).encode("utf-8", "backslashreplace"))
+    if options.html:
+        before = _priced(load(options.against), report.profile, options) if options.against else None
+        command = shared.command_line("run", options) + (f" --fit {fit.name}" if fit else "")
+        save_html(options.html, report, before, command=command, fit=fit)
+
+
+def _print(options: argparse.Namespace, report: Report, fit: Fit | None, found: WhatIf | None) -> None:
+    from ..report import to_json, to_table
+    from ..report.layout import terminal_width
+    from ..report.page_fit import BATCH, best, fit_table
+    from ..report.tree import tree_table
+    from ..report.what_if import what_if_document, what_if_table
+
+    if options.format == "json":
+        more: dict[str, object] = {"what_if": what_if_document(found)} if found else {}
+        more |= {"max_batch": best(fit)} if fit and fit.name in BATCH else {}
+        print(to_json(report, **more), end="")
+        return
+    width = terminal_width()
+    tables = [fit_table(fit, width)] if fit else []
+    tables += [tree_table(report, width=width)] if options.tree else []
+    tables += [what_if_table(found)] if found else []
+    print(to_table(report, width), *tables, sep="\n", end="")
 
 
 def _fit(options: argparse.Namespace, report: Report) -> Fit:

@@ -63,7 +63,7 @@ def to_html(report: Report, before: Report | None = None, *, command: str = "", 
     card = fit_card(fit) if fit else ""
     parts = {
         "title": text(_title(reports)),
-        "heading": _heading(reports),
+        "heading": _heading(reports, names),
         "verdict": verdict(report, card) if before is None else verdicts(before, report) + card,
         "changes": "" if before is None else changes(before, report),
         "why": why(report),
@@ -156,12 +156,13 @@ def _name(report: Report) -> str:
     return portable(report.trace.facts.target) or "a training step"
 
 
-def _heading(reports: Sequence[Report]) -> str:
+def _heading(reports: Sequence[Report], names: Sequence[str]) -> str:
     lines = []
-    for report in reports:
+    for report, name in zip(reports, names, strict=True):
         facts = report.trace.facts
         optimizer, way = facts.optimizer.get("class"), facts.optimizer.get("implementation")
         about = (
+            name,
             arguments(report),
             f"{facts.autocast} autocast" if facts.autocast else "no autocast",
             f"{optimizer} ({way})" if optimizer and way else str(optimizer or "no optimizer"),
@@ -169,4 +170,4 @@ def _heading(reports: Sequence[Report]) -> str:
             f"on {report.profile.full_name}",
         )
         lines.append(f"<h1>{text(_name(report))}</h1><p>{text(' · '.join(filter(None, about)))}</p>")
-    return "<div class='arrow' aria-label='to'>→</div>".join(f"<div>{line}</div>" for line in lines)
+    return "".join(f"<div>{line}</div>" for line in lines)

@@ -97,10 +97,9 @@ def fit_card(found: Fit) -> str:
     if found.largest:
         rows.append(("peak at the first", exact_cell(found.confirmed_bytes)))
     rows += [("limit", exact_cell(found.limit_bytes)), ("instances traced", f"{found.traces:,}")]
-    breaks = f"{found.largest + 1:,} breaks in {found.breaks.split(', ')[0]}"
-    if found.largest != best(found):
-        breaks = f"{best(found) + 1:,} does not fit as the allocator reserves; {breaks}"
-    about = f"{text(breaks)}; <a href='#fit'>slide it</a>"
+    rows.append((f"{found.largest + 1:,} breaks in", text(found.breaks)))
+    more = "as the allocator reserves" if found.largest != best(found) else "by live bytes"
+    about = f"{best(found) + 1:,} does not fit, {more}; <a href='#fit'>slide it</a>"
     answer = f"<data value='{best(found)}'>{best(found):,}</data>"
     return card(f"Largest {found.name}", answer, about, rows, "good" if best(found) else "bad")
 
@@ -112,7 +111,8 @@ def fit_section(found: Fit) -> str:
         "<section id=fit aria-labelledby=h-fit>"
         f"<h2 id=h-fit>What if {name} were another?</h2>"
         "<p class=hint>The peak at other sizes, exact to the byte, from formulas of the step's storages that a trace "
-        f"confirmed at {found.largest:,}. The limit is what the device has for tensors.</p>"
+        f"confirmed at {found.largest:,}. The limit is what the device has for tensors; what the caching allocator "
+        "reserves for them is a little more.</p>"
         f"<div class=slide><label for=size>{name}</label><input id=size type=range min=0 value=0 step=1>"
         "<output id=size-value for=size></output></div>"
         "<p id=size-says aria-live=polite></p>"

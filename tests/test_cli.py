@@ -79,6 +79,8 @@ CASES = {
     "run-several": "run step.foretrace large.foretrace --on toy.toml,a100-sxm4-80gb",
     "run-several-csv": "run step.foretrace cpu.foretrace --on toy.toml --format csv",
     "several-with-html": "run step.foretrace large.foretrace --on toy.toml --html page.html",
+    "svg-into-no-folder": "run step.foretrace --on toy.toml --svg no/folder/page.svg",
+    "fit-of-a-saved-trace": "run step.foretrace --on toy.toml --fit batch",
     "against-without-html": "run step.foretrace --on toy.toml --against step.foretrace",
     "against-no-trace": "run step.foretrace --on toy.toml --html page.html --against nothing.foretrace",
     "html-into-no-folder": "run step.foretrace --on toy.toml --html no/folder/page.html",
@@ -333,6 +335,32 @@ def test_an_export_is_written_whole_and_said(
     size = (tmp_path / "step.pickle").stat().st_size
     assert (got["stdout"], got["exit"]) == ("", "0\n")
     assert got["stderr"] == f"wrote {tmp_path}/step.pickle, {size:,} bytes\n"
+
+
+def test_several_steps_are_drawn(
+    desk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(desk)
+    assert cli.main(["run", "step.foretrace", "large.foretrace", "--on", "toy.toml", "--svg", "both.svg"]) == 0
+    assert (desk / "both.svg").read_text().count("<rect") == 1 + 2 * 2  # a bar for each step and measure
+    assert cli.main(["run", "step.foretrace", "--on", "toy.toml", "--svg", "one.svg"]) == 0
+    assert "memory over the step" in (desk / "one.svg").read_text()
+
+
+def test_the_largest_size_is_said_with_the_report(
+    desk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.chdir(desk)
+    command = "run model.py:make --on toy.toml -p width=64 --fit width"
+    assert cli.main([*command.split(), "--html", "fit.html"]) == 0
+    screen = capsys.readouterr().out
+    again = "fit model.py:make --on toy.toml -p width=64 --vary width --format json"
+    assert cli.main(again.split()) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert f"\nlargest width  {found['largest_reserved']:,}, " in screen
+    page = (desk / "fit.html").read_text()
+    assert f"<data value='{found['largest_reserved']}'>" in page and "--fit width" in page
 
 
 def test_explain_without_a_name_lists_the_profiles(capsys: pytest.CaptureFixture[str]) -> None:
