@@ -6,6 +6,7 @@ Importing this package registers every built-in rule: the families are the list 
 from . import (
     attention,
     convolution,
+    fused,
     indexing,
     losses,
     matmul,
@@ -39,6 +40,7 @@ from .work import Work, moves
 FAMILIES = (
     attention,
     convolution,
+    fused,
     indexing,
     losses,
     matmul,

@@ -18,23 +18,9 @@ from typing import NamedTuple, cast
 from ..graph import Const, Facts, ForetraceError, Named, Op, Phase, StepGraph, Storage, Tensor, itemsize
 from ..graph.op import Value
 from .edits import is_of_scores, resized
+from .fused import FUSED
 from .price import price_op
-from .rules import rule
-from .work import Work, integer, moves, place, total
-
-FUSED = "foretrace.fused"
-"""The name of an op that stands for several."""
-
-
-@rule(FUSED)
-def _fused(op: Op) -> Work:
-    """The FLOPs of its parts, and the bytes of what it reads from outside and of what outlives it."""
-    return moves(
-        op,
-        tensor_flops=integer(op, "tensor_flops", 0),
-        vector_flops=integer(op, "vector_flops", 0),
-        skippable_flops=integer(op, "skippable_flops", 0),
-    )
+from .work import place, total
 
 
 def without_ops(graph: StepGraph, ops: Iterable[Op]) -> StepGraph:
