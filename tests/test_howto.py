@@ -1,0 +1,66 @@
+"""The programs of the how-to page run as they stand, and its commands with them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from foretrace import cli, price
+from foretrace.costmodels.rules import override
+from foretrace.tracer import trace_target
+
+PAGE = (Path(__file__).resolve().parent.parent / "docs" / "howto.md").read_text()
+FILE = re.compile(r"^```(?:python|toml)\n# (\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files of the page."""
+    folder = tmp_path_factory.mktemp("howto")
+    for name, content in FILE.findall(PAGE):
+        (folder / name).write_text(content)
+    return folder
+
+
+def commands() -> list[str]:
+    """What the page says to type, but for what needs a library that may not be there."""
+    found = re.findall(r"^    (foretrace .*)$", PAGE, re.MULTILINE)
+    return [command for command in found if "examples/" not in command]
+
+
+def test_the_page_has_the_files_that_its_commands_name(desk: Path) -> None:
+    assert {path.name for path in desk.iterdir()} >= {"own_step.py", "own_op.py", "my-gpu.toml", "foretrace.toml"}
+    assert len(commands()) == 5
+
+
+def test_the_commands_do_what_they_say(
+    desk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(desk)
+    for command in commands():
+        assert cli.main(command.split()[1:]) == 0, command
+    assert "on My GPU (my-gpu)" in capsys.readouterr().out
+    assert (desk / "foretrace-baseline.toml").exists()
+
+
+def test_accumulation_is_traced_as_it_is_written(desk: Path) -> None:
+    graph = trace_target(f"{desk / 'own_step.py'}:make_step", {"batch": 64, "parts": 8})
+    matrix_products = [op for op in graph.ops if op.packet == "aten.addmm" and op.phase == "forward"]
+    assert len(matrix_products) == 8 * 2
+
+
+def test_a_rule_of_ones_own_prices_an_op_of_ones_own(desk: Path) -> None:
+    graph = trace_target(f"{desk / 'own_op.py'}:make_step", {"batch": 8})
+    (own,) = [place for place, op in enumerate(graph.ops) if op.packet == "mylib.scaled_square"]
+    without = price(graph, on="a100-sxm4-80gb")
+    assert [row.name for row in without.coverage.assumed] == ["mylib.scaled_square.default"]
+    source = (desk / "own_op.py").read_text().partition("@torch.library")[0]
+    names: dict[str, object] = {"__name__": "own_rules"}
+    exec(compile(source, "own_op.py", "exec"), names)
+    with override(names["RULES"]):  # type: ignore[arg-type]
+        with_rule = price(graph, on="a100-sxm4-80gb")
+    assert json.loads(with_rule.to_json())["coverage"]["ops_assumed"] == []
+    assert with_rule.priced[own].work.vector_flops == 2 * 8 * 256
