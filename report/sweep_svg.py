@@ -144,8 +144,13 @@ def _panel(series: dict[str, list[tuple[float, Report]]], name: str, measure: Me
     most = max([*(measure.interval(report)[1] for report in reports), *limits, 0.0]) * 1.06 or 1.0
     values = sorted({value for points in series.values() for value, _ in points})
     first, last = min(0.0, values[0]), values[-1] or 1.0
-    across = lambda value: LEFT + (WIDTH - LEFT - RIGHT) * (value - first) / (last - first)  # noqa: E731
-    up = lambda value: top + PANEL * (1 - value / most)  # noqa: E731
+
+    def across(value: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * (value - first) / (last - first)
+
+    def up(value: float) -> float:
+        return top + PANEL * (1 - value / most)
+
     heading = f"{measure.title} by {_short(name)}"
     yield f'<text x="{LEFT}" y="{top - 10}" font-size="13" font-weight="600">{escape(heading)}</text>'
     yield from _axes(measure, most, values, across, top)

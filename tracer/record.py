@@ -171,7 +171,7 @@ class Recorder(Log):
         return plain and self.assumptions.replay is None and self.answered < self.max_ops
 
     def _number(self, sig: Signature, args: tuple[Any, ...]) -> Any:
-        """Answer ``.item()`` of a plain number, as `dispatch` does: an optimizer asks for the step of each parameter."""
+        """Answer ``.item()`` of a plain number, as `dispatch` does: optimizers ask for each parameter's step."""
         self.answered += 1
         if self.recording and self.markers[-1].phase is not self.phase:
             self._mark()
