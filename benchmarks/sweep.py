@@ -37,8 +37,8 @@ HERE = Path(__file__).resolve().parent
 DEVICES = ("a100-sxm4-80gb", "h100-sxm5-80gb")
 BUSY = 0.5
 SHARED = (
-    "Other programs kept these cores busy, so that there was hardly a second core to have: the ratio of wall times says",
-    "little here, and that of processor times what two processes cost more.",
+    "Other programs kept these cores busy, so that there was hardly a second core to have: the ratio of wall times",
+    "says little here, and that of processor times what two processes cost more.",
 )
 """What is said of a run on a machine whose load was more than this share of its cores."""
 MARKS = ("<!-- measured -->\n", "<!-- end -->\n")
