@@ -183,7 +183,8 @@ def _axes(measure: Measure, values: Sequence[float], frame: Frame) -> Iterator[s
     for value in values:
         if frame.x(value) - last >= TICK_ROOM:
             last = frame.x(value)
-            yield f'<text x="{last:.1f}" y="{frame.top + PANEL + 18}" text-anchor="middle" fill="#59626d">{value:,g}</text>'
+            y = frame.top + PANEL + 18
+            yield f'<text x="{last:.1f}" y="{y}" text-anchor="middle" fill="#59626d">{value:,g}</text>'
 
 
 def _curve(measure: Measure, points: Sequence[tuple[float, Report]], place: int, frame: Frame) -> Iterator[str]:
