@@ -12,12 +12,25 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .commands.fit import fit, frontier
-    from .commands.formula import formula
-    from .costmodels import Comparison, compare
+    from .commands.formula import bound, formula
+    from .costmodels import (
+        Comparison,
+        Work,
+        compare,
+        fuse_attention,
+        fuse_ops,
+        moves,
+        retype_storages,
+        rule,
+        without_ops,
+    )
+    from .costmodels import override as override_rules
     from .graph import ForetraceError, Measured, Outcomes, StepGraph, load, load_outcomes, save
     from .hardware import Profile
+    from .hardware import load as load_profile
     from .hardware import names as profiles
     from .report import Report, price
+    from .sweeps import Sweep, sweep
     from .tracer import Step, measure, observe, to_fx, trace, trace_target
 
 __version__ = "0.1.0"
@@ -31,20 +44,32 @@ _HOMES = {
     "Report": "report:Report",
     "Step": "tracer:Step",
     "StepGraph": "graph:StepGraph",
+    "Sweep": "sweeps:Sweep",
+    "Work": "costmodels:Work",
+    "bound": "commands.formula:bound",
     "compare": "costmodels:compare",
     "fit": "commands.fit:fit",
     "formula": "commands.formula:formula",
     "frontier": "commands.fit:frontier",
+    "fuse_attention": "costmodels:fuse_attention",
+    "fuse_ops": "costmodels:fuse_ops",
     "load": "graph:load",
     "load_outcomes": "graph:load_outcomes",
+    "load_profile": "hardware:load",
     "measure": "tracer:measure",
+    "moves": "costmodels:moves",
     "observe": "tracer:observe",
+    "override_rules": "costmodels:override",
     "price": "report:price",
     "profiles": "hardware:names",
+    "retype_storages": "costmodels:retype_storages",
+    "rule": "costmodels:rule",
     "save": "graph:save",
+    "sweep": "sweeps:sweep",
     "to_fx": "tracer:to_fx",
     "trace": "tracer:trace",
     "trace_target": "tracer:trace_target",
+    "without_ops": "costmodels:without_ops",
 }
 """Where each public name lives."""
 
@@ -57,21 +82,33 @@ __all__ = [
     "Report",
     "Step",
     "StepGraph",
+    "Sweep",
+    "Work",
     "__version__",
+    "bound",
     "compare",
     "fit",
     "formula",
     "frontier",
+    "fuse_attention",
+    "fuse_ops",
     "load",
     "load_outcomes",
+    "load_profile",
     "measure",
+    "moves",
     "observe",
+    "override_rules",
     "price",
     "profiles",
+    "retype_storages",
+    "rule",
     "save",
+    "sweep",
     "to_fx",
     "trace",
     "trace_target",
+    "without_ops",
 ]
 
 

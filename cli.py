@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from . import __version__
-from .commands import calibrate, check, diff, explain, export, fit, formula, history, measure, plan, run
+from .commands import calibrate, check, diff, explain, export, fit, formula, history, measure, plan, run, sweep
 
-COMMANDS = (run, fit, formula, plan, measure, check, diff, history, export, calibrate, explain)
+COMMANDS = (run, sweep, fit, formula, plan, measure, check, diff, history, export, calibrate, explain)
 """In the order of the help."""
 
 COULD_NOT = 2

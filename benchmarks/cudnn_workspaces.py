@@ -60,7 +60,7 @@ SETTINGS = (
     Setting("h100-sxm5-80gb", "float32", "NCHW"),
     Setting("h100-sxm5-80gb", "bfloat16", "NCHW"),
     Setting("t4", "float16", "NCHW"),
-    Setting("t4", "float32", "NCHW"),
+    Setting("t4", "float32", "NCHW", tf32=False),
 )
 PASSES: dict[str, Callable[..., int]] = {
     "forward": convolutions.forward_bytes,

@@ -153,8 +153,10 @@ def table(heads: list[str], rows: list[list[str]]) -> str:
 
 def write(page: Path, name: str, text: str) -> None:
     """Put a table between a page's marks."""
-    before, _, rest = page.read_text().partition(f"<!-- {name} -->\n")
-    _, _, after = rest.partition(f"<!-- end {name} -->\n")
+    before, begin, rest = page.read_text().partition(f"<!-- {name} -->\n")
+    _, end, after = rest.partition(f"<!-- end {name} -->\n")
+    if not begin or not end:
+        raise SystemExit(f"{page} has no place for {name}: <!-- {name} --> and <!-- end {name} -->")
     page.write_text(f"{before}<!-- {name} -->\n\n{text}\n<!-- end {name} -->\n{after}")
 
 

@@ -63,6 +63,35 @@ def timm_train(row: Row) -> Step:
     return Step(model, _images(row, size[-1]), step=step, optimizer=optimizer)
 
 
+def timm_bench(row: Row) -> Step:
+    """A model of timm as its benchmark.py trained it with --amp: forward, loss and backward under autocast.
+
+    Labels are drawn in the step. PyTorch 1.12 filled gradients with zeros, updated parameters one by one, and had no
+    fused attention.
+    """
+    import timm.layers
+
+    timm.layers.set_fused_attn(False)
+    try:
+        model = timm.create_model(row["model"]).train()
+    finally:
+        timm.layers.set_fused_attn(True)
+    images, _ = _images(row, int(row["sequence"]))
+
+    def step(model: nn.Module, optimizer: Any, images: Tensor) -> None:
+        optimizer.zero_grad(set_to_none=False)
+        with torch.autocast("cuda", torch.float16):
+            output = model(images)
+            labels = torch.empty(len(output), device=output.device, dtype=torch.long).random_(1000)
+            F.cross_entropy(output, labels).backward()
+        optimizer.step()
+
+    def optimizer(parameters: Any) -> torch.optim.Optimizer:
+        return torch.optim.SGD(parameters, lr=1e-4, momentum=0.9, nesterov=True, foreach=False)
+
+    return Step(model, (images,), step=step, optimizer=optimizer)
+
+
 def _images(row: Row, size: int) -> tuple[Tensor, Tensor]:
     batch = int(row["batch"])
     return torch.randn(batch, 3, size, size), torch.randint(0, 1000, (batch,))

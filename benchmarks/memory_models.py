@@ -21,7 +21,8 @@ from torch.utils.checkpoint import checkpoint
 
 from foretrace.tracer import Step
 from gpt_by_hand import SIZES, VOCABULARY, Size, Transformer, training_step
-from memory_images import resnet_trace, timm_train
+from memory_images import resnet_trace, timm_bench, timm_train
+from opt_attention import write_out_opt_attention
 from published_models import CHECKPOINTS
 
 Row = Mapping[str, str]
@@ -32,6 +33,7 @@ NEEDS = {
     "bert_trainer": ("transformers",),
     "resnet_trace": ("torchvision",),
     "timm_train": ("timm",),
+    "timm_bench": ("timm",),
     "op": ("transformers",),
 }
 """The libraries that a family of rows needs beside torch."""
@@ -171,7 +173,7 @@ def hf_attention(row: Row) -> Step:
     config_name, model_name, arguments = CHECKPOINTS[row["model"]]
     config = getattr(transformers, config_name)(attn_implementation=row["attention"], **arguments)
     if "opt" in row["model"]:
-        _write_out_opt_attention()
+        write_out_opt_attention()
     model = getattr(transformers, model_name)(config).to(DTYPES[row["precision"]]).train()
     shape = int(row["batch"]), int(row["sequence"])
     inputs = {"input_ids": torch.randint(0, 1000, shape), "attention_mask": torch.ones(shape, dtype=torch.int64)}
@@ -186,56 +188,6 @@ def hf_attention(row: Row) -> Step:
         kept["loss"].backward()
 
     return Step(model, inputs, step=step, optimizer=None)
-
-
-def _write_out_opt_attention() -> None:
-    """OPT's attention as transformers had it when the rows were measured (version 4.45, 2024).
-
-    Heads were made contiguous, which costs a copy of what the fused attention returns, and keys and values went into
-    the output as they were; the eager one kept its scores for the maximum with the smallest number, and took the
-    softmax in float32.
-    """
-    from transformers.models.opt import modeling_opt
-
-    def forward(
-        self: Any,
-        hidden_states: Tensor,
-        past_key_values: Any = None,
-        attention_mask: Tensor | None = None,
-        output_attentions: bool = False,
-        **others: Any,
-    ) -> tuple[Tensor, None]:
-        batch, length, width = hidden_states.shape
-        fused = self.config._attn_implementation == "sdpa"
-        query = self.q_proj(hidden_states)
-        query = query if fused else query * self.scaling
-        key, value = self.k_proj(hidden_states), self.v_proj(hidden_states)
-        query, key, value = (
-            t.view(batch, length, self.num_heads, self.head_dim).transpose(1, 2).contiguous()
-            for t in (query, key, value)
-        )
-        if past_key_values is not None:
-            vars(past_key_values).setdefault("as_they_are", []).append((key, value))
-        if fused:
-            causal = attention_mask is None and length > 1
-            mixed = F.scaled_dot_product_attention(query, key, value, attention_mask, is_causal=causal)
-        else:
-            mixed = _eager_opt(query, key, value, attention_mask)
-        return self.out_proj(mixed.transpose(1, 2).reshape(batch, length, width)), None
-
-    modeling_opt.OPTAttention.forward = forward
-
-
-def _eager_opt(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    batch, heads, length, width = query.shape
-    query, key, value = (t.view(batch * heads, length, width) for t in (query, key, value))
-    scores = torch.bmm(query, key.transpose(1, 2))
-    if mask is not None:
-        scores = scores.view(batch, heads, length, length) + mask
-        scores = torch.max(scores, torch.tensor(torch.finfo(scores.dtype).min, device=scores.device))
-        scores = scores.view(batch * heads, length, length)
-    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(torch.float16)
-    return torch.bmm(weights, value).view(batch, heads, length, width)
 
 
 # -- a trainer, by nvidia-smi ---------------------------------------------------------------------
@@ -384,5 +336,6 @@ BUILDERS: dict[str, Callable[[Row], Step]] = {
     "bert_trainer": bert_trainer,
     "resnet_trace": resnet_trace,
     "timm_train": timm_train,
+    "timm_bench": timm_bench,
     "op": op,
 }

@@ -29,7 +29,7 @@ UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
 KEY = ("family", "model", "batch", "sequence", "precision", "attention", "optimizer", "checkpoint")
 """Columns that decide what is traced, beside how a part is measured."""
 
-IMAGES = ("resnet_trace", "timm_train")
+IMAGES = ("resnet_trace", "timm_train", "timm_bench")
 """Families whose steps are built in `memory_images`."""
 
 WARMUP = 2
@@ -80,7 +80,7 @@ def _makers(images: bool) -> str:
 def _sources(images: bool) -> Iterator[Path]:
     for folder in ("tracer", "graph"):
         yield from sorted((HERE.parent / folder).glob("*.py"))
-    names = ("memory_images.py",) if images else ("memory_models.py", "gpt_by_hand.py")
+    names = ("memory_images.py",) if images else ("memory_models.py", "gpt_by_hand.py", "opt_attention.py")
     yield from (HERE / name for name in names)
 
 

@@ -16,6 +16,8 @@ from torch import nn
 
 from foretrace.tracer import Step
 from gpt_by_hand import SIZES, TextbookAdamW, training_step
+from gpt_by_heads import timed_step
+from opt_attention import write_out_opt_attention
 
 Row = Mapping[str, str]
 
@@ -53,7 +55,12 @@ def _autocast(row: Row) -> torch.dtype | None:
 
 
 def hand_gpt(row: Row) -> Step:
-    """The hand-written GPT; the optimizer is AdamW written out (``textbook``) or that of torch."""
+    """The hand-written GPT; the optimizer is AdamW written out (``textbook``) or that of torch.
+
+    One author's turns positions head by head (``head by head`` in the column of attention), without an optimizer.
+    """
+    if row["attention"] == "head by head":
+        return timed_step(SIZES[row["model"]], int(row["batch"]), int(row["sequence"]), _autocast(row))
     optimizer = TextbookAdamW if row["optimizer"] == "textbook" else "adamw"
     return training_step(SIZES[row["model"]], int(row["batch"]), int(row["sequence"]), _autocast(row), optimizer)
 
@@ -105,6 +112,8 @@ def hf_sdpa(row: Row) -> Step:
 
     config_name, model_name, arguments = CHECKPOINTS[row["model"]]
     config = getattr(transformers, config_name)(attn_implementation=row["attention"], use_cache=False, **arguments)
+    if "opt" in row["model"]:
+        write_out_opt_attention()
     if int(row["sequence"]) > config.max_position_embeddings:
         config.max_position_embeddings = int(row["sequence"])
     return _language_step(getattr(transformers, model_name)(config), row)
@@ -208,9 +217,14 @@ def torchvision(row: Row) -> Step:
 
 
 def timm(row: Row) -> Step:
-    """The same for a model of timm, in the memory format of the row's note."""
-    import timm
+    """The same for a model of timm, in the memory format of the row's note.
 
+    These rows are of PyTorch 1.12, which had no fused attention.
+    """
+    import timm
+    from timm.layers import set_fused_attn
+
+    set_fused_attn(False)
     return _image_step(timm.create_model(row["model"]), row)
 
 

@@ -91,4 +91,5 @@ def _makers() -> str:
 def _sources() -> Iterator[Path]:
     for folder in ("tracer", "graph"):
         yield from sorted((HERE.parent / folder).glob("*.py"))
-    yield from (HERE / "published_models.py", HERE / "gpt_by_hand.py")
+    names = ("published_models.py", "gpt_by_hand.py", "gpt_by_heads.py", "opt_attention.py")
+    yield from (HERE / name for name in names)

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import inspect
 import json
 import platform
 import resource
@@ -91,13 +90,6 @@ def foretrace(name: str, **options: Any) -> Figures:
 
 def unfolded(name: str) -> Figures:
     return foretrace(name, fold=False)
-
-
-def folds() -> bool:
-    """Whether this foretrace can fold blocks that repeat."""
-    from foretrace.tracer import trace
-
-    return "fold" in inspect.signature(trace).parameters
 
 
 def traced(name: str, found: Figures, **options: Any) -> Any:
@@ -354,7 +346,7 @@ def main() -> None:
     if options.child:
         return as_child(options.child, models[0])
     peers = [n for n in ("fvcore", "calflops") if importlib.util.find_spec(n) is not None]
-    own = ["bare", "foretrace", *(["unfolded"] if folds() else [])]
+    own = ["bare", "foretrace", "unfolded"]
     names = [*own, "loaded", "flop_counter", *(() if options.without_slow else SLOW), *peers]
     tables = {}
     for model in models:

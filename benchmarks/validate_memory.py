@@ -5,7 +5,8 @@
 Each row's step is traced without a GPU (or loaded from the cache), replayed on the model of the caching allocator,
 and compared with what was measured. What a figure measures stands beside it: ``allocated`` is PyTorch's
 ``max_memory_allocated``, or ``memory_allocated`` at the end of a part; ``reserved`` its ``memory_reserved``; ``device``
-what nvidia-smi shows. Rows of the kind ``fits`` say that a step ran out of memory. ``--page`` writes the tables between
+what nvidia-smi shows. Rows of the kind ``fits`` say that a step ran (1) or ran out of memory (0). ``--page`` writes the
+tables between
 the markers of that page; where libraries lie in several environments, ``--keep`` and ``--merge`` carry results from one
 to the next.
 """
@@ -36,7 +37,7 @@ OUTLIER = {"allocated": 0.05, "reserved": 0.05, "device": 0.15}
 
 @dataclass(frozen=True)
 class Result:
-    """One row, measured and predicted; of the kind ``fits`` the bytes are 0 and `fits` is the answer."""
+    """One row, measured and predicted; of the kind ``fits`` measured is 1 or 0 and `fits` is the answer."""
 
     row: Row
     measured: float
@@ -65,7 +66,7 @@ class Result:
 def predict(row: Row, prediction: Prediction) -> Result:
     """The row's figure as the replay has it."""
     if row["kind"] == "fits":
-        return Result(row, 0.0, 0.0, prediction.memory.fits)
+        return Result(row, float(row["measured"]), 0.0, prediction.memory.fits)
     return Result(row, measured_bytes(row), prediction.bytes_of(row), prediction.memory.fits)
 
 
@@ -200,11 +201,13 @@ def savings_text(found: Sequence[Result]) -> str:
 
 def fits_text(found: Sequence[Result]) -> str:
     """Of the steps that ran out of memory, and of those that ran on a known GPU, how many are foretold."""
-    out = [r for r in found if r.row["kind"] == "fits"]
+    told = [r for r in found if r.row["kind"] == "fits"]
+    out = [r for r in told if not r.measured]
     lines = [f"Of {len(out)} steps that ran out of memory, {sum(not r.fits for r in out)} are predicted to."]
     lines += [f"- predicted to fit: {r.name} on {r.row['gpu']}" for r in out if r.fits]
     ran = [r for r in found if r.row["kind"] == "allocated" and r.row["part"] == "step"]
     ran = [r for r in ran if "not stated" not in r.row["gpu"] and "no profile" not in r.row["note"]]
+    ran += [r for r in told if r.measured]
     lines += ["", f"Of {len(ran)} that ran, on a GPU that is known, {sum(r.fits for r in ran)} are predicted to."]
     lines += [f"- predicted to run out: {r.name} on {r.row['gpu']}" for r in ran if not r.fits]
     return "\n".join(lines)

@@ -36,12 +36,21 @@ from published_rows import Row, profile_named, rows, step_key, traced
 
 FITTED = {
     ("hf_sdpa", "bert-base-uncased"),
+    ("hf_sdpa", "google/electra-base-generator"),
+    ("hf_layer", "BertLayer"),
+    ("hf_llama", "Llama-3.2-1B"),
     ("hand_gpt", "small"),
     ("torchvision", "resnet18"),
     ("torchvision", "resnet50"),
+    ("torchvision", "vgg16_bn"),
+    ("timm", "efficientnet_b0"),
+    ("timm", "resnet50"),
+    ("timm", "regnetx_064"),
+    ("timm", "regnety_016"),
 }
-"""Family and model of the rows that had a part in choosing constants: the first three of the host's, and resnet50's
-trace, the same that one of its rows is of, of batch norm's and pooling's."""
+"""Family and model of the rows that had a part in choosing constants: all but timm's of the host's (`fit_host.py`),
+resnet50 on traces and a GPU of batch norm's, images' turning and pooling's, vgg16_bn of batch norm's in pure half
+precision, and timm's regnets of grouped convolutions'."""
 
 FAR_OFF = 0.3
 """An outlier is further off than this."""

@@ -6,7 +6,8 @@ Every model is built at reduced size and takes two AdamW steps, twice: once for 
 allocator's own events are read, and once under the tracer with ``device="cpu"``. Both runs have a process of their
 own with limits on time and memory, and begin with the same seed. The results go to a JSON Lines file as they come,
 and models that are already there are not run again; the scoreboard in Markdown is written from that file. A suite
-needs its library: transformers (causal, masked, seq2seq, vision), timm, or torchvision (torchvision, detection).
+needs its library: transformers (causal, masked, seq2seq, vision), timm, torchvision (torchvision, detection), or one
+of those in ``zoo_libraries.py`` and ``zoo_optimizers.py``; suites whose library is missing are left out, and said.
 
 A model that needs an assumption is run once more with what data decides noted, and traced with that: the scoreboard
 says what is left then. A model counts as exact when its live bytes at the end of a phase are those measured; the peak
@@ -392,7 +393,10 @@ def _options() -> argparse.Namespace:
 
 
 def _installed() -> list[str]:
-    return [name for name, suite in SUITES.items() if importlib.util.find_spec(suite.library)]
+    found = [name for name, suite in SUITES.items() if importlib.util.find_spec(suite.library)]
+    if missing := [name for name in SUITES if name not in found]:
+        print("left out, since not installed:", ", ".join(missing), file=sys.stderr)
+    return found
 
 
 def _read(path: Path) -> dict[tuple[str, str], Record]:

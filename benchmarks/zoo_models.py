@@ -11,10 +11,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from zoo_data import DATA
 
+import zoo_libraries
+import zoo_optimizers
 from foretrace.tracer import Step
+from zoo_data import DATA
 from zoo_oddities import BATCH, CLASSES, LENGTH, ODDITIES
+from zoo_unusual import UNUSUAL
 
 # -- transformers ---------------------------------------------------------------------------------
 
@@ -240,13 +243,27 @@ def _transformers_suite(suite: str) -> Suite:
     )
 
 
+def _library_suite(library: str) -> Suite:
+    return Suite(library, lambda: zoo_libraries.names(library), lambda name, attempt: zoo_libraries.step(library, name))
+
+
 SUITES: dict[str, Suite] = {
     "oddities": Suite("torch", lambda: ((n, n) for n in ODDITIES), lambda name, attempt: ODDITIES[name]()),
     "data": Suite("torch", lambda: ((n, n) for n in DATA), lambda name, attempt: DATA[name]()),
+    "unusual": Suite("torch", lambda: ((n, n) for n in UNUSUAL), lambda name, attempt: UNUSUAL[name]()),
     **{suite: _transformers_suite(suite) for suite in HEADS},
     "torchvision": Suite("torchvision", torchvision_names, torchvision_step),
     "detection": Suite("torchvision", detection_names, detection_step),
     "timm": Suite("timm", timm_names, timm_step),
+    "torch-optimizers": Suite("torch", zoo_optimizers.torch_names, zoo_optimizers.torch_step),
+    "timm-optimizers": Suite("timm", zoo_optimizers.timm_names, zoo_optimizers.timm_step),
+    "pytorch-optimizer": Suite(
+        "pytorch_optimizer", zoo_optimizers.pytorch_optimizer_names, zoo_optimizers.pytorch_optimizer_step
+    ),
+    "torch-optimizer": Suite(
+        "torch_optimizer", zoo_optimizers.torch_optimizer_names, zoo_optimizers.torch_optimizer_step
+    ),
+    **{library: _library_suite(library) for library in zoo_libraries.LIBRARIES},
 }
 
 

@@ -44,10 +44,14 @@ def installed() -> str:
 
 
 @remembered
-def own_code() -> str:
-    """The digest of the code of ours that makes a trace, for who changes it without a new version."""
+def own_code(rooms: tuple[str, ...] = _OWN_ROOMS) -> str:
+    """The digest of the code and data of ours in `rooms`, by default what makes a trace.
+
+    For who changes it without a new version.
+    """
     package = Path(__file__).resolve().parent.parent
-    files = sorted(path for room in _OWN_ROOMS for path in (package / room).glob("*.py"))
+    endings = ("*.py", "*.toml")
+    files = sorted(path for room in rooms for ending in endings for path in (package / room).glob(ending))
     return _digest(b"\0".join(path.read_bytes() for path in files))
 
 
@@ -66,7 +70,7 @@ def find(folder: Path, of: str, root: Path) -> StepGraph | None:
 def store(folder: Path, of: str, root: Path, files: Iterable[str], graph: StepGraph) -> None:
     """Keep a trace with the files, from the root, that it was made of."""
     try:
-        _make(folder)
+        make_folder(folder)
         digests = {name: digest for name in sorted(set(files)) if (digest := digest_of(root / name))}
         text = json.dumps({"schema": SCHEMA_VERSION, "files": digests}, indent=1, sort_keys=True)
         manifest = folder / f"{of}-{_digest(text.encode())[:16]}.json"
@@ -112,7 +116,7 @@ def _files(manifest: Path) -> dict[str, str] | None:
         return None
 
 
-def _make(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     """The folder, which tells git itself that it is not for it."""
     folder.mkdir(parents=True, exist_ok=True)
     ignore = folder / ".gitignore"

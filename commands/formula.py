@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from . import options as shared
 
 if TYPE_CHECKING:
-    from ..costmodels.formula import Formula
+    from ..costmodels.formula import Bound, Formula
     from ..graph import StepGraph
 
 HELD_OUT = 20
@@ -54,6 +54,33 @@ def formula(
         apart=frozenset(apart),
         asked=progress,
     )
+
+
+def bound(
+    target: str | Callable[..., Any],
+    over: str | Sequence[str],
+    of: str = "peak",
+    *,
+    side: str = "above",
+    parameters: Mapping[str, Any] | None = None,
+    letters: Mapping[str, str] | None = None,
+    held_out: int = HELD_OUT,
+    progress: Callable[[Mapping[str, int], int], None] | None = None,
+    **how: Any,
+) -> Bound:
+    """The least polynomial that the quantity `of` is not above, or with `side` "below" the largest it is not below.
+
+    For a quantity that `formula` says is no polynomial. It holds for all that was traced, between 1 and the full sizes;
+    it is not proved elsewhere. Arguments are those of `formula`. Raises `ForetraceError` where the target cannot be
+    called so, and where no bound is found.
+    """
+    from ..costmodels.formula import bound as fitted
+
+    names = _names(over)
+    sizes = full_sizes(target, names, parameters or {})
+    fixed = {name: value for name, value in (parameters or {}).items() if name not in names}
+    at = tracing(target, fixed, how)
+    return fitted(at, sizes, of, side=side, letters=letters, held_out=held_out, asked=progress)
 
 
 def _names(over: str | Sequence[str]) -> list[str]:
@@ -117,6 +144,11 @@ def add(commands: shared.Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument("--compare", metavar="EXPR", help="a formula by hand, to be compared term by term")
     parser.add_argument("--explain", metavar="TERM", help="print where a term comes from, such as 4*B*T*d")
     parser.add_argument("--of", metavar="QUANTITY", help="the quantity to compare with, or to explain (peak)")
+    parser.add_argument(
+        "--bound",
+        choices=("above", "below"),
+        help="in place of formulas, a polynomial that the quantity of --of is never above, or never below",
+    )
     shared.add_tracing(parser)
     parser.set_defaults(run=_run)
 
@@ -130,6 +162,8 @@ def _run(options: argparse.Namespace) -> int:
     for text in (options.compare, options.explain):
         if text:
             check_expression(text, names, letters)
+    if options.bound:
+        return _bound(options, names, letters, how)
     with Counter() as counter:
         found = formula(
             options.target,
@@ -144,6 +178,25 @@ def _run(options: argparse.Namespace) -> int:
         )
     print(f"traced {found.traces} instances in {counter.seconds:.1f} s", file=sys.stderr)
     print(_printed(found, options), end="")
+    return 0
+
+
+def _bound(options: argparse.Namespace, names: list[str], letters: Mapping[str, str], how: Mapping[str, Any]) -> int:
+    from ..report import formula as views
+
+    with Counter() as counter:
+        found = bound(
+            options.target,
+            names,
+            options.of or "peak",
+            side=options.bound,
+            parameters=shared.parameters(options),
+            letters=letters,
+            progress=counter,
+            **how,
+        )
+    print(f"traced {counter.traces} instances in {counter.seconds:.1f} s", file=sys.stderr)
+    print(views.bound_json(found) if options.format == "json" else views.bound_text(found), end="")
     return 0
 
 
@@ -202,13 +255,14 @@ class Counter:
         from tqdm import tqdm
 
         self._clock = time.perf_counter
-        self._start, self.seconds = self._clock(), 0.0
+        self._start, self.seconds, self.traces = self._clock(), 0.0, 0
         self._bar = tqdm(desc="tracing", leave=False, disable=None, bar_format="{desc}: {n_fmt} instances, {elapsed}")
         return self
 
     def __call__(self, sizes: Mapping[str, int], traces: int) -> None:
         """Show the instance that was traced."""
         self._bar.set_description_str("tracing " + " ".join(f"{n}={v}" for n, v in sizes.items()), refresh=False)
+        self.traces = traces
         self._bar.update(traces - self._bar.n)
 
     def __exit__(self, *_: object) -> None:

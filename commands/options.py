@@ -32,6 +32,7 @@ TRACING = (
     "outcomes",
     "strict",
     "max_ops",
+    "fold",
 )
 """The options that say how to trace, and so mean nothing for a saved trace."""
 
@@ -124,6 +125,9 @@ def add_tracing(parser: argparse.ArgumentParser, *, on_cpu: bool = False) -> Non
     )
     group.add_argument("--strict", action="store_true", default=None, help="an assumption is an error")
     group.add_argument("--max-ops", metavar="N", type=int, help="a step of more ops never ends (2000000)")
+    group.add_argument(
+        "--no-fold", dest="fold", action="store_false", default=None, help="run every block, also those that are alike"
+    )
 
 
 def given(options: argparse.Namespace) -> dict[str, object]:
@@ -148,8 +152,8 @@ def parameters(options: argparse.Namespace) -> dict[str, object]:
 
 def cases(options: argparse.Namespace) -> list[argparse.Namespace]:
     """The runs that the options mean: each target with each combination of the numbers that ``-p`` lists."""
-    listed = [_choices(text) for text in options.parameters or ()]
-    combinations = [list(chosen) or None for chosen in product(*listed)]
+    choices = [_choices(text) for text in options.parameters or ()]
+    combinations = [list(chosen) or None for chosen in product(*choices)]
     return [
         argparse.Namespace(
             **{**vars(options), "target": target, "parameters": chosen, "on": options.on or profile_of(target)}
@@ -157,6 +161,12 @@ def cases(options: argparse.Namespace) -> list[argparse.Namespace]:
         for target in options.target
         for chosen in combinations
     ]
+
+
+def listed(options: argparse.Namespace) -> list[dict[str, object]]:
+    """The parameters of each run that ``-p`` means: every combination of the numbers that it lists."""
+    chosen = product(*(_choices(text) for text in options.parameters or ()))
+    return [dict(parameter(text) for text in texts) for texts in chosen]
 
 
 def _choices(text: str) -> list[str]:
@@ -179,7 +189,7 @@ def command_line(command: str, options: argparse.Namespace) -> str:
     for name in TRACING:
         flag = _flag(name)
         value = getattr(options, name)
-        if value is True:
+        if isinstance(value, bool):
             words.append(flag)
         elif value is not None:
             words += [word for item in (value if isinstance(value, list) else [value]) for word in (flag, str(item))]
@@ -188,7 +198,7 @@ def command_line(command: str, options: argparse.Namespace) -> str:
 
 def _flag(name: str) -> str:
     """How an option of `TRACING` is written."""
-    return {"parameters": "-p", "inputs": "--input"}.get(name, f"--{name.replace('_', '-')}")
+    return {"parameters": "-p", "inputs": "--input", "fold": "--no-fold"}.get(name, f"--{name.replace('_', '-')}")
 
 
 def graph_of(options: argparse.Namespace, capability: str | None = None) -> StepGraph:

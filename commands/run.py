@@ -54,10 +54,21 @@ def add(commands: shared.Commands[argparse.ArgumentParser]) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    _check_settings(options)
     cases = shared.cases(options)
     if len(cases) > 1 or "," in cases[0].on or options.format == "csv":
         return _several(cases)
     return _one(cases[0])
+
+
+def _check_settings(options: argparse.Namespace) -> None:
+    """Refuse before the trace what would be refused after it."""
+    from ..hardware.alloc_conf import parse
+
+    if options.memory:
+        shared.size(options.memory)
+    if options.conf:
+        parse(options.conf)
 
 
 def _several(cases: list[argparse.Namespace]) -> int:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..graph import ForetraceError, StepGraph
 
 _NOT_READ = (".git", "__pycache__")
-_FIRST_USE = ("torch._dynamo",)
+FIRST_USE = ("torch._dynamo",)
 """What torch loads when the first optimizer is made: loaded once, before the processes are forked."""
 
 
@@ -108,7 +108,7 @@ def _here(work: Work, answers: Any, store: Store) -> None:
 
     for place, request in work:
         try:
-            graph, files = _trace(request)
+            graph, files = trace_once(request)
             store.store(request, files, graph)
             answers[place] = graph
         except ForetraceError as error:
@@ -119,7 +119,7 @@ def _in_processes(work: Work, answers: Any, store: Store, scratch: Path, process
     """At most so many processes at a time, each for one request."""
     context: Any = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
     if hasattr(context, "set_forkserver_preload"):
-        context.set_forkserver_preload([*_FIRST_USE, __name__, f"{__package__.partition('.')[0]}.tracer.isolated"])
+        context.set_forkserver_preload([*FIRST_USE, __name__, f"{__package__.partition('.')[0]}.tracer.isolated"])
     waiting, running = list(work), dict[Connection, tuple[int, Request, BaseProcess]]()
     try:
         while waiting or running:
@@ -172,7 +172,7 @@ def _child(request: Request, path: Path, pipe: Connection) -> None:
     from ..graph import ForetraceError, save
 
     try:
-        graph, files = _trace(request)
+        graph, files = trace_once(request)
         save(graph, path)
         pipe.send(("files", files))
     except ForetraceError as error:
@@ -180,7 +180,8 @@ def _child(request: Request, path: Path, pipe: Connection) -> None:
     pipe.close()
 
 
-def _trace(request: Request) -> tuple[StepGraph, list[str]]:
+def trace_once(request: Request) -> tuple[StepGraph, list[str]]:
+    """The trace of a request, in this process, and the files below its root that were read for it."""
     from ..graph import ForetraceError
     from ..tracer import trace_target
     from ..tracer.isolated import files_in, isolated

@@ -6,6 +6,7 @@ Importing this package registers every built-in rule: the families are the list 
 from . import (
     attention,
     convolution,
+    fused,
     indexing,
     losses,
     matmul,
@@ -31,6 +32,7 @@ from .optimizer import (
 )
 from .pairing import WRAPPED_NUMBER_BYTES, Pairing, Parting, pair
 from .price import Assumed, Priced, Totals, price_op, price_ops, totals
+from .rewrite import fuse_attention, fuse_ops, retype_storages, without_ops
 from .rules import Answer, Kind, Rule, Table, free, lookup, override, rule
 from .timeline import PhaseMemory, Timeline, timeline
 from .work import Work, moves
@@ -38,6 +40,7 @@ from .work import Work, moves
 FAMILIES = (
     attention,
     convolution,
+    fused,
     indexing,
     losses,
     matmul,
@@ -81,6 +84,8 @@ __all__ = [
     "adamw_state_bytes_per_parameter",
     "compare",
     "free",
+    "fuse_attention",
+    "fuse_ops",
     "group",
     "holders",
     "lookup",
@@ -90,6 +95,7 @@ __all__ = [
     "pair",
     "price_op",
     "price_ops",
+    "retype_storages",
     "roll",
     "rule",
     "saved_by_module",
@@ -98,4 +104,5 @@ __all__ = [
     "timeline",
     "totals",
     "trained_parameters",
+    "without_ops",
 ]

@@ -73,7 +73,7 @@ def fused_attention(graph: StepGraph) -> StepGraph | None:
 
     Scores are what a softmax between two batched products reads. None where there are none.
     """
-    scores = {(op.module, op.tensor("self").numel) for op in graph.ops if _is_of_scores(graph, op)}
+    scores = {(op.module, op.tensor("self").numel) for op in graph.ops if is_of_scores(graph, op)}
     if not scores:
         return None
     sizes = {
@@ -85,7 +85,7 @@ def fused_attention(graph: StepGraph) -> StepGraph | None:
     return resized(graph, sizes)
 
 
-def _is_of_scores(graph: StepGraph, op: Op) -> bool:
+def is_of_scores(graph: StepGraph, op: Op) -> bool:
     """Whether the op is a softmax of batched products that is itself multiplied afterwards."""
     if op.packet != "aten._softmax" or op.phase is not Phase.FORWARD:
         return False

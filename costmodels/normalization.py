@@ -102,7 +102,16 @@ def batch_norm_training(op: Op) -> Work:
     per_channel = MOMENTS_GROUP_FLOPS + (RUNNING_FLOPS if running(op) else 0)
     work = moves(op, vector_flops=per_element * source.numel + per_channel * channels)
     stated = touched(op.written)
-    return work + Work(read_bytes=source.touched_bytes, written_bytes=max(touched(running(op)) - stated, 0))
+    again = 0 if keeps_channels(source) else source.touched_bytes
+    return work + Work(read_bytes=again, written_bytes=max(touched(running(op)) - stated, 0))
+
+
+def keeps_channels(source: Tensor) -> bool:
+    """In channels last, cuDNN's persistent kernels keep what they have read on the chip for the second pass.
+
+    https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cudnn/BatchNorm.cpp, getCudnnBatchNormMode
+    """
+    return len(source.shape) >= 4 and source.shape[1] > 1 and source.strides[1] == 1
 
 
 def batch_norm_inference(op: Op) -> Work:
@@ -139,7 +148,8 @@ def batch_norm_backward(op: Op) -> Work:
     for_input, for_weight, for_bias = flags(op, "output_mask", 3)
     if op.get("train", True):
         flops = norm_backward(op, True, for_input, for_weight, for_bias) * source.numel
-        again = source.touched_bytes + gradient.touched_bytes if for_input else 0
+        second = for_input and not keeps_channels(source)
+        again = source.touched_bytes + gradient.touched_bytes if second else 0
         return moves(op, vector_flops=flops) + Work(read_bytes=again)
     per_element = 2 * for_input + (RESCALE_FLOPS + 2) * for_weight + for_bias
     return moves(op, vector_flops=per_element * source.numel)

@@ -3,9 +3,10 @@
     python examples/closed_forms.py                       # all eight, a few minutes
     python examples/closed_forms.py eager float32 foreach  # one
 
-Prints the closed forms of docs/formula.md: what is saved for backward, each candidate for the peak that wins near the
-full size, and the largest batch that fits on an A100 with 80 GB by them, confirmed by a trace. The targets below are
-what they are taken from:
+Prints the closed forms of docs/accounting.md: what is saved for backward, live bytes after forward, each candidate for
+the peak that wins near the full size, the same over the batch alone, and the largest batch that fits on an A100 with
+80 GB, by live bytes and by what the caching allocator reserves, each confirmed by a trace. The targets below are what
+they are taken from:
 
     foretrace formula examples/closed_forms.py:textbook --over batch,seq,layers,width,heads,vocab
     foretrace formula examples/closed_forms.py:megatron --over batch,seq,layers,width,heads --of saved_for_backward \\
@@ -78,20 +79,29 @@ def show(attention: str, precision: str, optimizer: str) -> None:
     fused = {"fused": attention == "fused"}
     target = f"{__file__}:textbook"
     found = foretrace.formula(target, SIZES, parameters=fused, **how)
+    said = lambda polynomial: written(polynomial, found.letters, found.names)  # noqa: E731
     print(f"{attention} attention, {precision}, {optimizer} AdamW")
-    print("  saved for backward")
-    print(f"    {written(found.saved_for_backward.polynomial, found.letters, found.names)}")
+    for name in ("saved_for_backward", "after_forward"):
+        print(f"  {found[name].title}\n    {said(found[name].polynomial)}")
+    others = {name: size for name, size in found.full.items() if name != "batch"}
     for candidate in found.peak.winning:
         if candidate.share > 0.05:
-            print(f"  live in {candidate.point}")
-            print(f"    {written(candidate.polynomial, found.letters, found.names)}")
+            print(f"  live in {candidate.point}\n    {said(candidate.polynomial)}")
+            print(f"    = {said(candidate.polynomial.subs(**others))}")
+
+    def priced(batch: int):
+        return foretrace.price(foretrace.trace_target(target, {**fused, **others, "batch": batch}, **how), on=ON)
+
     limit = foretrace.price(foretrace.trace_target(target, {**fused, "layers": 1}), on=ON).available_bytes
-    full = {name: size for name, size in found.full.items() if name != "batch"}
-    best = max((n for n in range(2, 200) if found.at("peak", batch=n, **full) <= limit), default=1)
-    graph = foretrace.trace_target(target, {**fused, **full, "batch": best}, **how)
-    peak = foretrace.price(graph, on=ON).memory.peak_bytes
-    assert peak == found.at("peak", batch=best, **full)
-    print(f"  largest batch {best}, with a peak of {peak:,} bytes\n", flush=True)
+    best = max((n for n in range(2, 200) if found.at("peak", batch=n, **others) <= limit), default=1)
+    report = priced(best)
+    assert report.memory.peak_bytes == found.at("peak", batch=best, **others)
+    print(f"  largest batch {best} by live bytes, with a peak of {report.memory.peak_bytes:,} bytes")
+    real = best
+    while not report.fits:
+        real -= 1
+        report = priced(real)
+    print(f"  largest batch {real} by reserved bytes, with {report.reserved_peak_bytes:,} bytes reserved\n", flush=True)
 
 
 if __name__ == "__main__":

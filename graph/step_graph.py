@@ -25,6 +25,9 @@ from .alike import kinds_of
 from .bulk import uncollected
 from .op import Op, Source
 from .phase import Phase
+from .select import Categories, Phases
+from .select import ops as selected_ops
+from .select import storages as selected_storages
 from .storage import Event, Storage
 
 
@@ -153,6 +156,31 @@ class StepGraph:
     def at_start(self) -> tuple[Storage, ...]:
         """The storages that were live when the step began."""
         return tuple(s for s in self.storages if s.born is None)
+
+    def select(
+        self, module: str | None = None, *, name: str | None = None, phase: Phases | None = None
+    ) -> tuple[Op, ...]:
+        """The ops in modules, of names and in phases as given, in order; what is left out does not matter.
+
+        Module and name are patterns: ``graph.select("h.*.attn*", name="aten.bmm", phase="backward")``. Raises
+        `ForetraceError` for a phase that there is not.
+        """
+        return tuple(selected_ops(self, module, name, phase))
+
+    def select_storages(
+        self,
+        module: str | None = None,
+        *,
+        name: str | None = None,
+        category: Categories | None = None,
+        phase: Phases | None = None,
+    ) -> tuple[Storage, ...]:
+        """The storages of categories, and allocated in modules and phases, as given, in order.
+
+        Module and name are patterns; a name is that of a parameter, buffer, gradient, state or input. What was live
+        when the step began has no phase and no module. Raises `ForetraceError` for a category that there is not.
+        """
+        return tuple(selected_storages(self, module, name, category, phase))
 
     def __repr__(self) -> str:
         return f"<StepGraph {self.facts.target or 'step'}: {len(self.ops):,} ops, {len(self.storages):,} storages>"

@@ -16,7 +16,7 @@ from statistics import median
 from typing import NamedTuple, cast
 
 from ..graph.errors import ForetraceError
-from .measured import Key, Measurement, spec
+from .measured import Key, Measurement, list_spec, spec
 from .profile import Profile
 
 Event = Mapping[str, object]
@@ -138,19 +138,31 @@ def _call(event: Event) -> Call | None:
 
 
 def _key(name: str, args: Mapping[str, object]) -> Key | None:
-    """The op's name and its tensors; None without shapes, or with a list of tensors among them."""
+    """The op's name and its tensors; None without shapes."""
     dims, types = args.get("Input Dims"), args.get("Input type")
     space, colons, packet = name.partition("::")
     if not isinstance(dims, list) or not isinstance(types, list) or not colons:
         return None
-    if "TensorList" in types:
+    found = [_spec(shape, kind) for shape, kind in zip(dims, types, strict=False)]
+    if UNKNOWN in found:
         return None
-    tensors = [
-        spec(DTYPES[kind], shape)
-        for shape, kind in zip(dims, types, strict=False)
-        if kind in DTYPES and isinstance(shape, list) and all(isinstance(size, int) for size in shape)
-    ]
-    return (f"{space}.{packet}", tuple(tensors)) if tensors else None
+    tensors = tuple(text for text in found if text)
+    return (f"{space}.{packet}", tensors) if tensors else None
+
+
+UNKNOWN = "?"
+
+
+def _spec(shape: object, kind: object) -> str:
+    """How a key writes that input; empty where it is no tensor, `UNKNOWN` for a list without its shapes."""
+    if kind == "TensorList":
+        whole = isinstance(shape, list) and bool(shape) and all(_is_shape(item) for item in shape)
+        return list_spec(cast(list[list[int]], shape)) if whole else UNKNOWN
+    return spec(DTYPES[kind], cast(list[int], shape)) if kind in DTYPES and _is_shape(shape) else ""
+
+
+def _is_shape(shape: object) -> bool:
+    return isinstance(shape, list) and all(isinstance(size, int) for size in shape)
 
 
 def _number(value: object) -> float:

@@ -5,8 +5,9 @@ allocator, the launch. The host runs ahead of the device and the queue holds wha
 shorter than dispatch, the queue runs dry and the device *waits*. A step that waits is *launch-bound*: a faster GPU
 does not make it shorter, fewer and larger ops (or a CUDA graph, or a compiler) do.
 
-The seconds of dispatch are a typical server's (``host_seconds`` in ``kernels.toml``); hosts differ by a factor of two
-either way, and so do models in how much Python stands between their ops. An op that hands a number back to Python
+The seconds of dispatch are those of an A100's usual host (``host_seconds`` in ``kernels.toml``), and a profile says how
+much faster or slower its own are. Hosts of one GPU still differ by a factor of two, and so do models in how much Python
+stands between their ops. An op that hands a number back to Python
 empties the queue first.
 
 Not covered: data loading, several streams, a limit to the queue's length, garbage collection.
@@ -14,7 +15,7 @@ Not covered: data loading, several streams, a limit to the queue's length, garba
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -29,6 +30,13 @@ FASTEST, SLOWEST = 0.6, 1.7
 
 The same forward of 12 layers takes 9 to 36 ms on the hosts of ``benchmarks/data/step_times.csv``.
 """
+
+KINDS = (
+    "module", "view", "kernel", "heavy_kernel", "backward_node", "backward_view", "backward_kernel",
+    "backward_heavy_kernel", "optimizer_kernel", "list_tensor",
+)  # fmt: skip
+"""What the host spends time on: a module's call, an op without a kernel, with one, with one that has to be set up; in
+the backward pass also a node of the graph, which may be several ops; in the update a tensor of a list."""
 
 WAITING = frozenset({"aten._local_scalar_dense", "aten.item", "aten.nonzero", "aten.is_nonzero", "aten.equal"})
 """Ops whose result Python has to have before it goes on."""
@@ -80,53 +88,97 @@ def run(issued: Iterable[Issued | tuple[Phase, float, float, bool]]) -> Run:
     return Run(phases, kernels, dispatch, waiting + max(0.0, host - device))
 
 
+Charge = tuple[str, float]
+"""A constant of ``host_seconds`` and how many times it is spent."""
+
+
 def dispatches(
-    ops: Sequence[Op], free: Iterable[bool], constants: Constants, kinds: Sequence[int] | None = None
+    ops: Sequence[Op],
+    free: Iterable[bool],
+    constants: Constants,
+    speed: float = 1.0,
+    kinds: Sequence[int] | None = None,
 ) -> list[float]:
-    """What the host spends on each op, the calls of the modules that it stands in included. Free ops make no kernel.
+    """What a host of that speed spends on each op, the calls of the modules that it stands in included."""
+    seconds = {name: constants[f"host_seconds.{name}"] / speed for name in KINDS}
+    alone = constants["host_share_without_autograd"]
+    return [
+        sum([seconds[name] * times for name, times in spent]) * (1.0 if recorded else alone)
+        for spent, recorded in charges(ops, free, kinds)
+    ]
+
+
+def charges(
+    ops: Sequence[Op], free: Iterable[bool], kinds: Sequence[int] | None = None
+) -> Iterator[tuple[list[Charge], bool]]:
+    """What each op costs the host, and whether autograd records it. Free ops make no kernel.
 
     Of ops alike, by `kinds`, one is looked at.
     """
-    before: str | None = None
-    found = []
-    known: dict[tuple[int, bool], float] = {}
+    module = ""
+    path: list[str] = []
+    node: int | None = None
+    known: dict[tuple[int, bool], list[Charge]] = {}
     for op, is_free, kind in zip(ops, free, range(len(ops)) if kinds is None else kinds, strict=True):
-        seconds = known.get((kind, is_free))
-        if seconds is None:
-            seconds = known[kind, is_free] = _op_seconds(op, is_free, constants)
+        spent = known.get((kind, is_free))
+        if spent is None:
+            spent = known[kind, is_free] = _own(op, is_free)
+        recorded = True
         if op.phase is Phase.FORWARD:
-            if op.module != before:
-                seconds += constants["host_seconds.module"] * _entered(before, op.module)
-                before = op.module
-            seconds *= 1.0 if op.sequence is not None else constants["host_share_without_autograd"]
-        found.append(seconds)
-    return found
+            if op.module != module or not path:
+                entered = op.module.split(".")
+                spent = [*spent, ("module", _calls(path, entered))]
+                module, path = op.module, entered
+            recorded = op.sequence is not None
+        elif op.phase is Phase.BACKWARD:
+            if op.forward is None or op.forward != node:
+                spent = [*spent, ("backward_node", 1)]
+            node = op.forward
+        yield spent, recorded
 
 
-def _entered(before: str | None, module: str) -> int:
-    """How many modules are called on the way from one path to the next; the first comes from nowhere."""
-    path = module.split(".")
+def _own(op: Op, is_free: bool) -> list[Charge]:
+    if op.phase is Phase.FORWARD:
+        return [_forward(op, is_free)]
+    return [_backward(op, is_free)] if op.phase is Phase.BACKWARD else _update(op, is_free)
+
+
+def _calls(before: list[str], path: list[str]) -> int:
+    """How many modules are called on the way from one path to the next."""
     common = 0
-    for one, other in zip(before.split(".") if before is not None else (), path, strict=False):
+    for one, other in zip(before, path, strict=False):
         if one != other:
             break
         common += 1
     return len(path) - common
 
 
-def _op_seconds(op: Op, is_free: bool, constants: Constants) -> float:
-    backward = op.phase is Phase.BACKWARD
+def _forward(op: Op, is_free: bool) -> Charge:
+    return "view" if is_free else "heavy_kernel" if _is_set_up(op) else "kernel", 1
+
+
+def _backward(op: Op, is_free: bool) -> Charge:
     if is_free:
-        return constants["host_seconds.backward_view" if backward else "host_seconds.view"]
-    if _is_heavy(op.packet):
-        both = 2 if "convolution_backward" in op.packet else 1
-        return both * constants["host_seconds.backward_heavy_kernel" if backward else "host_seconds.heavy_kernel"]
-    if backward:
-        return constants["host_seconds.backward_kernel"]
-    if op.phase in (Phase.OPTIMIZER, Phase.ZERO_GRAD):
-        tensors = len(op.inputs) * constants["host_seconds.list_tensor"] if _is_multi_tensor(op) else 0.0
-        return constants["host_seconds.optimizer_kernel"] * launches(op) + tensors
-    return constants["host_seconds.kernel"]
+        return "backward_view", 1
+    both = 2 if "convolution_backward" in op.packet else 1
+    return "backward_heavy_kernel" if _is_set_up(op) else "backward_kernel", both
+
+
+def _update(op: Op, is_free: bool) -> list[Charge]:
+    if is_free:
+        return [("view", 1)]
+    tensors = len(op.inputs) if _is_multi_tensor(op) else 0
+    return [("optimizer_kernel", launches(op)), ("list_tensor", tensors)]
+
+
+def _is_set_up(op: Op) -> bool:
+    """A convolution of one channel a group has kernels of PyTorch's own, unless it is in channels last."""
+    if not _is_heavy(op.packet):
+        return False
+    weight, source = op.args.get("weight"), op.args.get("input", op.args.get("self"))
+    if "convolution" not in op.packet or not isinstance(weight, Tensor) or not isinstance(source, Tensor):
+        return True
+    return op.get("groups", 1) == 1 or weight.shape[1] > 1 or source.strides[1] == 1
 
 
 @lru_cache(maxsize=4096)

@@ -2,7 +2,8 @@
 
 *Step time* is how long the step takes in eager mode: the kernels of one stream one after the other, and the waiting
 where the host cannot issue them as fast (`dispatch.py`). A phase is over when the device is done with it. The
-interval has every kernel, and the host, off the same way.
+interval has every kernel, and the host, off the same way: as fast as it may be at the low end, and at the high end a
+share of the way (``step_interval.high``) to as slow as it may be. It is meant to hold nine steps in ten.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ..costmodels.work import Work
 from ..graph.op import Op
 from ..graph.phase import Phase
 from ..graph.step_graph import StepGraph
+from .cache import Cache
 from .constants import constants
 from .dispatch import FASTEST, SLOWEST, WAITING, dispatches, run
 from .kernel_time import BOUNDS, FREE, TIERS, Job, OpTime, Unit, job, operand_dtype, time_of
@@ -86,7 +88,7 @@ class StepTime:
 
     @property
     def high_seconds(self) -> float:
-        """The whole step, if every kernel is a slow one."""
+        """The whole step, if many kernels are slow ones; all never are at once."""
         return self.step.high_seconds
 
     @property
@@ -161,7 +163,7 @@ def estimate(
         FREE if is_free or _on_host(p.op, host_storages) else timer(kind, p)
         for p, is_free, kind in zip(priced, free, kinds, strict=True)
     )
-    host = dispatches([p.op for p in priced], free, constants(), kinds)
+    host = dispatches([p.op for p in priced], free, constants(), profile.host_speed, kinds)
     phases, waits = [p.op.phase for p in priced], [p.op.packet in WAITING for p in priced]
     usual = run(zip(phases, host, [t.seconds for t in times], waits, strict=True))
     low = run(zip(phases, [FASTEST * s for s in host], [t.low_seconds for t in times], waits, strict=True))
@@ -173,8 +175,8 @@ def estimate(
     unit = max(by_unit, key=by_unit.__getitem__, default=None)
     return StepTime(
         profile=profile.name,
-        step=Span(usual.seconds, low.seconds, high.seconds),
-        phases={p: Span(usual.phases[p], low.phases[p], high.phases[p]) for p in Phase},
+        step=_span(usual.seconds, low.seconds, high.seconds),
+        phases={p: _span(usual.phases[p], low.phases[p], high.phases[p]) for p in Phase},
         ops=times,
         bound_seconds={**_by(times, "bound", BOUNDS[:-2]), "host": usual.waiting_seconds},
         tier_seconds=_by(times, "tier", TIERS[:-1]),
@@ -189,6 +191,11 @@ def estimate(
         peak_unit=unit,
         peak_flops_per_second=unit.peak(profile) if unit else 0.0,
     )
+
+
+def _span(usual: float, low: float, high: float) -> Span:
+    """Kernels are seldom all slow at once: the interval goes a share of the way to where they would be."""
+    return Span(usual, low, usual + constants()["step_interval.high"] * (high - usual))
 
 
 def _again(op: Op) -> bool:
@@ -238,20 +245,30 @@ class _Timer:
 
     def __init__(self, profile: Profile, tf32: bool, cudnn_tf32: bool) -> None:
         self.profile, self.tf32, self.cudnn_tf32 = profile, tf32, cudnn_tf32
-        self.alike: dict[int, tuple[Work, OpTime]] = {}
+        self.cache = Cache(profile) if profile.l2_bandwidth_bytes_per_second else None
+        self.alike: dict[int, tuple[Work, Job | None, OpTime]] = {}
         self.known: dict[Job, OpTime] = {}
 
     def __call__(self, kind: int, priced: Priced) -> OpTime:
-        work, found = self.alike.get(kind, (None, FREE))
-        if work is not priced.work:
-            found = self._time(priced.op, priced.work)
-            self.alike[kind] = priced.work, found
+        work = priced.work
+        known = self.alike.get(kind)
+        if known is None or known[0] is not work:
+            known = self.alike[kind] = work, *self._first_look(priced.op, work)
+        _, key, found = known
+        if key is not None and self.cache is not None:
+            hits = self.cache.hits(priced.op, work)
+            if hits:
+                return self._timed(key._replace(cached_bytes=hits))
         return found
 
-    def _time(self, op: Op, work: Work) -> OpTime:
+    def _first_look(self, op: Op, work: Work) -> tuple[Job | None, OpTime]:
+        """What there is to do for an op, and how long it takes with nothing of it in the cache."""
         if not (work.flops or work.bytes):
-            return FREE
+            return None, FREE
         key = job(work, op, self.profile, tf32=self.tf32, cudnn_tf32=self.cudnn_tf32)
+        return key, self._timed(key)
+
+    def _timed(self, key: Job) -> OpTime:
         found = self.known.get(key)
         if found is None:
             found = self.known[key] = time_of(key, self.profile)

@@ -13,7 +13,9 @@ Each is a floor per kernel, and on top of it the slowest of matrix arithmetic, o
 rate passes its peak. The interval comes from the low and high efficiencies of the profile, between which about
 eight kernels in ten lie.
 
-Not covered: data that is still in L2; copies between host and device. The host's own time is in `dispatch.py`.
+What is still in L2 from the op before (`cache.py`) is read at its bandwidth.
+
+Not covered: copies between host and device. The host's own time is in `dispatch.py`.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from typing import NamedTuple
 
 from ..costmodels.work import Work
 from ..graph.dtype import is_floating
-from ..graph.op import Op
+from ..graph.op import Op, Tensor
 from .constants import constants
 from .measured import Measurement, key_of
 from .problems import Problem, problems
@@ -84,6 +86,9 @@ FREE = OpTime(0.0, 0.0, 0.0, "free", tier="free")
 
 STREAM = Traffic("stream")
 
+FAST_FLOPS_PER_CLOCK = 1200
+"""Of one multiprocessor. Faster tensor cores, such as an A100's in half precision, are: 2,048."""
+
 
 class Job(NamedTuple):
     """All that a kernel time depends on beside the device: two ops with equal jobs take equally long."""
@@ -94,14 +99,16 @@ class Job(NamedTuple):
     launches: int
     traffic: Traffic
     problems: tuple[Problem, ...]
-    turned_bytes: int = 0
-    """What a library reads and writes to turn operands into the order that its kernels want."""
+    around_bytes: int = 0
+    """What is read and written around a convolution's products: images turned, and the bias."""
     measured: Measurement | None = None
     """The measured time of this op, where the profile has one."""
+    cached_bytes: int = 0
+    """What it reads from L2."""
 
 
 def kernel_time(work: Work, op: Op, profile: Profile, *, tf32: bool = False, cudnn_tf32: bool = True) -> OpTime:
-    """Time of `op` on that device. `tf32` and `cudnn_tf32` are PyTorch's two ``allow_tf32`` settings."""
+    """Time of `op` on that device, alone. `tf32` and `cudnn_tf32` are PyTorch's two ``allow_tf32`` settings."""
     if not (work.flops or work.bytes):
         return FREE
     return time_of(job(work, op, profile, tf32=tf32, cudnn_tf32=cudnn_tf32), profile)
@@ -114,8 +121,15 @@ def job(work: Work, op: Op, profile: Profile, *, tf32: bool = False, cudnn_tf32:
         return Job(work, None, vector_dtype(op), launches(op), traffic(op), (), measured=measured)
     unit = matmul_unit(op, profile, tf32=tf32, cudnn_tf32=cudnn_tf32)
     found = problems(op)
-    turned = _turned_bytes(op, found) if unit.cores == "tensor" and unit.dtype in ("float16", "bfloat16") else 0
-    return Job(work, unit, vector_dtype(op), launches(op), STREAM, found, turned, measured)
+    around = _bias_bytes(op, found) + (_turned_bytes(op, found) if unit.cores == "tensor" else 0)
+    return Job(work, unit, vector_dtype(op), launches(op), _product_traffic(found), found, around, measured)
+
+
+def _product_traffic(found: tuple[Problem, ...]) -> Traffic:
+    """Products stream their operands; a depthwise convolution is bound by how it does not."""
+    if not found or found[0].kind != "depthwise":
+        return STREAM
+    return Traffic("depthwise_backward" if found[0].backward else "depthwise")
 
 
 def _measured(op: Op, profile: Profile) -> Measurement | None:
@@ -126,15 +140,33 @@ def _measured(op: Op, profile: Profile) -> Measurement | None:
 
 
 def _turned_bytes(op: Op, found: tuple[Problem, ...]) -> int:
-    """cuDNN's half-precision kernels want channels last; operands in another order are turned for each product.
+    """cuDNN's kernels for tensor cores want channels last; images in another order are turned on the way in and out.
 
+    Forward that is the input and the output, backward the input, the gradient and the input's gradient; for some shapes
+    a kernel that takes them as they lie is faster.
     https://docs.nvidia.com/deeplearning/performance/dl-performance-convolutional/index.html#tensor-layout
     """
-    if not found or found[0].kind != "convolution":
+    if not found or found[0].kind not in ("convolution", "grouped", "grouped_direct"):
         return 0
     images = [t for t in (*op.inputs, *op.outputs) if len(t.shape) >= 4 and t is not op.args.get("weight")]
-    turned = [t for t in images if t.strides[1] != 1 and t.shape[1] > 1]
-    return 2 * sum(sorted((t.bytes for t in turned), reverse=True)[:2]) * len(found)
+    turned = sorted((t.bytes for t in images if t.strides[1] != 1 and t.shape[1] > 1), reverse=True)
+    most = 1 + len(found)
+    return int(2 * sum(turned[:most]) * constants()["turned_share"])
+
+
+def _bias_bytes(op: Op, found: tuple[Problem, ...]) -> int:
+    """A bias is added to the whole output by a kernel of its own, and its gradient is a sum over the whole gradient.
+
+    https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cudnn/ConvShared.cpp, cudnn_convolution;
+    https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/Convolution.cpp, convolution_backward
+    """
+    if not found or not found[0].is_convolution:
+        return 0
+    if "backward" not in op.packet:
+        return 2 * op.outputs[0].bytes if isinstance(op.args.get("bias"), Tensor) else 0
+    wanted, gradient = op.get("output_mask", ()), op.args.get("grad_output")
+    asked = isinstance(wanted, tuple) and len(wanted) == 3 and wanted[2]
+    return gradient.bytes if asked and isinstance(gradient, Tensor) else 0
 
 
 def time_of(job: Job, profile: Profile) -> OpTime:
@@ -165,19 +197,28 @@ def _parts(job: Job, profile: Profile, at: int) -> dict[str, float]:
     """Seconds by bound with every efficiency at its low, typical or high value, and the floor the other way round."""
     vector_rate = profile.vector_flops_per_second[job.vector] * profile.vector_efficiency[at]
     bandwidth = profile.memory_bandwidth_bytes_per_second * profile.memory_bandwidth_efficiency[at]
+    moved = _moved_bytes(job, profile, bandwidth)
     return {
-        "tensor": _matmul_seconds(job, profile, at) + job.turned_bytes / bandwidth,
+        "tensor": _matmul_seconds(job, profile, at) + job.around_bytes / bandwidth,
         "vector": job.work.vector_flops / vector_rate,
-        "memory": job.work.bytes / bandwidth if at == HIGH else _memory_seconds(job, profile, bandwidth),
+        "memory": moved / bandwidth if at == HIGH else _memory_seconds(job, profile, bandwidth, moved),
         "floor": job.launches * profile.kernel_floor_seconds[HIGH - at],
     }
 
 
-def _memory_seconds(job: Job, profile: Profile, bandwidth: float) -> float:
+def _moved_bytes(job: Job, profile: Profile, bandwidth: float) -> float:
+    """The bytes of `job`, those from L2 counted for as much less as they are faster."""
+    if not job.cached_bytes or profile.l2_bandwidth_bytes_per_second <= bandwidth:
+        return job.work.bytes
+    return job.work.bytes - job.cached_bytes * (1 - bandwidth / profile.l2_bandwidth_bytes_per_second)
+
+
+def _memory_seconds(job: Job, profile: Profile, bandwidth: float, moved: float) -> float:
     """Moving the bytes as its kind of traffic does, or stepping through the elements, and what each row costs."""
-    known, (kind, elements, rows) = constants(), job.traffic
-    clocks = profile.sm_count * profile.clock_hertz
-    moving = job.work.bytes / (bandwidth * known[f"traffic_share.{kind}"])
+    known, (kind, elements, rows, blocks) = constants(), job.traffic
+    busy = min(profile.sm_count, blocks) if blocks else profile.sm_count
+    clocks = busy * profile.clock_hertz
+    moving = moved / (bandwidth * known[f"traffic_share.{kind}"] * busy / profile.sm_count)
     stepping = elements / (clocks * known[f"elements_per_clock.{kind}"])
     return max(moving, stepping) + rows * known[f"row_clocks.{kind}"] / clocks
 
@@ -190,12 +231,18 @@ def _seconds(parts: dict[str, float], unit: Unit | None) -> float:
 
 
 def _matmul_seconds(job: Job, profile: Profile, at: int) -> float:
-    """Time of the multiply-adds that run, at the share of the peak that their sizes allow."""
+    """Time of the multiply-adds that run, at the share of the peak that their sizes allow.
+
+    At its fastest it is also faster than the model of tiles tends to be off.
+    """
     if job.unit is None:
         return 0.0
-    peak = job.unit.peak(profile)
-    flops = job.work.tensor_flops - job.work.skippable_flops
-    return flops / (peak * _share(job, job.unit, profile, at))
+    at_peak = (job.work.tensor_flops - job.work.skippable_flops) / job.unit.peak(profile)
+    seconds = at_peak / _share(job, job.unit, profile, at)
+    if at != HIGH:
+        return seconds
+    often = at_peak / _share(job, job.unit, profile, TYPICAL) * constants()["product_interval.low"]
+    return max(at_peak, min(seconds, often))
 
 
 def _share(job: Job, unit: Unit, profile: Profile, at: int) -> float:
@@ -203,10 +250,11 @@ def _share(job: Job, unit: Unit, profile: Profile, at: int) -> float:
     best = profile.matmul_efficiency[unit.dtype][at]
     bandwidth = profile.memory_bandwidth_bytes_per_second * profile.memory_bandwidth_efficiency[TYPICAL]
     per_byte = unit.peak(profile) / bandwidth
+    fast = unit.peak(profile) > FAST_FLOPS_PER_CLOCK * profile.sm_count * profile.clock_hertz
     done = spent = 0.0
     for problem in job.problems:
         if problem.flops:
-            share = share_of_peak(problem, unit.cores, best, profile.sm_count, per_byte, constants())
+            share = share_of_peak(problem, unit.cores, best, profile.sm_count, per_byte, constants(), fast)
             done += problem.flops
             spent += problem.flops / share
     return done / spent if spent else best

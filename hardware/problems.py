@@ -25,7 +25,8 @@ class Problem(NamedTuple):
     """``batch`` products of M x K by K x N. Depthwise convolutions have ``depth`` 1 channel a group."""
 
     kind: str
-    """matrix, batched, convolution, depthwise, or attention."""
+    """matrix, batched, attention, convolution, or a convolution in groups: grouped, grouped_channels_last,
+    grouped_direct, depthwise (one channel a group)."""
     batch: int
     m: int
     n: int
@@ -39,6 +40,11 @@ class Problem(NamedTuple):
     def flops(self) -> int:
         """A multiply and an add for each term."""
         return 2 * self.batch * self.m * self.n * self.k
+
+    @property
+    def is_convolution(self) -> bool:
+        """In groups or not."""
+        return self.kind not in ("matrix", "batched", "attention")
 
 
 def problems(op: Op) -> tuple[Problem, ...]:
@@ -111,7 +117,7 @@ def _convolution(op: Op) -> tuple[Problem, ...]:
     filters, depth = weight.shape[0] // groups, prod(weight.shape[1:])
     channels, taps = weight.shape[1], prod(weight.shape[2:])
     positions = made.shape[0] * prod(made.shape[2:])
-    kind = "depthwise" if channels == 1 and groups > 1 else "convolution"
+    kind = _kind(groups, channels, filters, source)
     aligned = _channels_aligned(weight, groups)
     forward = Problem(kind, groups, positions, filters, depth, source.itemsize, aligned)
     if not backward:
@@ -122,6 +128,22 @@ def _convolution(op: Op) -> tuple[Problem, ...]:
     by_weight = Problem(kind, groups, filters, depth, positions, source.itemsize, aligned, backward=True)
     chosen = wanted if isinstance(wanted, tuple) else (True, True, True)
     return tuple(problem for problem, asked in zip((by_input, by_weight), chosen, strict=False) if asked)
+
+
+# Groups of 4, 8, 16 and 32 channels have kernels of their own, which pad nothing: "Deep Learning Performance",
+# https://docs.nvidia.com/deeplearning/cudnn/archives/cudnn-897/release-notes/rel_7.html, 7.6
+DIRECT = (4, 8, 16, 32)
+
+
+def _kind(groups: int, channels: int, filters: int, source: Tensor) -> str:
+    """Which kernels a convolution has: a plain product's, those of groups, or of one channel a group."""
+    if groups == 1:
+        return "convolution"
+    if channels == 1:
+        return "depthwise"
+    if groups % 32 == 0 and channels in DIRECT and channels == filters:
+        return "grouped_direct"
+    return "grouped_channels_last" if len(source.shape) >= 4 and source.strides[1] == 1 else "grouped"
 
 
 def _groups(op: Op) -> int:

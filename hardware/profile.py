@@ -14,7 +14,7 @@ import math
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -64,6 +64,10 @@ class Key(NamedTuple):
     """number, integer or range."""
     by_type: bool = False
     """True where each element type has its own table."""
+    default: float | None = None
+    """What is taken where the file says nothing; None where it has to."""
+    unstated: str = ""
+    """What then stands for the source."""
 
 
 TEXT_KEYS = ("name", "full_name", "vendor", "architecture", "compute_capability")
@@ -76,6 +80,9 @@ KEYS: Mapping[str, Key] = MappingProxyType(
         "cuda_context_bytes": Key("bytes", 0, 1e10, "integer"),
         "cublas_workspace_bytes": Key("bytes", 0, 1e9, "integer"),
         "l2_bytes": Key("bytes", 1e5, 1e10, "integer"),
+        "l2_bandwidth_bytes_per_second": Key(
+            "bytes/s", 0, 1e15, default=0.0, unstated="not stated; nothing is taken to be read from L2"
+        ),
         "memory_bandwidth_bytes_per_second": Key("bytes/s", 1e10, 1e14),
         "link_bytes_per_second": Key("bytes/s", 0, 1e14),
         "sm_count": Key("multiprocessors", 1, 1e4, "integer"),
@@ -83,6 +90,9 @@ KEYS: Mapping[str, Key] = MappingProxyType(
         "tensor_flops_per_second": Key("FLOP/s", 1e11, 1e17, by_type=True),
         "vector_flops_per_second": Key("FLOP/s", 1e10, 1e16, by_type=True),
         "kernel_floor_seconds": Key("s", 1e-8, 1e-3, "range"),
+        "host_speed": Key(
+            "of an A100's host", 0.01, 100, default=1.0, unstated="not stated; assumed to be as fast as an A100's"
+        ),
         "memory_bandwidth_efficiency": Key("share of peak", 0.001, 1, "range"),
         "vector_efficiency": Key("share of peak", 0.001, 1, "range"),
         "matmul_efficiency": Key("share of peak", 0.001, 1, "range", by_type=True),
@@ -116,6 +126,8 @@ class Profile:
     cublas_workspace_bytes: int
     """What PyTorch allocates once for a cuBLAS handle and stream; in PyTorch's statistics."""
     l2_bytes: int
+    l2_bandwidth_bytes_per_second: float
+    """How fast it is read; 0 where that is not known, and then nothing is taken to be read from it."""
     memory_bandwidth_bytes_per_second: float
     link_bytes_per_second: float
     """To other devices of the same machine, both directions added up; 0 where there is only PCI Express."""
@@ -127,6 +139,8 @@ class Profile:
     """Peak of the CUDA cores by element type, a fused multiply-add counted as two."""
     kernel_floor_seconds: Range
     """From the start of one kernel to that of the next when they do next to nothing."""
+    host_speed: float
+    """How fast the processors that this device is mostly sold with issue ops, over that of an A100's."""
     memory_bandwidth_efficiency: Range
     vector_efficiency: Range
     matmul_efficiency: Mapping[str, Range]
@@ -136,10 +150,41 @@ class Profile:
     sources: Mapping[str, str]
     """Where each number comes from, by its key; ``key.type`` where there is one for each element type."""
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """A profile goes to other processes: its mappings, which cannot be changed and so not be pickled, as dicts."""
+        held = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return _rebuilt, ({name: dict(v) if isinstance(v, Mapping) else v for name, v in held.items()},)
+
     @property
     def capability(self) -> str | None:
         """The compute capability for which kernels are chosen; None for GPUs that have none, which are not NVIDIA's."""
         return self.compute_capability if re.fullmatch(r"\d+\.\d+", self.compute_capability) else None
+
+    def changed(self, name: str, source: str, **values: object) -> Profile:
+        """A profile of one's own, called `name`: this one with other values, which all come from `source`.
+
+        A value is a number, ``(low, typical, high)`` where it varies, or a dict of these by element type, which
+        changes those types alone: ``profile.changed("mine", "data sheet", sm_count=100,
+        tensor_flops_per_second={"bfloat16": 4e14})``. Measured times of this profile are left behind. Raises
+        `ForetraceError` for a key that there is not, and for a value that cannot be.
+        """
+        _refuse_unknown(name, "", dict(values), tuple(KEYS))
+        sources = dict(self.sources)
+        fields: dict[str, object] = {}
+        for key, value in values.items():
+            if KEYS[key].by_type:
+                _refuse_unknown(name, f"{key}.", value, TYPES[key])
+                changes = {
+                    kind: _entry(name, f"{key}.{kind}", KEYS[key], _stated(one, source), sources)
+                    for kind, one in cast(Table, value).items()
+                }
+                fields[key] = MappingProxyType({**getattr(self, key), **changes})
+            else:
+                fields[key] = _entry(name, key, KEYS[key], _stated(value, source), sources)
+        own = {"name": name, "full_name": name, "measured": MappingProxyType({}), "sources": MappingProxyType(sources)}
+        made = replace(self, **own, **fields)  # type: ignore[arg-type]
+        _check_whole(name, made)
+        return made
 
     def facts(self) -> Iterator[Fact]:
         """Every number with its unit and source, in the order of the file."""
@@ -152,6 +197,17 @@ class Profile:
                 yield Fact(name, value, spec.unit, self.sources[name])
         for one in self.measured.values():
             yield Fact(f"measured {one.op} {' '.join(one.inputs)}", one.microseconds * 1e-6, "s", one.source)
+
+
+def _stated(value: object, source: str) -> Table:
+    """A value as a file has it, with its source."""
+    if isinstance(value, tuple | list):
+        return {**dict(zip(("low", "typical", "high"), value, strict=False)), "source": source}
+    return {"value": value, "source": source}
+
+
+def _rebuilt(held: Mapping[str, object]) -> Profile:
+    return Profile(**{n: MappingProxyType(v) if isinstance(v, dict) else v for n, v in held.items()})  # type: ignore[arg-type]
 
 
 def names() -> tuple[str, ...]:
@@ -207,6 +263,9 @@ def _from_table(file: str, table: Table) -> Profile:
     sources: dict[str, str] = {}
     fields: dict[str, object] = {key: _text(file, table, key) for key in TEXT_KEYS}
     for key, spec in KEYS.items():
+        if spec.default is not None and key not in table:
+            fields[key], sources[key] = spec.default, spec.unstated
+            continue
         entry = _required(file, table, key)
         if spec.by_type:
             _refuse_unknown(file, f"{key}.", entry, TYPES[key])

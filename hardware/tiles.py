@@ -27,6 +27,10 @@ CONVOLUTION_TILES = ((256, 128), (128, 256), (128, 128), (128, 64), (64, 128), (
 TENSOR_TILES = (*CONVOLUTION_TILES, (64, 32), (32, 64), (32, 32))
 """Of tensor cores, for cuDNN and for cuBLAS: https://github.com/NVIDIA/cutlass/blob/main/media/docs/efficient_gemm.md."""
 
+CONVOLUTIONS = ("convolution", "grouped")
+UNTILED = ("depthwise", "grouped_direct", "grouped_channels_last")
+"""Convolutions whose kernels cut their images otherwise: a share of the peak for each kind, of any size."""
+
 SPLITS = (1, 2, 4, 8, 16)
 ATTENTION_ROWS = 128
 """Queries (forward) or keys (backward) of one block of fused attention: https://arxiv.org/abs/2307.08691, 3.3."""
@@ -34,17 +38,26 @@ ATTENTION_ROWS = 128
 
 @lru_cache(maxsize=65_536)
 def share_of_peak(
-    problem: Problem, cores: str, best: float, multiprocessors: int, flops_per_byte: float, constants: Constants
+    problem: Problem,
+    cores: str,
+    best: float,
+    multiprocessors: int,
+    flops_per_byte: float,
+    constants: Constants,
+    fast: bool = False,
 ) -> float:
     """FLOP/s over the peak while `problem` runs; `best` is that of the largest tile in full waves.
 
-    `flops_per_byte` is the peak over the achieved memory bandwidth, for the sums of a split contraction.
+    `flops_per_byte` is the peak over the achieved memory bandwidth, for the sums of a split contraction; `fast` tensor
+    cores are those that convolutions do not keep fed.
     """
     if problem.kind == "attention":
         return _attention_share(problem, best, multiprocessors, constants)
-    if problem.kind == "depthwise":
-        return best * constants["product_share.depthwise"]
-    quality = best * (constants["product_share.convolution"] if problem.kind == "convolution" else 1.0)
+    if problem.kind in UNTILED:
+        return best * constants[f"product_share.{problem.kind}"]
+    quality = best * (constants[f"product_share.{problem.kind}"] if problem.kind in CONVOLUTIONS else 1.0)
+    if fast and problem.kind in CONVOLUTIONS:
+        quality *= constants["product_share.fast_convolution"]
     if cores == "tensor" and not problem.aligned:
         quality *= constants["unaligned_share"]
     one_tile = cores == "vector" and problem.kind == "batched"
@@ -71,7 +84,7 @@ def share_of_peak(
 
 def _tiles(kind: str, cores: str, one_tile: bool) -> tuple[tuple[int, int], ...]:
     if cores == "tensor":
-        return CONVOLUTION_TILES if kind == "convolution" else TENSOR_TILES
+        return CONVOLUTION_TILES if kind in CONVOLUTIONS else TENSOR_TILES
     return VECTOR_BATCHED_TILES if one_tile else VECTOR_TILES
 
 

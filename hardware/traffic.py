@@ -29,6 +29,9 @@ WORDS = (
 )  # fmt: skip
 """The first kind one of whose words is in an op's name."""
 
+POINTWISE = frozenset({"aten.maximum", "aten.minimum"})
+"""Ops of two operands whose names have one of these words for another reason."""
+
 KERNELS = {
     "aten.native_layer_norm_backward": 2,
     "aten._fused_rms_norm_backward": 2,
@@ -62,6 +65,8 @@ class Traffic(NamedTuple):
     kind: str
     elements: int = 0
     rows: int = 0
+    blocks: int = 0
+    """Blocks of its grid, where they may be fewer than there are multiprocessors; 0 where they are as many as fit."""
 
 
 def traffic(op: Op) -> Traffic:
@@ -76,14 +81,40 @@ def traffic(op: Op) -> Traffic:
         return _softmax(op, named, largest)
     if named == "reduction":
         return _reduction(op, largest)
-    if named.startswith("batch_norm") and _innermost(largest) == 1 - len(largest.shape):
-        named = named.replace("batch_norm", "channels_last_norm")
+    if named.startswith("batch_norm"):
+        return _batch_norm(op, named, largest)
+    if named == "indexing":
+        return Traffic(named, _picked(op, largest))
     row = max(largest.shape[-1], 1) if largest.shape else 1
     return Traffic(named, largest.numel, largest.numel // row if "normalization" in named else 0)
 
 
+def _picked(op: Op, largest: Tensor) -> int:
+    """How many elements are picked or put, whatever the size of what they are picked from or put into."""
+    for name in ("index", "values", "src", "grad_output"):
+        value = op.args.get(name)
+        if isinstance(value, Tensor) and (op.mutates or name == "grad_output"):
+            return value.numel
+    return max((t.numel for t in op.outputs), default=largest.numel)
+
+
+def _batch_norm(op: Op, named: str, largest: Tensor) -> Traffic:
+    """Channels last, a channel stays on the chip; else each is a block of its own, in cuDNN and in PyTorch's kernels.
+
+    https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cuda/Normalization.cuh
+    """
+    if _innermost(largest) == 1 - len(largest.shape):
+        return Traffic(named.replace("batch_norm", "channels_last_norm"), largest.numel)
+    trains = op.get("training", op.get("train", True))
+    if op.packet.startswith("aten.native_batch_norm") and trains:
+        return Traffic(named.replace("batch_norm", "native_batch_norm"), largest.numel, 0, largest.shape[1])
+    return Traffic(named, largest.numel, 0, largest.shape[1] if trains else 0)
+
+
 @lru_cache(maxsize=4096)
 def _named(packet: str) -> str:
+    if packet in POINTWISE:
+        return "stream"
     return next((kind for kind, words in WORDS if any(word in packet for word in words)), "stream")
 
 
@@ -94,7 +125,7 @@ def _pointwise(op: Op, largest: Tensor) -> str:
     operands = [t for t in (*op.inputs, *op.outputs) if t.numel > 1]
     if all(t.shape == largest.shape and t.strides == largest.strides for t in operands) and _is_dense(largest):
         return "stream" if len({t.itemsize for t in operands if t.dtype != "bool"}) <= 1 else "converting"
-    inner = {_innermost(t) for t in operands if t.numel >= SMALL}
+    inner = {_innermost(t) for t in operands if t.numel == largest.numel}
     return "turning" if len(inner - {None}) > 1 else "indexed"
 
 
@@ -136,8 +167,8 @@ def _reduction(op: Op, largest: Tensor) -> Traffic:
     along = any(isinstance(d, int) and d in (last, -1) for d in given) or dims is None
     if not along:
         return Traffic("column_sum", largest.numel)
-    row = max(largest.shape[-1], 1) if largest.shape and dims is not None else largest.numel
-    return Traffic("reduction", largest.numel, largest.numel // max(row, 1))
+    made = max((t.numel for t in op.outputs), default=1)
+    return Traffic("reduction", largest.numel, made)
 
 
 def launches(op: Op) -> int:

@@ -13,6 +13,7 @@ from fractions import Fraction
 from math import lcm
 from typing import Any
 
+from ..costmodels.formula.bound import Bound
 from ..costmodels.formula.compare import HandComparison, Row
 from ..costmodels.formula.expression import term, written
 from ..costmodels.formula.instances import in_words
@@ -171,6 +172,40 @@ def explanation_text(formula: Formula, found: Iterable[tuple[Quantity, Monomial,
             text = f"{'-' if share < 0 else ''}{said} inside {_where(part)}, {part.kind.replace('_', ' ')}"
             lines += _wrapped(text + (f": {note}" if note else ""), "  ", "      ")
     return "\n".join(lines) + "\n"
+
+
+def bound_text(found: Bound) -> str:
+    """A bound on a screen, labelled as one."""
+    lines = _wrapped(f"{found.name} is never {found.side} (a bound, not a formula)", "", "  ")
+    lines += _wrapped(f"= {written(found.polynomial, found.letters, tuple(found.full))}", "  ", "    ")
+    low, high = found.slack
+    others = f"true on {len(found.held_out)} others" if found.held_out else "these are all that can be built"
+    lines += _wrapped(
+        f"made from {found.made_from} traces of sizes from 1 to these, and then {others}; {low:.1%} to {high:.1%} away "
+        "from what was traced",
+        "  ",
+        "    ",
+    )
+    return "\n".join([*lines, "  elsewhere nothing is known of it"]) + "\n"
+
+
+def bound_json(found: Bound) -> str:
+    """A bound as JSON."""
+    content = {
+        "schema_version": 1,
+        "bound": found.side,
+        "quantity": found.name,
+        "letters": dict(found.letters),
+        "full": dict(found.full),
+        "expression": str(found.polynomial),
+        "terms": _terms(found.polynomial),
+        "at_full": found.at_full,
+        "traced_at_full": found.traced_at_full,
+        "slack": list(found.slack),
+        "made_from": found.made_from,
+        "held_out": [dict(sizes) for sizes in found.held_out],
+    }
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
 # --- for other programs ---

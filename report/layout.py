@@ -124,7 +124,7 @@ def tail(text: str, width: int) -> str:
     """The end of a text, which tells more of a module or a path than its beginning.
 
     >>> tail("transformer.h.0.mlp", 8), tail("h.0.mlp", 8)
-    ('..0.mlp', 'h.0.mlp')
+    ('...0.mlp', 'h.0.mlp')
     """
     return text if len(text) <= width else ".." + text[len(text) - width + 2 :]
 

@@ -27,6 +27,7 @@ from ..hardware.workspaces import unknown
 from .html import to_html
 from .json import to_json
 from .notebook import plot, report_html, to_pandas
+from .parts import Cost, cost, critical_path
 from .table import to_table
 
 NOT_MODELLED = (
@@ -218,6 +219,17 @@ class Report:
             flops=sum(self.priced[place].work.flops for place in places),
             source=self.trace.ops[longest].source,
         )
+
+    def cost(self, ops: Iterable[Op]) -> Cost:
+        """What some ops cost together, as in ``report.cost(report.trace.select("h.*.attn*"))``.
+
+        Raises `ForetraceError` for ops of another trace.
+        """
+        return cost(self, ops)
+
+    def critical_path(self) -> tuple[Op, ...]:
+        """The chain of ops, each reading what the one before wrote, whose kernels take longest one after the other."""
+        return critical_path(self)
 
     def rows(self) -> list[dict[str, object]]:
         """One flat dict for each op, in order, ready for a data frame."""

@@ -63,6 +63,9 @@ class WhatIf:
     """The reason why a change does not apply, by its name."""
 
 
+ALREADY = "the step does so already"
+
+
 def what_if(report: Report, trace_again: TraceAgain | None = None) -> WhatIf:
     """Ask all changes of a step for CUDA; without `trace_again` those that its trace alone can tell.
 
@@ -82,7 +85,7 @@ def what_if(report: Report, trace_again: TraceAgain | None = None) -> WhatIf:
             left_out[name] = error.message
             continue
         if graph is None:
-            left_out[name] = "the step does so already"
+            left_out[name] = ALREADY
         else:
             found[name] = _traced(report, name, graph)
     for name, edit in EDITS.items():
@@ -90,7 +93,7 @@ def what_if(report: Report, trace_again: TraceAgain | None = None) -> WhatIf:
         if edited is not None:
             found[name] = _estimated(report, name, edited)
             left_out.pop(name, None)
-        elif name not in found:
+        elif name not in found and left_out.get(name) != ALREADY:
             left_out[name] = "the step has nothing of the kind"
     found[EXPANDABLE] = _expandable(report)
     changes = sorted(found.values(), key=lambda change: (-change.saved_bytes, change.name))

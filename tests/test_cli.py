@@ -5,9 +5,11 @@ Each case is a folder in ``golden/``; ``pytest --update-golden`` rewrites them f
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -40,6 +42,12 @@ CASES = {
     "run-too-large": "run large.foretrace --on toy.toml",
     "run-on-cpu": "run cpu.foretrace --on toy.toml",
     "run-with-assumptions": "run assumed.foretrace --on toy.toml",
+    "sweep-of-no-callable": "sweep model.py --on toy.toml",
+    "sweep-into-no-table": "sweep model.py:make --on toy.toml --out table.txt",
+    "sweep-into-no-folder": "sweep model.py:make --on toy.toml --out no/folder/table.csv",
+    "sweep-into-no-store": "sweep model.py:make --on toy.toml --store model.py",
+    "sweep-on-one-device-twice": "sweep model.py:make --on toy.toml,toy.toml",
+    "sweep-without-time": "sweep model.py:make --on toy.toml --timeout 0",
     "explain": "explain toy.toml",
     "plan": "plan step.foretrace --on toy.toml --steps 900000 --global-batch 4096 --gpus 2 --price-per-hour 1.5",
     "plan-json": "plan step.foretrace --on toy.toml --steps 900000 --global-batch 4096 --mfu 0.4 --format json",
@@ -258,6 +266,24 @@ def test_a_target_is_traced_saved_and_priced(
     graph = load(tmp_path / "linear.foretrace")
     assert [named.shape for named in graph.facts.parameters] == [(1, 16)]
     assert run(f"run {tmp_path}/linear.foretrace", capsys)["stdout"] == traced["stdout"]
+
+
+def test_a_sweep_is_written_whole_and_its_end_is_one_line(
+    desk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(desk)
+    command = "sweep model.py:make model.py:broken -p width=8,16 --on toy.toml --workers 1 --store"
+    got = run(f"{command} {tmp_path}/store --out {tmp_path}/table.csv", capsys)
+    assert (got["stdout"], got["exit"]) == ("", "1\n")
+    *failures, last = got["stderr"].splitlines()
+    raised = "RuntimeError: model.py:broken raised RuntimeError: no weights here (model.py:8)"
+    assert failures == [f"model.py:broken width={width} on toy: {raised}" for width in (8, 16)]
+    assert re.fullmatch(rf"4 points in [0-9.]+ s; 2 failed; written to {tmp_path}/table.csv", last)
+    rows = list(csv.DictReader((tmp_path / "table.csv").open()))
+    assert [(row["width"], row["parameters"]) for row in rows] == [("8", "9"), ("16", "17"), ("8", ""), ("16", "")]
+    again = run(f"sweep model.py:make -p width=8 --on toy.toml --store {tmp_path}/store", capsys)
+    assert again["exit"] == "0\n" and again["stderr"].endswith("; 1 from the store\n")
+    assert again["stdout"].splitlines()[1].startswith("model.py:make width=8  toy   yes 2 %")
 
 
 def test_a_fault_of_ours_keeps_its_traceback(

@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,8 @@ import pytest
 import foretrace
 from foretrace.cli import main
 from foretrace.costmodels import timeline
-from foretrace.costmodels.formula import letters_for, parse, written
+from foretrace.costmodels.formula import Polynomial, letters_for, parse, written
+from foretrace.graph import Phase
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -59,21 +60,25 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path) -> None:
     assert saved > 0 and letters > 100_000
 
 
-PAGE = ROOT / "docs" / "formula.md"
+PAGE = ROOT / "docs" / "accounting.md"
+FULL = {"seq": 1024, "layers": 48, "width": 1600, "heads": 25, "vocab": 50257}
 SIZES = {"batch": 3, "seq": 200, "layers": 4, "width": 320, "heads": 5, "vocab": 900}
 TEXTBOOK = f"{ROOT / 'examples' / 'closed_forms.py'}:textbook"
 BLOCK = re.compile(r"^(\w+) attention, (\w+), (\w+) AdamW$\n((?:^  .*$\n)+)", re.MULTILINE)
 
 
 def documented() -> dict[tuple[str, str, str], list[str]]:
-    """The lines of each way to run the step on the page on closed forms."""
+    """The lines of each way to run the step on the page with its closed forms."""
     return {(a, p, o): text.splitlines() for a, p, o, text in BLOCK.findall(PAGE.read_text())}
 
 
-def unrounded(text: str, sizes: dict[str, int]) -> int:
-    letters = letters_for(list(sizes))
+def read(text: str) -> Polynomial:
     plain = re.sub(r"⌈T⌉₃₂", "(32*ceiling(T/32))", text.replace(",", ""))
-    value = parse(plain, letters).at(**sizes)
+    return parse(plain, letters_for(list(SIZES)))
+
+
+def unrounded(text: str, sizes: dict[str, int]) -> int:
+    value = read(text).at(**sizes)
     assert isinstance(value, int)
     return value
 
@@ -92,10 +97,31 @@ def test_the_closed_forms_of_the_page_are_those_of_a_trace(way: tuple[str, str, 
     live = [unrounded(formula, SIZES) for title, formula in formulas.items() if title.startswith("live in")]
     assert max(live) <= found.peak_bytes
     assert set(live) <= set(found.live_bytes)
+    assert unrounded(formulas["after forward"], SIZES) == found.phases[Phase.FORWARD].end_bytes
 
 
-def test_the_page_on_closed_forms_has_all_ways_that_it_names() -> None:
-    assert len(documented()) >= 4
+@pytest.mark.parametrize("way", sorted(documented()), ids="-".join)
+def test_the_lines_over_the_batch_alone_are_the_closed_forms_at_the_full_size(way: tuple[str, str, str]) -> None:
+    lines = [line.strip() for line in documented()[way]]
+    pairs = [(formula, line) for formula, line in pairwise(lines) if line.startswith("= ")]
+    assert len(pairs) >= 2
+    for formula, line in pairs:
+        assert read(formula).subs(**FULL) == read(line.removeprefix("= "))
+
+
+def test_the_table_of_largest_batches_is_that_of_the_closed_forms() -> None:
+    rows = re.findall(
+        r"^\| (eager|fused) \| (\w+) \| (\w+) \| (.*) \| (.*) \| (\d+) \| (\d+) \|$", PAGE.read_text(), re.M
+    )
+    assert {tuple(row[:3]) for row in rows} == set(documented())
+    for *way, large, small, live, reserved in rows:
+        lines = [line.strip() for line in documented()[way[0], way[1], way[2]]]
+        assert {f"= {large}", f"= {small}"} <= set(lines)
+        assert [line.split()[2] for line in lines if line.startswith("largest batch")] == [live, reserved]
+
+
+def test_the_page_has_all_ways_that_it_names() -> None:
+    assert set(documented()) == set(product(("eager", "fused"), ("float32", "bfloat16"), ("foreach", "fused")))
 
 
 @pytest.mark.parametrize(("text", "coefficients"), [("6*(12*L*d^2 + 2*L*d + 2*V*d + d)*B*T", {"72", "12"})])

@@ -144,3 +144,14 @@ def test_sympy_is_imported_only_when_it_is_asked_for() -> None:
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         == "False False\n"
     )
+
+
+def test_a_bound_on_the_screen_and_from_python(target: str, capsys: pytest.CaptureFixture[str]) -> None:
+    over = ("formula", target, "--over", "batch", "-p", "batch=12", "-p", "layers=2", "-p", "width=8")
+    out = printed(capsys, *over, "--bound", "above", "--of", "saved_for_backward")
+    assert out.startswith("saved_for_backward is never above (a bound, not a formula)\n  = 64·B + 4\n")
+    assert "elsewhere nothing is known of it" in out
+    below = json.loads(printed(capsys, *over, "--bound", "below", "--of", "saved_for_backward", "--format", "json"))
+    assert (below["bound"], below["expression"], below["at_full"]) == ("below", "64*batch + 4", 772)
+    found = foretrace.bound(target, "batch", "parameters", parameters={"batch": 12, "layers": 2, "width": 8})
+    assert found.polynomial.at() == 2 * (8 * 8 + 8)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import sys
 import types
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -29,9 +29,11 @@ _HOOKS = tuple(
     name for name in vars(nn.Module()) if name.endswith("_hooks") and "state_dict" not in name and "load" not in name
 )
 _PLAIN = (bool, float, str, bytes, complex, type(None), torch.dtype, torch.device, torch.Size, torch.memory_format)
+_SIMPLE = frozenset((bool, int, float, str, type(None)))
+_TABLES = frozenset((dict, OrderedDict))
 _CODE = (types.FunctionType, types.BuiltinFunctionType, type, types.ModuleType, torch._ops.OpOverloadPacket)
 
-Number = tuple[type[nn.Module], str]
+NumberOf = tuple[type[nn.Module], str]
 
 
 @dataclass(slots=True)
@@ -40,20 +42,23 @@ class Run:
 
     blocks: list[tuple[str, nn.Module]]
     period: int
-    numbers: frozenset[Number]
+    numbers: frozenset[NumberOf]
     """The whole-number attributes by which its blocks differ, with the class that has them."""
+    lead: int = 2
+    """How many units are run at the beginning; the last of them is the template."""
 
     @property
     def units(self) -> int:
+        """How often the few blocks repeat."""
         return len(self.blocks) // self.period
 
     def template(self, place: int) -> int:
-        """The block that stands for the one at `place`: of the second unit, since the first has another neighbour."""
-        return self.period + place % self.period
+        """The block that stands for the one at `place`; not of the first unit, since that has another neighbour."""
+        return (self.lead - 1) * self.period + place % self.period
 
     def is_run(self, place: int) -> bool:
-        """Whether the block is run in any case: the first two units and the last two are."""
-        return not 2 <= place // self.period < self.units - 2
+        """Whether the block is run in any case: the leading units and the last two are."""
+        return not self.lead <= place // self.period < self.units - 2
 
 
 def runs(model: nn.Module) -> list[Run]:
@@ -119,16 +124,16 @@ def _periodic(kinds: list[int], period: int) -> Iterable[tuple[int, int]]:
         first = end + 1
 
 
-def _kinds(blocks: list[nn.Module], holders: Counter[int]) -> tuple[list[int], dict[int, set[Number]]]:
+def _kinds(blocks: list[nn.Module], holders: Counter[int]) -> tuple[list[int], dict[int, set[NumberOf]]]:
     """A number for each block, equal for those alike and -1 for those of no use; and the attributes that differ."""
     firsts: list[nn.Module] = []
     kinds: list[int] = []
-    numbers: dict[int, set[Number]] = {}
+    numbers: dict[int, set[NumberOf]] = {}
     for block in blocks:
         kind = -1
         if any(True for _ in block.parameters()):
             for place, first in enumerate(firsts):
-                differing: set[Number] = set()
+                differing: set[NumberOf] = set()
                 if _Likeness(holders, differing).modules(first, block):
                     kind = place
                     numbers[place] |= differing
@@ -144,7 +149,7 @@ def _kinds(blocks: list[nn.Module], holders: Counter[int]) -> tuple[list[int], d
 class _Likeness:
     """Compares two blocks; `differing` takes up the attributes by which they may differ."""
 
-    def __init__(self, holders: Counter[int], differing: set[Number]) -> None:
+    def __init__(self, holders: Counter[int], differing: set[NumberOf]) -> None:
         self.holders, self.differing = holders, differing
         self.pairs: dict[int, Any] = {}
 
@@ -160,7 +165,13 @@ class _Likeness:
         mine, others = a.__dict__, b.__dict__
         if mine.keys() != others.keys() or "forward" in mine or "__call__" in mine:
             return False
-        return all(self._attribute(a, name, value, others[name]) for name, value in mine.items())
+        for name, value in mine.items():
+            other = others[name]
+            same = value is other and type(value) in _SIMPLE
+            empty = type(value) in _TABLES and type(other) is type(value) and not value and not other
+            if not (same or empty or self._attribute(a, name, value, other)):
+                return False
+        return True
 
     def _attribute(self, module: nn.Module, name: str, a: Any, b: Any) -> bool:
         if name in _HOOKS:
@@ -249,7 +260,7 @@ State = list[list[Any]]
 def state(block: nn.Module) -> State:
     """What the attributes of a block are, and what its own containers hold, by identity."""
     seen: State = []
-    for module in _inside(block):
+    for module in inside(block):
         attributes = module.__dict__
         seen.append([*attributes, *attributes.values()])
         for value in attributes.values():
@@ -262,7 +273,7 @@ def state(block: nn.Module) -> State:
     return seen
 
 
-def _inside(block: nn.Module) -> list[nn.Module]:
+def inside(block: nn.Module) -> list[nn.Module]:
     """The block and all modules in it; what is there twice is given twice."""
     found = [block]
     for module in found:
@@ -270,14 +281,19 @@ def _inside(block: nn.Module) -> list[nn.Module]:
     return found
 
 
-def shared_state(block: nn.Module) -> State:
-    """What the attributes of the objects are that blocks have in common."""
+def shared(block: nn.Module) -> list[dict[str, Any]]:
+    """The attributes of the objects that a block has in common with those alike."""
+    values = {id(value): value for module in inside(block) for value in module.__dict__.values()}
     return [
-        _seen(value.__dict__)
-        for module in _inside(block)
-        for value in module.__dict__.values()
+        value.__dict__
+        for value in values.values()
         if type(value) not in _PLAIN and not isinstance(value, (int, *_CODE, nn.Module)) and hasattr(value, "__dict__")
     ]
+
+
+def shared_state(shared: list[dict[str, Any]]) -> State:
+    """What these attributes are, by identity."""
+    return [_seen(attributes) for attributes in shared]
 
 
 def surroundings(block: nn.Module) -> State:

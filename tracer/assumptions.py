@@ -145,12 +145,13 @@ class Assumptions:
         outcome: Outcome | None = None,
     ) -> list[tuple[Shape, torch.dtype]] | None:
         """Shapes and dtypes of the results of a data-dependent op; None where nothing can be assumed."""
-        kind, function = _RULES.get(name.rsplit(".", 1)[0], ("unknown", None))
-        told = self.setting(kind, where) if function is not None else None
+        rule = _RULES.get(name.rsplit(".", 1)[0])
+        if rule is None:
+            return None
+        kind, function = rule
+        told = self.setting(kind, where)
         if told is None and outcome is not None and outcome.given == shapes_of((*args, *kwargs.values())):
             what, shapes = AS_RUN, [(result.shape, getattr(torch, result.dtype)) for result in outcome.results]
-        elif function is None:
-            return None
         elif told is None and outcome is not None and outcome.share is not None:
             share = outcome.share
             what, shapes = IN_PROPORTION, function(args, kwargs, lambda most: round(most * share))[1]

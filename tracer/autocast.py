@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from ..graph import ForetraceError
+from .calls import inmost
 from .record import Recorder
 
 _KEY = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
@@ -129,7 +130,7 @@ class _Casts:
     def _eligible(self, tensor: torch.Tensor) -> bool:
         if not tensor.is_floating_point() or tensor.dtype is torch.float64:
             return False
-        owner = self.recorder.owner_of(tensor)
+        owner = self.recorder.owner_of(inmost(tensor))
         return owner is None or owner.device != "cpu"
 
     def _cast(self, dtype: torch.dtype, tensor: torch.Tensor) -> torch.Tensor:

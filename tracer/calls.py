@@ -74,6 +74,13 @@ def has_mask(indices: Any) -> bool:
     return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices)
 
 
+def inmost(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor that holds the memory, where transforms (``vmap``, ``grad``) have wrapped it in others."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
+
+
 def dense(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Row-major strides."""
     strides, step = [], 1

@@ -6,6 +6,7 @@ Results are described as in `calls`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import torch
@@ -108,6 +109,17 @@ def _layer_norm_statistics(results: list[Any], args: tuple[Any, ...], device: st
     return [results[0], *((item[0], item[1], item[2], x.dtype) for item in results[1:])]
 
 
+def _reduced_in_place(results: list[Any], args: tuple[Any, ...], device: str) -> list[Any]:
+    """A mean or a sum in the memory of the losses that it is of: the kernel resizes their tensor to a scalar.
+
+    (ATen/native/BinaryOps.cpp: ``TORCH_META_FUNC(mse_loss)`` and ``(smooth_l1_loss)``; Loss.cpp and cuda/Loss.cu:
+    ``soft_margin_loss_out``, ``binary_cross_entropy_out_cpu``, ``binary_cross_entropy_out_cuda``.)
+    """
+    _, shape, strides, dtype = results[0]
+    elements = prod(torch.broadcast_shapes(args[0].shape, args[1].shape))
+    return [("within", shape, strides, dtype, elements * dtype.itemsize)] if not shape and elements > 1 else results
+
+
 def _ctc_loss(scores: torch.Tensor, targets: torch.Tensor, lengths: Any, target_lengths: Any, *rest: Any) -> Any:
     """The loss of each sequence and the table of forward probabilities (ATen/native/LossCTC.cpp)."""
     steps, batch = scores.shape[:2] if scores.dim() == 3 else (scores.shape[0], 1)
@@ -121,6 +133,8 @@ def _like_second(grad: torch.Tensor, x: torch.Tensor, *rest: Any, **named: Any) 
 STANDS_FOR_META: dict[str, Callable[..., Any]] = {
     "aten._ctc_loss.default": _ctc_loss,
     "aten._ctc_loss_backward.default": _like_second,
+    "aten._ctc_loss_backward.Tensor": _like_second,
+    "aten.fractional_max_pool3d_backward.default": _like_second,
     "aten.multi_margin_loss_backward.default": _like_second,
     "aten.multilabel_margin_loss_backward.default": _like_second,
 }
@@ -138,11 +152,16 @@ def _in_format(results: list[Any], formats: set[torch.memory_format]) -> list[An
 
 CORRECTIONS: dict[str, Callable[[list[Any], tuple[Any, ...], str], list[Any]]] = {
     "aten.convolution.default": _convolution_format,
+    "aten._native_batch_norm_legit.default": _batch_norm_statistics,
     "aten.native_batch_norm.default": _batch_norm_statistics,
     "aten.native_group_norm.default": _group_norm_format,
     "aten.native_layer_norm.default": _layer_norm_statistics,
     "aten._cudnn_rnn.default": _cudnn_buffers,
     "aten.mkldnn_rnn_layer.default": _lstm_workspace,
+    "aten.mse_loss.default": _reduced_in_place,
+    "aten.smooth_l1_loss.default": _reduced_in_place,
+    "aten.soft_margin_loss.default": _reduced_in_place,
+    "aten.binary_cross_entropy.default": _reduced_in_place,
 }
 """Op -> what makes the true description of its results of the meta kernel's, the arguments and the device."""
 
@@ -205,12 +224,25 @@ def _nested(args: tuple[Any, ...]) -> list[Any]:
     )
 
 
+def _like_the_first(args: tuple[Any, ...]) -> list[Any]:
+    return [_like(args[0])]
+
+
+def _rows_of_padded(args: tuple[Any, ...]) -> list[Any]:
+    """The rows of all sequences, side by side; how many there are is the last argument."""
+    padded, count = args[0], args[2]
+    shape = (count, *padded.shape[2:])
+    return [("new", shape, dense(shape), padded.dtype)]
+
+
 SHAPES: dict[str, Callable[[tuple[Any, ...]], list[Any]]] = {
     "aten._nested_tensor_from_mask.default": _nested,
     "aten._thnn_fused_lstm_cell.default": _lstm_cell,
     "aten._thnn_fused_gru_cell.default": _gru_cell,
     "aten._thnn_fused_gru_cell_backward.default": _gru_cell_backward,
     "aten._cudnn_rnn_backward.default": _cudnn_rnn_backward,
+    "aten._dirichlet_grad.default": _like_the_first,
     "aten._grouped_mm.default": _grouped_mm,
+    "aten._padded_dense_to_jagged_forward.default": _rows_of_padded,
 }
 """Op without a meta kernel that serves -> what describes its results, given the arguments."""

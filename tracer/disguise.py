@@ -20,6 +20,7 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext, _device_constructors
 
 from ..graph import ForetraceError, Outcome
+from .calls import inmost
 from .key import RECORDER_KEY, quiet
 from .record import Recorder
 from .replay import AS_RUN, READ, READS, can_be_read, fill
@@ -48,6 +49,7 @@ def disguise(recorder: Recorder) -> Iterator[None]:
                 _patch(undo, torch.cuda, name, value)
             for name, value in _ACCELERATOR_MODULE.items():
                 _patch(undo, torch.accelerator, name, value)
+            _patch(undo, torch, "Generator", _Generator)
             for function in _device_constructors():
                 name = getattr(function, "__name__", "")
                 if callable(function) and getattr(torch, name, None) is function:
@@ -198,7 +200,7 @@ def _tensor_face(recorder: Recorder) -> dict[str, Any]:
         real: torch.device = stock_device.__get__(tensor)
         if real.type != "cpu" or tensor.layout is not torch.strided:
             return real
-        owner = recorder.owner_of(tensor)
+        owner = recorder.owner_of(inmost(tensor))
         if owner is None:
             return _CUDA
         return _CPU if owner.device == "cpu" else _CUDA
@@ -276,6 +278,31 @@ def _copied(function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> 
     wanted = kwargs.pop("requires_grad", False)
     made = function(*args, **{**kwargs, "device": "cpu"}).to(_CUDA)
     return made.requires_grad_() if wanted else made
+
+
+_StockGenerator = torch.Generator
+
+
+class _AnyGenerator(type(torch.Generator)):  # type: ignore[misc]
+    def __instancecheck__(cls, value: Any) -> bool:
+        return isinstance(value, _StockGenerator)
+
+
+class _Generator(torch.Generator, metaclass=_AnyGenerator):
+    """A generator that says it is where it was asked to be; C++ has none for a GPU that is not there."""
+
+    claimed_device: torch.device
+
+    def __new__(cls, device: Any = "cpu") -> _Generator:
+        """Like ``torch.Generator(device)``."""
+        made: _Generator = super().__new__(cls, "cpu")  # type: ignore[call-arg]
+        made.claimed_device = _CUDA if torch.device(device).type == "cuda" else torch.device(device)
+        return made
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        """Where it claims to be."""
+        return self.claimed_device
 
 
 def _default_device() -> torch.device:

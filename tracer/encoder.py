@@ -41,20 +41,23 @@ def encoder_layer(recorder: Recorder, choices: Counter[str]) -> Chooser:
         eps: float,
         *rest: Any,
     ) -> torch.Tensor:
-        norm_1, norm_2, first, second, masks = rest[0:2], rest[2:4], rest[4:6], rest[6:8], rest[8:]
+        norms, first, second, masks = (rest[0:2], rest[2:4]), rest[4:6], rest[6:8], rest[8:]
         mask, mask_type = (*masks, None, None)[:2]
-        width = [embed_dim]
-        x = F.layer_norm(src, width, *norm_1, eps) if norm_first else src
+
+        def norm(x: torch.Tensor, number: int) -> torch.Tensor:
+            return F.layer_norm(x, [embed_dim], norms[number][0], norms[number][1], eps)
+
+        x = norm(src, 0) if norm_first else src
         weights = num_heads, qkv_weight, qkv_bias, proj_weight, proj_bias
         x = attend(x, x, x, embed_dim, *weights, mask, False, True, mask_type)[0]
         x.add_(src)
-        x = x if norm_first else F.layer_norm(x, width, *norm_1, eps)
+        x = x if norm_first else norm(x, 0)
         before = x
-        x = F.layer_norm(x, width, *norm_2, eps) if norm_first else x
+        x = norm(x, 1) if norm_first else x
         inner = aten._addmm_activation.default(first[1], x.reshape(-1, embed_dim), first[0].t(), use_gelu=use_gelu)
         x = torch.addmm(second[1], inner, second[0].t()).view(src.shape)
         x.add_(before)
-        return x if norm_first else F.layer_norm(x, width, *norm_2, eps)
+        return x if norm_first else norm(x, 1)
 
     return layer
 
@@ -83,11 +86,12 @@ def self_attention(recorder: Recorder, choices: Counter[str]) -> Chooser:
                 made = whole(query, key, value, embed_dim, num_head, qkv_weight, qkv_bias, proj_weight, proj_bias,
                              mask, need_weights, average_attn_weights, mask_type)  # fmt: skip
             return made[0], made[1]
-        parts = [_heads(part, num_head) for part in (query, query, query)]
-        backend = choose_attention(Attention(*parts), recorder.capability)[0]
+        split = _heads(query, num_head)
+        backend = choose_attention(Attention(split, split, split), recorder.capability)[0]
         if mask is None and not need_weights and (embed_dim // num_head) % 8 == 0 and backend != MATH:
             packed = F.linear(query, qkv_weight, qkv_bias)
-            found = F.scaled_dot_product_attention(*(_heads(part, num_head) for part in packed.chunk(3, -1)))
+            q, k, v = (_heads(part, num_head) for part in packed.chunk(3, -1))
+            found = F.scaled_dot_product_attention(q, k, v)
             return F.linear(found.transpose(1, 2).reshape(query.shape), proj_weight, proj_bias), None
         weights = qkv_weight, qkv_bias, proj_weight, proj_bias
         made, scores = _unfused(recorder, query, num_head, weights, mask, mask_type)

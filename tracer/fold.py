@@ -9,8 +9,11 @@ whatever it cannot vouch for raises `Unfoldable`: then the step is traced withou
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import random
 import sys
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,10 +25,14 @@ import torch
 from torch import nn
 
 from ..graph import Phase
-from .alike import Number, Run, State, runs, shared_state, state, surroundings, unchanged
+from . import caches
+from .alike import Run, State, inside, runs, shared, shared_state, state, surroundings, unchanged
 from .arena import base_of, storage_bytes
 from .key import quiet
 from .record import Recorder
+from .watch import members
+
+_ENGINE = "_engine_run_backward"
 
 
 class Unfoldable(BaseException):
@@ -48,6 +55,9 @@ class Kind(NamedTuple):
     dtype: torch.dtype
     device: str
     requires_grad: bool
+    offset: int
+    nbytes: int
+    """Of the whole storage."""
 
 
 class Given(NamedTuple):
@@ -56,7 +66,6 @@ class Given(NamedTuple):
     whose: tuple[str, int]
     """("carried", which of the results of the block before) or ("shared", its storage)."""
     kind: Kind
-    offset: int
     is_leaf: bool
     of: type
 
@@ -73,8 +82,14 @@ class Call:
     kinds: list[Kind]
     order: list[int]
     """The new tensors in the order of their birth."""
+    values: dict[int, torch.Tensor]
+    """The values of those that are known."""
     choices: Counter[str]
     shared: State
+    cached: tuple[caches.Filled, Any] | None = None
+    """What the block put into its cache, and the same with its new tensors described."""
+    written: list[str] = field(default_factory=list)
+    """The buffers that it wrote to."""
     kept: list[int] = field(default_factory=list)
     """The new tensors that their own nodes save, as that of a relu does."""
 
@@ -85,6 +100,10 @@ class _Argument(NamedTuple):
 
 class _New(NamedTuple):
     place: int
+
+
+class _Before(NamedTuple):
+    name: str
 
 
 Gradient = tuple[int, Kind] | None
@@ -99,6 +118,8 @@ class Turn:
     exits: list[Mark] = field(default_factory=list)
     results: list[list[int]] = field(default_factory=list)
     """The storages of each block's new tensors."""
+    cached: dict[int, dict[str, int]] = field(default_factory=dict)
+    """The storages that each block found in its layer of a cache."""
     gradients: dict[int, list[Gradient]] = field(default_factory=dict)
     """The gradients with respect to them, as they came."""
     backward: dict[int, Mark] = field(default_factory=dict)
@@ -112,6 +133,8 @@ class Folding:
     def __init__(self, model: nn.Module, recorder: Recorder, choices: Counter[str]) -> None:
         self.recorder, self.choices = recorder, choices
         self.failed = ""
+        self.chosen: Counter[str] | None = None
+        """The choices when the backward of folded blocks begins."""
         self.runs = [FoldedRun(run, self) for run in runs(model)]
 
     @contextmanager
@@ -120,13 +143,14 @@ class Folding:
         with ExitStack() as undo:
             for run in self.runs:
                 for place, (_, block) in enumerate(run.run.blocks):
-                    block.__dict__["forward"] = _answering(run, place, block.forward)
+                    block.__dict__["forward"] = _Answer(run, place, block.forward)
                     undo.callback(block.__dict__.pop, "forward", None)
+                run.shared = shared(run.run.blocks[0][1])
                 run.states = [state(block) for _, block in run.run.blocks]
             if self.runs:
-                engine = torch.autograd._engine_run_backward
-                torch.autograd._engine_run_backward = self._whole_backward(engine)
-                undo.callback(setattr, torch.autograd, "_engine_run_backward", engine)
+                engine = getattr(torch.autograd, _ENGINE)
+                setattr(torch.autograd, _ENGINE, self._whole_backward(engine))
+                undo.callback(setattr, torch.autograd, _ENGINE, engine)
             yield
 
     def _whole_backward(self, engine: Callable[..., Any]) -> Callable[..., Any]:
@@ -134,7 +158,7 @@ class Folding:
 
         def run(tensors: Any, gradients: Any, keep: bool, create: bool, inputs: Any, *args: Any, **kwargs: Any) -> Any:
             whole = not inputs and not create and kwargs.get("accumulate_grad")
-            if not whole and any(run.turn.exits for run in self.runs):
+            if not whole and any(run.started for run in self.runs):
                 raise self.refuse("backward is asked for some gradients only")
             return engine(tensors, gradients, keep, create, inputs, *args, **kwargs)
 
@@ -142,6 +166,7 @@ class Folding:
 
     def begin(self) -> None:
         """A step begins."""
+        self.chosen = None
         for run in self.runs:
             run.turn = Turn()
 
@@ -149,6 +174,8 @@ class Folding:
         """A step has ended. Raises `Unfoldable` where a run was left half-way."""
         for run in self.runs:
             run.check_whole()
+        if self.chosen is not None and self.chosen != self.choices:
+            raise self.refuse("kernels were chosen in backward")
         if self.failed:
             raise Unfoldable(self.failed)
 
@@ -164,12 +191,34 @@ class Folding:
         return Unfoldable(reason)
 
 
-def _answering(run: FoldedRun, place: int, forward: Callable[..., Any]) -> Callable[..., Any]:
-    def answer(*args: Any, **kwargs: Any) -> Any:
-        return run.called(place, forward, args, kwargs)
+class _Answer:
+    """Stands in a block for its ``forward``; in a copy of the block it is the copy's own."""
 
-    answer.__wrapped__ = forward  # type: ignore[attr-defined]
-    return answer
+    def __init__(self, run: FoldedRun, place: int, forward: Callable[..., Any]) -> None:
+        self.run, self.place = run, place
+        functools.update_wrapper(self, forward)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.run.called(self.place, self.__wrapped__, args, kwargs)  # type: ignore[attr-defined]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        block = self.run.run.blocks[self.place][1]
+        return _Own(memo.get(id(block), block))
+
+
+class _Own:
+    """The ``forward`` of a copied block's class, without a circle of references that would keep it alive."""
+
+    def __init__(self, block: nn.Module) -> None:
+        self.block = weakref.ref(block)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        block: Any = self.block()
+        return type(block).forward(block, *args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        block: Any = self.block()
+        return _Own(memo.get(id(block), block))
 
 
 class FoldedRun:
@@ -178,8 +227,14 @@ class FoldedRun:
     def __init__(self, run: Run, folding: Folding) -> None:
         self.run, self.folding, self.recorder = run, folding, folding.recorder
         self.turn = Turn()
+        self.started = self.off = False
+        """Whether a block has been folded; whether all are run from now on."""
+        self.keeps = True
+        """Whether a block keeps what it is given until its backward."""
         self.states: list[State] = []
-        self.parameters = [list(block.named_parameters()) for _, block in run.blocks]
+        self.parameters = [members(block, "_parameters") for _, block in run.blocks]
+        self.buffers = [members(block, "_buffers") for _, block in run.blocks]
+        self.shared: list[dict[str, Any]] = []
 
     def reference(self, place: int) -> int:
         """The block of the last unit but one that is like the one at `place`: its backward runs first."""
@@ -187,40 +242,67 @@ class FoldedRun:
 
     def check_whole(self) -> None:
         """Raises `Unfoldable` unless all blocks were called, or none, and all folded ones came back."""
+        if self.off or not self.started:
+            return
         turn, count = self.turn, len(self.run.blocks)
-        if len(turn.exits) not in (0, count):
-            raise self.folding.refuse("not every block was called")
+        if len(turn.exits) not in (0, count) or len(turn.entries) != len(turn.exits):
+            raise self.refuse("not every block was called")
         folded = [place for place in range(count) if not self.run.is_run(place)]
         if turn.exits and turn.differentiable and set(turn.backward) != set(folded):
-            raise self.folding.refuse("backward did not go through every block")
+            raise self.refuse("backward did not go through every block")
 
     # -- forward --------------------------------------------------------------------------------
 
     def called(self, place: int, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """A block is called."""
-        turn, refuse = self.turn, self.folding.refuse
+        """A block is called. Until one has been folded, what forbids it only means that all blocks are run."""
+        if self.off:
+            return forward(*args, **kwargs)
+        result: list[Any] = []
+        try:
+            return self._answer(place, forward, args, kwargs, result)
+        except Unfoldable:
+            if self.started:
+                raise
+            self.off = True
+        return result[0] if result else forward(*args, **kwargs)
+
+    def refuse(self, reason: str) -> Unfoldable:
+        """The exception to raise."""
+        return self.folding.refuse(reason) if self.started else Unfoldable(reason)
+
+    def _answer(self, place: int, forward: Callable[..., Any], args: Any, kwargs: Any, result: list[Any]) -> Any:
+        turn = self.turn
         if self.folding.failed or len(turn.entries) != place or len(turn.exits) != place:
-            raise refuse("the blocks were not called once each, in order")
+            raise self.refuse("the blocks were not called once each, in order")
         if self.recorder.phase is not Phase.FORWARD:
-            raise refuse("a block was called outside of forward")
-        entry = self.folding.mark()
-        turn.entries.append(entry)
+            raise self.refuse("a block was called outside of forward")
+        turn.entries.append(self.folding.mark())
         leaves: list[Any] = []
         self._flat((args, kwargs), leaves)
         given = [self._described(leaf) for leaf in leaves]
         around = self._around(place)
+        if not self.started and place == 2 * self.run.period:
+            self._see_what_is_kept()
         if self.run.is_run(place):
-            result = self._really(place, forward, args, kwargs, leaves, given, around)
+            self._really(place, lambda: result.append(forward(*args, **kwargs)), result, leaves, given, around)
         else:
-            result = self._folded(place, leaves, given, around)
+            self.started = True
+            result.append(self._folded(place, leaves, given, around))
         turn.exits.append(self.folding.mark())
-        return result
+        return result[0]
+
+    def _see_what_is_kept(self) -> None:
+        """A block's argument may die before the next one runs: then it has two neighbours in the log, not one."""
+        period, alive = self.run.period, {owner.id for owner in self.recorder.owners.values()}
+        given = [one.whose for one in self.turn.calls[period].given if type(one) is Given]
+        if any(whose == "carried" and self.turn.results[period - 1][number] not in alive for whose, number in given):
+            self.keeps, self.run.lead = False, 3
 
     def _around(self, place: int) -> tuple[Any, ...]:
         name, block = self.run.blocks[place]
         recorder = self.recorder
         if recorder.module_stack[-1] != name or torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
-            raise self.folding.refuse("a block runs inside of something")
+            raise self.refuse("a block runs inside of something")
         return (
             recorder.frames.user(sys._getframe(3)),
             torch.is_grad_enabled(),
@@ -250,54 +332,68 @@ class FoldedRun:
             before = self.turn.results[-1] if self.turn.results else []
             if owner.id in before:
                 if owner.known:
-                    raise self.folding.refuse("the numbers that blocks hand on are known")
+                    raise self.refuse("the numbers that blocks hand on are known")
                 whose: Any = ("carried", before.index(owner.id))
             else:
                 whose = ("shared", owner.id)
-            return Given(whose, self.kind(leaf), int(leaf.storage_offset()), leaf.is_leaf, type(leaf))
+            return Given(whose, self.kind(leaf), leaf.is_leaf, type(leaf))
         if type(leaf) in _VALUES:
             return (type(leaf), leaf)
         if isinstance(leaf, tuple) and leaf and leaf[0] in (tuple, list, dict):
             return leaf
-        raise self.folding.refuse(f"a block is given a {type(leaf).__name__}")
+        if caches.is_cache(leaf):
+            return ("cache", id(leaf))
+        raise self.refuse(f"a block is given a {type(leaf).__name__}")
 
     def _owner(self, tensor: torch.Tensor) -> Any:
         if tensor.layout is torch.strided and type(tensor) in (torch.Tensor, nn.Parameter) and tensor.data_ptr():
             owner = self.recorder.owners.get(base_of(tensor))
             if owner is not None:
                 return owner
-        raise self.folding.refuse("a tensor of a block is of an unknown kind")
+        raise self.refuse("a tensor of a block is of an unknown kind")
 
     def kind(self, tensor: torch.Tensor) -> Kind:
         """What kind of tensor it is."""
         owner = self._owner(tensor)
-        return Kind(tuple(tensor.shape), tensor.stride(), tensor.dtype, owner.device, tensor.requires_grad)
+        shape, offset = tuple(tensor.shape), int(tensor.storage_offset())
+        return Kind(shape, tensor.stride(), tensor.dtype, owner.device, tensor.requires_grad, offset, owner.bytes)
 
     def _really(
-        self, place: int, forward: Callable[..., Any], args: Any, kwargs: Any, leaves: Any, given: Any, around: Any
-    ) -> Any:
+        self, place: int, forward: Callable[[], None], results: list[Any], leaves: Any, given: Any, around: Any
+    ) -> None:
         """Run the block, and see to it that nothing of it stays but tensors."""
         recorder, (_, block) = self.recorder, self.run.blocks[place]
-        own, around_it = self.states[place], shared_state(block)
+        own, around_it = self.states[place], shared_state(self.shared)
         rooms = surroundings(block)
         looks, born, choices = recorder.looks, len(recorder.bytes_of), self.folding.choices.copy()
         drawn = _randomness()
-        with _unread(self.run.numbers, block) as read:
-            result = forward(*args, **kwargs)
+        cache = self._cache(leaves)
+        layers = caches.layers(cache, self._told) if cache is not None else []
+        used: list[bool] = []
+        versions = [tensor._version for _, tensor in self.buffers[place]]
+        recorder.oldest, recorder.own = born, frozenset(self._owner(t).id for _, t in self.buffers[place])
+        with caches.numbers(self.run.numbers, inside(block), lambda: used.append(True)):
+            forward()
+        recorder.oldest = 0
+        result = results[0]
         before = own, around_it, rooms
-        after = state(block), shared_state(block), surroundings(block)
+        after = state(block), shared_state(self.shared), surroundings(block)
         if not all(map(unchanged, before, after)):
-            raise self.folding.refuse("a block keeps something from one call to the next")
-        if read or recorder.looks != looks or drawn != _randomness():
-            raise self.folding.refuse("a block looks at its number, at values or at what was drawn at random")
-        call = Call(around, given, None, [], [], self.folding.choices - choices, around_it)
+            raise self.refuse("a block keeps something from one call to the next")
+        if used or recorder.looks != looks or drawn != _randomness():
+            raise self.refuse("a block looks at its number, at values or at what was drawn at random")
+        call = Call(around, given, None, [], [], {}, self.folding.choices - choices, around_it)
+        now = [tensor._version for _, tensor in self.buffers[place]]
+        call.written = [n for (n, _), v, w in zip(self.buffers[place], versions, now, strict=True) if v != w]
         storages: list[int] = []
         call.structure = self._structure(result, leaves, born, call.kinds, storages)
+        if cache is not None:
+            did = caches.filled(layers, cache, self._told)
+            call.cached = self._filled(place, did, cache, leaves, born, call, storages)
         call.order = sorted(range(len(storages)), key=storages.__getitem__)
         self.turn.calls[place] = call
         self.turn.results.append(storages)
         self._listen(place, result, call)
-        return result
 
     def _structure(self, value: Any, leaves: list[Any], born: int, kinds: list[Kind], storages: list[int]) -> Any:
         """The result with its new tensors described."""
@@ -312,14 +408,78 @@ class FoldedRun:
         if kind in _VALUES:
             return value
         if not isinstance(value, torch.Tensor):
-            raise self.folding.refuse(f"a block returns a {kind.__name__}")
-        owner, described = self._owner(value), self.kind(value)
-        whole = storage_bytes(described.shape, described.strides, value.dtype.itemsize) == owner.bytes
-        if owner.id < born or owner.id in storages or owner.known or not whole or value.storage_offset():
-            raise self.folding.refuse("a block returns a part of something, or numbers that are known")
-        kinds.append(described)
+            raise self.refuse(f"a block returns a {kind.__name__}")
+        owner = self._owner(value)
+        if owner.id < born or owner.id in storages or owner.known:
+            raise self.refuse("a block returns something twice or not its own, or numbers that are known")
+        kinds.append(self.kind(value))
         storages.append(owner.id)
         return _New(len(storages) - 1)
+
+    def _cache(self, leaves: list[Any]) -> Any:
+        found = {id(leaf): leaf for leaf in leaves if caches.is_cache(leaf)}
+        if len(found) > 1:
+            raise self.refuse("a block is given two caches")
+        return next(iter(found.values()), None)
+
+    def _filled(
+        self, place: int, did: caches.Filled | None, cache: Any, leaves: Any, born: int, call: Call, storages: list[int]
+    ) -> tuple[caches.Filled, Any]:
+        """What a block put into its cache, if that is its own layer."""
+        first = self.turn.calls[0].cached if place else None
+        if did is None or (place and (first is None or did.number != first[0].number + place)):
+            raise self.refuse("a block fills another layer of the cache than its own")
+        before = did.before or {}
+        held = [value for value in before.values() if type(value) is caches.Held]
+        if any(value.values is None or len(value.values) >= _MOST_BYTES for value in held):
+            raise self.refuse("a layer of the cache is full already")
+        self.turn.cached[place] = did.storages
+        after: dict[str, Any] = {}
+        for name, value in vars(cache.layers[did.number]).items():
+            if not isinstance(value, torch.Tensor):
+                after[name] = self._structure(value, leaves, born, call.kinds, storages)
+                continue
+            owner = self._owner(value)
+            if owner.id == did.storages.get(name):
+                after[name] = _Before(name)
+            elif owner.known and owner.id >= born:
+                with quiet():
+                    call.values[len(storages)] = value.detach().clone()
+                after[name] = _New(len(storages))
+                call.kinds.append(self.kind(value))
+                storages.append(owner.id)
+            else:
+                after[name] = self._structure(value, leaves, born, call.kinds, storages)
+        return did, after
+
+    def _told(self, value: Any) -> Any:
+        """What is in a layer of a cache, without holding it."""
+        if not isinstance(value, torch.Tensor):
+            if type(value) not in _VALUES:
+                raise self.refuse(f"a layer of the cache holds a {type(value).__name__}")
+            return value
+        if not value.numel():
+            return caches.Held(-1, (value.dtype, tuple(value.shape)), b"")
+        owner = self._owner(value)
+        values = ctypes.string_at(owner.base, min(owner.bytes, _MOST_BYTES)) if owner.known else None
+        return caches.Held(owner.id, self.kind(value), values)
+
+    def _fill_cache(self, place: int, call: Call, cache: Any, made: tuple[torch.Tensor, ...]) -> None:
+        """Put into the block's layer of the cache what the template block put into its own."""
+        if call.cached is None:
+            return
+        like, after = call.cached
+        layer = caches.layer(cache, like.number - self.run.template(place) + place, like)
+        now = caches.contents(layer, self._told) if layer is not None else None
+        if now is None or _of_any(now) != _of_any(like.before or {}):
+            raise self.refuse("the cache is not as the template block found it")
+        self.turn.cached[place] = like._replace(before=now).storages
+        inside_it = vars(layer)
+        filling = {
+            name: inside_it[name] if type(value) is _Before else _filled(value, [], made)
+            for name, value in after.items()
+        }
+        caches.fill(cache, layer, like, filling)
 
     def _listen(self, place: int, result: Any, call: Call) -> None:
         """Have a block that runs tell the gradients of what it returned."""
@@ -336,9 +496,11 @@ class FoldedRun:
 
     def heard(self, place: int, number: int, gradient: torch.Tensor) -> None:
         """The gradient of what a block returned has come."""
+        if self.off:
+            return
         heard = self.turn.gradients[place]
         if heard[number] is not None:
-            raise self.folding.refuse("a gradient came twice")
+            raise self.refuse("a gradient came twice")
         heard[number] = (self._owner(gradient).id, self.kind(gradient))
 
     # -- in the place of a block ----------------------------------------------------------------
@@ -347,22 +509,36 @@ class FoldedRun:
         turn, (_, block) = self.turn, self.run.blocks[place]
         call = turn.calls[self.run.template(place)]
         if given != call.given or around != call.around:
-            raise self.folding.refuse("a block is called otherwise than the one that it is like")
-        if not unchanged(self.states[place], state(block)) or not unchanged(call.shared, shared_state(block)):
-            raise self.folding.refuse("the attributes of a block have changed")
+            raise self.refuse("a block is called otherwise than the one that it is like")
+        if not unchanged(self.states[place], state(block)) or not unchanged(call.shared, shared_state(self.shared)):
+            raise self.refuse("the attributes of a block have changed")
         self.folding.choices.update(call.choices)
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
         if torch.is_grad_enabled() and any(kind.requires_grad for kind in call.kinds):
             inputs = [t for t in tensors if t.requires_grad]
             if not inputs:
-                raise self.folding.refuse("a block is the first that has a gradient")
+                raise self.refuse("a block is the first that has a gradient")
             carried = [self._carried(t) for t in inputs]
             made = _Fold.apply(_Folded(self, place, carried), *inputs)
         else:
             made = self.make_results(call)
         turn.results.append([self._owner(t).id for t in made])
         self.recorder.pass_over_nodes()
+        self._write_buffers(place, call)
+        self._fill_cache(place, call, self._cache(leaves), made)
         return _filled(call.structure, leaves, made)
+
+    def _write_buffers(self, place: int, call: Call) -> None:
+        """Buffers that the template block has written to hold what its own hold."""
+        if not call.written:
+            return
+        own, template = dict(self.buffers[place]), dict(self.buffers[self.run.template(place)])
+        for name in call.written:
+            owner, like = self._owner(own[name]), self._owner(template[name])
+            if owner.known and like.known:
+                with quiet():
+                    own[name].detach().copy_(template[name].detach())
+            owner.known = owner.known and like.known
 
     def _carried(self, tensor: torch.Tensor) -> int | None:
         before, owner = self.turn.results[-1], self._owner(tensor)
@@ -370,19 +546,27 @@ class FoldedRun:
 
     def make_results(self, call: Call) -> tuple[torch.Tensor, ...]:
         """New tensors like those that the template block returned."""
-        made = {number: self.make(call.kinds[number]) for number in call.order}
+        made = {number: self.make(call.kinds[number], call.values.get(number)) for number in call.order}
         return tuple(made[number] for number in range(len(made)))
 
-    def make(self, kind: Kind) -> torch.Tensor:
-        """A new tensor of a kind."""
+    def make(self, kind: Kind, values: torch.Tensor | None = None) -> torch.Tensor:
+        """A new tensor of a kind, with its values if they are known."""
         with quiet():
-            return self.recorder.new(kind.shape, kind.strides, kind.dtype, kind.device)
+            itemsize = kind.dtype.itemsize
+            if values is not None:
+                return self.recorder.new(kind.shape, kind.strides, kind.dtype, kind.device, known=True).copy_(values)
+            if not kind.offset and storage_bytes(kind.shape, kind.strides, itemsize) == kind.nbytes:
+                return self.recorder.new(kind.shape, kind.strides, kind.dtype, kind.device)
+            whole = self.recorder.new((kind.nbytes // itemsize,), (1,), kind.dtype, kind.device)
+            return whole.as_strided(kind.shape, kind.strides, kind.offset)
 
     def came_back(self, place: int, gradients: tuple[torch.Tensor | None, ...]) -> None:
         """The backward of a folded block begins."""
         if place in self.turn.backward or self.folding.failed:
-            raise self.folding.refuse("backward came twice")
+            raise self.refuse("backward came twice")
         self.recorder.release_number()
+        if self.folding.chosen is None:
+            self.folding.chosen = self.folding.choices.copy()
         self.turn.backward[place] = self.folding.mark()
         self.turn.gradients[place] = [
             None if gradient is None else (self._owner(gradient).id, self.kind(gradient)) for gradient in gradients
@@ -396,7 +580,7 @@ class FoldedRun:
         above = [heard and heard[0] for heard in self.turn.gradients[reference]]
         below = self.turn.gradients.get(reference - 1)
         if below is None:
-            raise self.folding.refuse("no gradient was heard of")
+            raise self.refuse("no gradient was heard of")
         made: list[torch.Tensor | None] = []
         for number, kind in zip(carried, inputs, strict=True):
             heard = below[number] if number is not None else None
@@ -412,23 +596,30 @@ class FoldedRun:
 
     def give_gradients(self, place: int) -> None:
         """Gradients for the block's parameters like those of the reference block's, born in the same order."""
-        coming: list[tuple[int, nn.Parameter, Kind]] = []
+        coming: list[tuple[int, torch.Tensor, Kind]] = []
         for (_, parameter), (_, like) in zip(
             self.parameters[place], self.parameters[self.reference(place)], strict=True
         ):
             if like.grad is None or parameter.grad is not None:
                 continue
             owner, kind = self._owner(like.grad), self.kind(like.grad)
-            whole = storage_bytes(kind.shape, kind.strides, kind.dtype.itemsize) == owner.bytes
-            if owner.known or like.grad.storage_offset() or not whole:
-                raise self.folding.refuse("a gradient is a part of something, or known")
+            if owner.known:
+                raise self.refuse("the numbers of a gradient are known")
             coming.append((owner.id, parameter, kind))
         for _, parameter, kind in sorted(coming, key=lambda one: one[0]):
             parameter.grad = self.make(kind)
         self.recorder.hold_place()
 
 
+_MOST_BYTES = 4096
+"""Of a known tensor in a cache, these are compared; there it is a length or a window."""
+
 _VALUES = (type(None), bool, int, float, str, torch.dtype, torch.device, torch.Size)
+
+
+def _of_any(layer: caches.Layer) -> list[Any]:
+    """What is in a layer, whichever it is."""
+    return [(k, type(v), v._replace(storage=0) if type(v) is caches.Held else v) for k, v in layer.items()]
 
 
 def _filled(structure: Any, leaves: list[Any], made: tuple[torch.Tensor, ...]) -> Any:
@@ -469,7 +660,7 @@ class _Fold(torch.autograd.Function):
         ctx.folded, ctx.inputs = folded, [folded.run.kind(t) for t in inputs]
         ctx.set_materialize_grads(False)
         made = folded.run.make_results(call)
-        carried = [t for t, number in zip(inputs, folded.carried, strict=True) if number is not None]
+        carried = [t for t, n in zip(inputs, folded.carried, strict=True) if n is not None and folded.run.keeps]
         ctx.save_for_backward(*carried, *(made[number] for number in call.kept))
         ctx.mark_non_differentiable(*(t for t, kind in zip(made, call.kinds, strict=True) if not kind.requires_grad))
         return made
@@ -494,58 +685,6 @@ def _keeps(tensor: torch.Tensor) -> bool:
 # -- what must not be looked at -------------------------------------------------------------------
 
 
-class _Noted:
-    """Stands on a class for a number of its instances, and notes that it was read."""
-
-    def __init__(self, name: str, numbers: dict[int, int], read: list[str]) -> None:
-        self.name, self.numbers, self.read = name, numbers, read
-
-    def __get__(self, instance: Any, owner: Any = None) -> Any:
-        self.read.append(self.name)
-        if instance is None:
-            raise AttributeError(self.name)
-        return self.numbers.get(id(instance), instance.__dict__[self.name])
-
-    def __set__(self, instance: Any, value: Any) -> None:
-        self.read.append(self.name)
-        instance.__dict__[self.name] = self.numbers[id(instance)] = value
-
-
-class _Unreadable:
-    """Stands in an instance for its number: whoever finds it there cannot use it unseen."""
-
-    def __init__(self, read: list[str]) -> None:
-        self.__dict__["read"] = read
-
-    def _seen(self, *args: Any) -> Any:
-        self.read.append("")
-        raise Unfoldable("a block looks at its number")
-
-    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __hash__ = __bool__ = __index__ = __int__ = __float__ = _seen  # type: ignore[assignment]
-    __str__ = __repr__ = __format__ = __getattr__ = __call__ = __iter__ = __len__ = __contains__ = _seen
-    __mod__ = __rmod__ = __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __and__ = __rand__ = _seen
-    __truediv__ = __rtruediv__ = __floordiv__ = __rfloordiv__ = __pow__ = __rpow__ = __neg__ = __abs__ = _seen
-
-
-@contextmanager
-def _unread(numbers: frozenset[Number], block: nn.Module) -> Iterator[list[str]]:
-    """Yields a list that takes up the names of those numbers that are read while the block runs."""
-    read: list[str] = []
-    with ExitStack() as undo:
-        for kind, name in numbers:
-            holders = [module for module in block.modules() if type(module) is kind]
-            noted = _Noted(name, {id(module): module.__dict__[name] for module in holders}, read)
-            for module in holders:
-                undo.callback(module.__dict__.__setitem__, name, module.__dict__[name])
-                module.__dict__[name] = _Unreadable(read)
-            if name in vars(kind):
-                undo.callback(setattr, kind, name, vars(kind)[name])
-            else:
-                undo.callback(delattr, kind, name)
-            setattr(kind, name, noted)
-        yield read
-
-
 def _randomness() -> tuple[Any, ...]:
     state = np.random.get_state()
-    return random.getstate(), state[1].tobytes(), state[2]  # type: ignore[union-attr,index]
+    return random.getstate(), state[1].tobytes(), state[2]  # type: ignore[index]

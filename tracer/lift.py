@@ -95,23 +95,33 @@ def _places(rows: list[Row], forward: list[int | None]) -> tuple[list[str], list
     return modules, found
 
 
-class _Renumbered(dict[Tensor, Tensor]):
+class _Renumbered:
     """The recorder's tensors with the new numbers of their storages, one object for all that are equal."""
 
     def __init__(self, numbers: dict[int, int]) -> None:
-        super().__init__()
         self.numbers = numbers
-
-    def __missing__(self, tensor: Tensor) -> Tensor:
-        found = self[tensor] = Tensor(self.numbers[tensor.storage], *tensor[1:])
-        return found
+        self.equal: dict[Tensor, Tensor] = {}
+        self.seen: dict[int, Tensor] = {}
+        """By the ids of the nouns of the log, which live as long as it does."""
 
     def of(self, values: Iterable[object]) -> list[object]:
         """What arguments are with those."""
+        seen = self.seen
         return [
-            self[value] if type(value) is Tensor else tuple(self.of(value)) if type(value) is tuple else value
+            (seen.get(id(value)) or self._renumbered(value))
+            if type(value) is Tensor
+            else tuple(self.of(value))
+            if type(value) is tuple
+            else value
             for value in values
         ]
+
+    def _renumbered(self, tensor: Tensor) -> Tensor:
+        found = self.equal.get(tensor)
+        if found is None:
+            found = self.equal[tensor] = Tensor(self.numbers[tensor.storage], *tensor[1:])
+        self.seen[id(tensor)] = found
+        return found
 
 
 def _source(row: Row, sources: dict[tuple[CodeType, int], Source]) -> Source | None:

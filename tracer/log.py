@@ -95,6 +95,8 @@ class Log:
         self.observe: Callable[[Phase], None] | None = None
         self.numbers: dict[int, int] = {}
         """Ids of the storages of saved Python numbers, by the sequence number of the node."""
+        self.at_hand: dict[int, Owner | None] = {}
+        """While an op is answered: what is known of the tensors that it was given, by their ids."""
         self._arena = Arena(self._died)
         self.frames = Frames()
         self.callers = Callers(self.frames)
@@ -294,7 +296,9 @@ class Log:
 
     def tensor(self, tensor: torch.Tensor) -> Tensor:
         """The noun for a tensor."""
-        owner = self.owner_of(tensor) if tensor.layout is torch.strided else None
+        owner = self.at_hand.get(id(tensor))
+        if owner is None and tensor.layout is torch.strided:
+            owner = self.owner_of(tensor)
         shape = tuple(tensor.shape)
         if owner is None:
             strides = tensor.stride() if tensor.layout is torch.strided else ()

@@ -20,7 +20,7 @@ import torch
 
 from ..graph import ForetraceError, Outcome, Phase, Result
 from . import foreach, kernels, signature, sparse
-from .arena import SMALL_FLOAT_BYTES, Owner, base_of
+from .arena import SMALL_FLOAT_BYTES, Owner, base_of, storage_bytes
 from .assumptions import Assumptions
 from .calls import META, dense, describe, fits, has_mask, on_meta, scan
 from .choices import ASSIGNS, CHOICES, HALF, fill_places, half
@@ -28,9 +28,9 @@ from .corrections import CORRECTIONS, SHAPES, STANDS_FOR_META
 from .key import KEY, quiet
 from .log import Log
 from .numbers import SavedNumbers
-from .replay import AS_RUN, depends_on_data, fill
+from .replay import AS_RUN, depends_on_data, fill, shapes_of
 from .signature import Signature, in_order
-from .special import READS, SPECIAL
+from .special import ITEM, READS, SPECIAL
 
 MAX_OPS = 2_000_000
 """A step with more ops is taken for one that never ends: 50 times those of a model with 100 billion parameters."""
@@ -62,6 +62,10 @@ class Recorder(Log):
         self.assumptions = assumptions or Assumptions()
         self.looks = 0
         """How often the step looked at values, or drew some at random."""
+        self.oldest = 0
+        """Writing known values to a storage from before this one counts as a look, too, ..."""
+        self.own: frozenset[int] = frozenset()
+        """... if it is none of these."""
         self.failed_at = ""
         """Where the first op failed, with its module."""
         self.asked_for: list[str] = []
@@ -115,6 +119,8 @@ class Recorder(Log):
 
     def dispatch(self, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Answer one op and record it."""
+        if sig.name == ITEM and self._is_plain(args[0]):
+            return self._number(sig, args)
         self.answered += 1
         if self.answered > self.max_ops:
             raise ForetraceError(
@@ -131,25 +137,48 @@ class Recorder(Log):
             key.append(name)
             scan(value, key, given)
         owners = [self.owner_of(t) if t.layout is torch.strided else None for t in given]
+        self.at_hand = dict(zip(map(id, given), owners, strict=True))
         self._numbers.before(sig.name, args)
         place = kwargs.get("device")
         if (place is not None and place.type == "meta") or any(t.is_meta for t in given):
+            self.at_hand = {}
             return sig.func(*args, **kwargs)
         if self.assumptions.replay is not None:
             self.outcome = self._outcome_of(sig, args)
         answer = SPECIAL.get(sig.name)
         if answer is not None:
+            self.at_hand = {}
             self.looks += sig.name in READS
             result = answer(self, sig, args, kwargs, owners)
-        elif any(t.layout is torch.sparse_coo for t in given):
+        elif any(t.layout is not torch.strided for t in given):
             result = sparse.answer(self, sig, args, kwargs)
         elif sig.view or sig.restrides:
             result = sig.func(*args, **kwargs)
+            if sig.restrides:
+                self.at_hand = {}
         else:
             result = self._compute(sig, tuple(key), args, kwargs, given, owners)
         self._numbers.after(result)
         if self.recording:
             self.record(sig, args, kwargs, result)
+        self.at_hand = {}
+        return result
+
+    def _is_plain(self, tensor: torch.Tensor) -> bool:
+        """Whether a number is known, on nobody's word, and nothing else waits for the next op."""
+        owner = self.owner_of(tensor) if tensor.layout is torch.strided else None
+        plain = owner is not None and owner.known and not owner.assumed and self._numbers.idle
+        return plain and self.assumptions.replay is None and self.answered < self.max_ops
+
+    def _number(self, sig: Signature, args: tuple[Any, ...]) -> Any:
+        """Answer ``.item()`` of a plain number, as `dispatch` does: optimizers ask for each parameter's step."""
+        self.answered += 1
+        if self.recording and self.markers[-1].phase is not self.phase:
+            self._mark()
+        self.looks += 1
+        result = sig.func(*args)
+        if self.recording:
+            self.record(sig, args, {}, result)
         return result
 
     def _compute(
@@ -171,6 +200,7 @@ class Recorder(Log):
         if spec is None:
             spec = self._specs[key] = self._ask(sig, args, kwargs)
         if sig.name in self._guessed:
+            self.looks += 1
             self.assumptions.say(sig.name, "its results are like its first input", self.where(), told=True)
         if (known or sig.overwrites) and self._is_small(sig, spec, args, kwargs, given, owners):
             # The CPU may have no kernel for a dtype for which the GPU has one.
@@ -224,10 +254,27 @@ class Recorder(Log):
         assumed = next((owner.assumed for owner in owners if owner is not None and owner.assumed), None)
         for owner in self.written(sig, args, kwargs):
             owner.known, owner.assumed = True, assumed
+            self.looks += owner.id < self.oldest and owner.id not in self.own
         if assumed and sig.dynamic:
             self.assumptions.say(*assumed)
-        result = self._house(sig.func(*args, **kwargs), device)
+        if sig.mutates and any(t.numel() == 0 for t in self._mutated(sig, args, kwargs)):
+            result = self._house(self._on_copies(sig, args, kwargs, device), device)
+        else:
+            result = self._house(sig.func(*args, **kwargs), device)
         return self._mark_assumed(result, assumed) if assumed else result
+
+    def _on_copies(self, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any], device: str) -> Any:
+        """Run an op that fills empty tensors, which it resizes: on memory of PyTorch's own, then moved to ours."""
+        copies = tuple(a.clone() if isinstance(a, torch.Tensor) else a for a in args)
+        named = {name: v.clone() if isinstance(v, torch.Tensor) else v for name, v in kwargs.items()}
+        result = sig.func(*copies, **named)
+        for old, new in zip(self._mutated(sig, args, kwargs), self._mutated(sig, copies, named), strict=True):
+            if old.shape == new.shape:
+                old.copy_(new)
+            else:
+                old.set_(self.new(tuple(new.shape), new.stride(), new.dtype, device, known=True).copy_(new))  # type: ignore[call-overload]
+        back = dict(zip(map(id, (*copies, *named.values())), (*args, *kwargs.values()), strict=True))
+        return back.get(id(result), result)
 
     def _mark_assumed(self, result: Any, assumed: tuple[str, str, str]) -> Any:
         for tensor in result if isinstance(result, (tuple, list)) else (result,):
@@ -301,8 +348,12 @@ class Recorder(Log):
         if isinstance(value, torch.Tensor):
             if value.numel() == 0 or base_of(value) in self.owners:
                 return value
-            copy = self.new(tuple(value.shape), value.stride(), value.dtype, device, known=True)
-            return copy.copy_(value)
+            shape, strides, held = tuple(value.shape), value.stride(), value.untyped_storage().nbytes()
+            if held <= storage_bytes(shape, strides, value.itemsize):
+                return self.new(shape, strides, value.dtype, device, known=True).copy_(value)
+            # A kernel may resize what it has allocated, which keeps the memory.
+            whole = self.new((held // value.itemsize,), (1,), value.dtype, device, known=True)
+            return whole.as_strided(shape, strides).copy_(value)
         if isinstance(value, (tuple, list)):
             return type(value)(self._house(v, device) for v in value)
         return value
@@ -320,9 +371,14 @@ class Recorder(Log):
         if shapes is None:
             asked = kernels.ask(sig.func, args, kwargs)
             if asked is not None:
-                self.assumptions.say(sig.name, "its results are as large as for random numbers", self.where())
+                run = None if self.outcome is None else [found.shape for found in self.outcome.results]
+                what = AS_RUN if run == [item[1] for item in asked[1]] else _AS_RANDOM
+                self.assumptions.say(sig.name, what, self.where())
                 return self._allocate(asked, args, self._device(kwargs, owners))
-            raise self.refusal(sig, "its result depends on the values of its input, which a trace does not have")
+            if self.outcome is None or self.outcome.given != shapes_of((*args, *kwargs.values())):
+                raise self.refusal(sig, _NO_VALUES)
+            self.assumptions.say(sig.name, AS_RUN, self.where())
+            shapes = [(found.shape, getattr(torch, found.dtype)) for found in self.outcome.results]
         device = self._device(kwargs, owners)
         if self.outcome and [shape for shape, _ in shapes] == [found.shape for found in self.outcome.results]:
             made = [self._as_run(found, device) for found in self.outcome.results]
@@ -379,6 +435,8 @@ class Recorder(Log):
                     return asked
                 raise self.refusal(sig, "it has no meta kernel to tell its output's shape") from error
             raise
+        if any(isinstance(r, torch.Tensor) and r.layout is not torch.strided for r in _listed(result)):
+            raise self.refusal(sig, f"what its {str(_listed(result)[0].layout)[6:]} tensor holds is not known")
         back = {id(meta): meta for meta in twins.values()}
         meta_args = in_order(sig, meta_args, meta_kwargs)
         single = not isinstance(result, (tuple, list))
@@ -420,6 +478,7 @@ class Recorder(Log):
 
     def _resized(self, tensor: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
         if tuple(tensor.shape) != shape:
+            self.at_hand = {}
             tensor.set_(self.new(shape, dense(shape), tensor.dtype, self.claimed(tensor)))  # type: ignore[call-overload]
         return tensor
 
@@ -428,17 +487,23 @@ class Recorder(Log):
         if not sig.mutates:
             return []
         found = []
+        for tensor in self._mutated(sig, args, kwargs):
+            owner = self.at_hand.get(id(tensor)) or self.owner_of(tensor)
+            if owner is not None:
+                found.append(owner)
+        return found
+
+    def _mutated(self, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+        found = []
         for name in sig.mutates:
             position = sig.names.index(name)
             value = args[position] if position < len(args) else kwargs.get(name)
-            for tensor in value if isinstance(value, (list, tuple)) else (value,):
-                owner = self.owner_of(tensor) if isinstance(tensor, torch.Tensor) else None
-                if owner is not None:
-                    found.append(owner)
+            found += [t for t in _listed(value) if isinstance(t, torch.Tensor)]
         return found
 
     def emit(self, func: Any, args: tuple[Any, ...], results: list[tuple[tuple[int, ...], torch.dtype]]) -> Any:
         """Record an op that this build of torch has no kernel for; its results are new, of these shapes and dtypes."""
+        self.at_hand = {}
         with quiet():
             owners = [self.owner_of(a) for a in args if isinstance(a, torch.Tensor)]
             device = self._device({}, owners)
@@ -473,6 +538,10 @@ class Recorder(Log):
 # -- sizes --------------------------------------------------------------------------------------
 
 
+_AS_RANDOM = "its results are as large as for random numbers"
+_NO_VALUES = "its result depends on the values of its input, which a trace does not have"
+
+
 _SIZE_FROM: dict[str, Callable[..., Any]] = {
     "aten.index.Tensor": lambda args: args[1],
     "aten.masked_select.default": lambda args: args[1:2],
@@ -488,6 +557,10 @@ _LIKE = frozenset(
     f"aten.{name}.default" for name in ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
 )
 """Ops that take shape and dtype of what they are given, and read no values."""
+
+
+def _listed(value: Any) -> Any:
+    return value if isinstance(value, (list, tuple)) else (value,)
 
 
 def _counted(mask: torch.Tensor) -> list[torch.Tensor]:
@@ -518,5 +591,7 @@ def _fallback(func: Any, *args: Any, **kwargs: Any) -> Any:
     sig = recorder.signature(func)
     if sig.composite:
         return func.decompose(*args, **kwargs)
+    if sig.name in sparse.INSTEAD and (made := sparse.INSTEAD[sig.name](*args, **kwargs)) is not None:
+        return made
     with quiet():
         return recorder.dispatch(sig, args, kwargs)

@@ -37,8 +37,15 @@ SCRATCH = (
     "aten._euclidean_dist",
     "aten.col2im",
     "aten.im2col",
+    "aten.logsumexp",
+    "aten.linalg_",
+    "aten._linalg_",
 )
 """How the names of ops begin whose CPU kernels take memory of more than a few numbers inside."""
+
+OF_ONES = frozenset({"aten.linalg_matrix_exp"})
+"""Ops that are run on ones. The kernel of ``matrix_exp`` chooses a polynomial by the norm of the matrix (``mexp_impl``
+in ATen/native/LinearAlgebra.cpp), and takes the most where that is large, as it is of most matrices that are."""
 
 MIXING = frozenset(
     f"aten.{name}{inplace}"
@@ -49,8 +56,13 @@ MIXING = frozenset(
     for inplace in ("", "_")
 )
 """Ops that convert what they are given to one dtype first."""
+SUMS = frozenset({"aten.sum", "aten.prod", "aten.mean", "aten.cumsum", "aten.cumprod", "aten.nansum"})
+"""Ops that convert the whole of what they add up to the dtype of the result, as of a mask that is counted."""
 MATMULS = frozenset({"aten.mm", "aten.addmm", "aten.bmm", "aten.baddbmm", "aten.addmv", "aten.mv"})
 """Ops that oneDNN computes in half precision, from layouts of its own."""
+
+MASKED = frozenset({"aten.index", "aten._index_put_impl_", "aten.index_put", "aten.index_put_"})
+"""Ops that take masks among their indices."""
 
 MOST_BYTES = 2**30
 """Of the tensors of one call, so that a trace still needs no memory to speak of."""
@@ -69,12 +81,28 @@ def with_scratch(graph: StepGraph) -> StepGraph:
     run = _affordable(groups)
     peaks = _peaks([groups[i][0] for i in run])
     found = {op.id: size for i, size in zip(run, peaks, strict=True) for op in groups[i]}
+    found.update((op.id, _places_bytes(op)) for op in graph.ops if op.packet in MASKED)
     left = sum(len(group) for i, group in enumerate(groups) if i not in set(run))
     facts = graph.facts
     if left:
         note = f"{left} ops are too large to try here, so the scratch inside their kernels is not known"
         facts = replace(facts, notes=(*facts.notes, note))
     return with_workspaces(replace(graph, facts=facts), found, graph.facts.device)
+
+
+def _places_bytes(op: Op) -> int:
+    """What the list of places takes that a mask is turned into (ATen/native/TensorAdvancedIndexing: expandTensors).
+
+    An int64 for each dimension of the mask and each element that it picks; their number is told by what is picked.
+    """
+    indices = list(tensors(op.args["indices"]))
+    masks = [t for t in indices if t.dtype in ("bool", "uint8")]
+    picked = op.outputs[0] if op.packet == "aten.index" else op.tensor("values")
+    whole = op.tensor("self").numel
+    if len(masks) != 1 or len(indices) > 1 or not picked.shape or not whole:
+        return 0
+    count, rest = divmod(picked.numel * masks[0].numel, whole)
+    return 0 if rest else 8 * len(masks[0].shape) * count
 
 
 def _key(op: Op) -> Any:
@@ -86,6 +114,8 @@ def _converts(op: Op) -> bool:
     """Whether an op meets dtypes that make it convert or reorder whole tensors inside."""
     if op.packet in MATMULS:
         return op.inputs[0].dtype in ("bfloat16", "float16")
+    if op.packet in SUMS:
+        return op.inputs[0].dtype != op.outputs[0].dtype
     return op.packet in MIXING and len({t.dtype for t in (*op.inputs, *op.outputs) if t.shape}) > 1
 
 
@@ -131,6 +161,8 @@ def _work(op: Op) -> int:
     if "attention" in op.packet:
         query, key = (next(t for n, v in op.args.items() if n == name for t in tensors(v)) for name in ("query", "key"))
         return 4 * backward * query.numel * key.shape[-2]
+    if "linalg_" in op.packet:
+        return 20 * sum(t.numel * t.shape[-1] for t in op.inputs if t.shape)
     return 10 * sum(t.numel for t in (*op.inputs, *op.outputs))
 
 
@@ -153,9 +185,17 @@ def _peak_beyond_end(allocations: list[int]) -> int:
 
 
 def _call(op: Op) -> None:
-    """Run the op on zeros; its arguments and results are there before the first mark and until after the last."""
+    """Run the op on zeros, linear algebra on unit matrices, those `OF_ONES` on ones.
+
+    Its arguments and results are there before the first mark and until after the last.
+    """
     function = function_of(op.name)
-    positional, keywords = as_called(function, {name: _real(value) for name, value in op.args.items()})
+    ones = op.packet in OF_ONES
+    positional, keywords = as_called(function, {name: _real(value, ones) for name, value in op.args.items()})
+    if "linalg_" in op.packet and not ones:
+        for matrix in positional:
+            if isinstance(matrix, torch.Tensor) and matrix.dim() > 1 and matrix.is_floating_point():
+                matrix.diagonal(dim1=-2, dim2=-1).fill_(1)
     with record_function(_CALL):
         try:
             result = function(*positional, **keywords)
@@ -165,14 +205,14 @@ def _call(op: Op) -> None:
     del result
 
 
-def _real(value: Any) -> Any:
+def _real(value: Any, ones: bool = False) -> Any:
     if isinstance(value, Tensor):
         dtype = getattr(torch, value.dtype)
-        return torch.empty_strided(value.shape, value.strides, dtype=dtype).zero_()
+        return torch.empty_strided(value.shape, value.strides, dtype=dtype).fill_(int(ones))
     if isinstance(value, Const):
         return constant(value)
     if type(value) is tuple:
-        return [_real(item) for item in value]
+        return [_real(item, ones) for item in value]
     return value
 
 

@@ -6,6 +6,7 @@ there are no meta kernels that tell how many entries come out.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,26 @@ if TYPE_CHECKING:
 
 ASKS = frozenset({"_nnz", "is_coalesced", "sparse_dim", "dense_dim", "_dimI", "_dimV", "_coalesced_"})
 VIEWS = frozenset({"_indices", "_values", "indices", "values", "detach", "alias"})
+
+
+PRODUCTS = {"_sparse_addmm": 1, "addmm": 1, "_sparse_mm": 0, "mm": 0, "mv": 0}
+"""Products of a sparse matrix with a dense one -> the position of the left factor. They are dense."""
+
+
+def _sparse_bag(grad: torch.Tensor, indices: Any, offsets: Any, offset2bag: Any, *rest: Any, **named: Any) -> Any:
+    """The sparse gradient of an embedding bag is made of other ops (EmbeddingBag.cpp: _embedding_bag_backward)."""
+    bag_size, _, num_weights, by_frequency, mode, sparse, weights = rest[:7]
+    if not sparse:
+        return None
+    places = offset2bag if offset2bag.numel() else torch.zeros_like(indices)
+    padding = rest[7] if len(rest) > 7 else named.get("padding_idx", -1)
+    return torch.ops.aten._embedding_bag_sparse_backward.default(
+        grad, indices, offsets, places, bag_size, num_weights, by_frequency, mode, weights, padding
+    )
+
+
+INSTEAD: dict[str, Callable[..., Any]] = {"aten._embedding_bag_backward.default": _sparse_bag}
+"""Op -> what makes its result of other ops, or None where its own kernel does."""
 
 
 def answer(recorder: Recorder, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -37,6 +58,18 @@ def answer(recorder: Recorder, sig: Signature, args: tuple[Any, ...], kwargs: di
         pair = next(a for a in args if isinstance(a, torch.Tensor) and a.layout is torch.sparse_coo)
         indices = _new_like(recorder, pair._indices())
         return _assembled(pair, indices, _new_like(recorder, pair._values()))
+    if name in PRODUCTS:
+        left, right = args[PRODUCTS[name]], args[PRODUCTS[name] + 1]
+        if right.layout is torch.strided:
+            return recorder.new(*_dense((*left.shape[:-1], *right.shape[1:])), right.dtype, recorder.claimed(right))
+    if name in ("transpose", "t") and args[0].layout is torch.sparse_coo:
+        pair = args[0]
+        return _assembled(
+            pair, _new_like(recorder, pair._indices()), _new_like(recorder, pair._values()), pair.shape[::-1]
+        )
+    if name in ("to_dense", "_to_dense") and args[0].layout is torch.sparse_coo:
+        values = args[0]._values()
+        return recorder.new(*_dense(tuple(args[0].shape)), values.dtype, recorder.claimed(values))
     raise recorder.refusal(sig, "it is given a sparse tensor, and what it makes of that is not known")
 
 
@@ -62,9 +95,13 @@ def _coalesced(recorder: Recorder, pair: torch.Tensor) -> torch.Tensor:
     return _assembled(pair, indices[:, :count], values[:count])
 
 
-def _assembled(like: torch.Tensor, indices: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+def _dense(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return shape, dense(shape)
+
+
+def _assembled(like: torch.Tensor, indices: torch.Tensor, values: torch.Tensor, shape: Any = None) -> torch.Tensor:
     made: torch.Tensor = torch.ops.aten._sparse_coo_tensor_with_dims_and_tensors.default(
-        like.sparse_dim(), like.dense_dim(), like.shape, indices, values,
+        like.sparse_dim(), like.dense_dim(), shape or like.shape, indices, values,
         dtype=values.dtype, layout=torch.sparse_coo, device=torch.device("cpu"), is_coalesced=True,
     )  # fmt: skip
     return made

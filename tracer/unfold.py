@@ -15,9 +15,11 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ..graph import Phase, Tensor
-from .fold import FoldedRun, Folding, Given, Mark, Unfoldable
+from ..graph.op import tensors
+from .fold import FoldedRun, Folding, Mark, Unfoldable
 from .log import PLACEHOLDER, Marker, Row
 from .record import Recorder
+from .special import READS
 
 Role = tuple[Any, ...]
 
@@ -69,7 +71,7 @@ def unfold(recorder: Recorder, folding: Folding, gradients: dict[int, str]) -> N
     gaps: list[Gap] = []
     blocks: dict[tuple[int, int], Block] = {}
     for run in folding.runs:
-        if run.turn.exits:
+        if run.turn.exits and run.started and not run.off:
             view = View(recorder, run, by_name)
             view.prove()
             gaps += view.gaps()
@@ -96,6 +98,7 @@ class Block:
 
     @property
     def parts(self) -> list[Part]:
+        """What it has in forward, and in backward."""
         return [self.forward] if self.backward is None else [self.forward, self.backward]
 
     def told(self) -> list[Any]:
@@ -153,10 +156,11 @@ class View:
         self.count = len(run.run.blocks)
         self.starts = self._starts_of_backward() if self.turn.differentiable else {}
         self.blocks: dict[int, Block] = {}
+        self.known: dict[int, list[tuple[Role, int]]] = {}
 
     def prove(self) -> None:
         """Raises `Unfoldable` unless the log repeats."""
-        for first in range(self.period, 2 * self.period):
+        for first in self._template_unit():
             last = self.run.reference(first)
             one, other = Block(self, first), Block(self, last)
             if one.told() != other.told():
@@ -168,12 +172,24 @@ class View:
             if (entry.ops, entry.sequence) != (before.ops, before.sequence):
                 raise Unfoldable("ops run between the blocks")
 
+    def _template_unit(self) -> range:
+        first = self.run.run.template(0)
+        return range(first, first + self.period)
+
     def _name(self, place: int) -> str:
         return self.run.run.blocks[place][0]
 
     def _check_closed(self, block: Block) -> None:
-        """Ops of backward make no nodes, and come from the block itself."""
+        """No op reads values or writes known ones of others; those of backward make no nodes, and are the block's."""
         rows = self.recorder.rows
+        known = {owner.id for owner in self.recorder.owners.values() if owner.known}
+        for part in block.parts:
+            for row in rows[part.first_op : part.end_op]:
+                if row.signature.name in READS:
+                    raise Unfoldable("a block looks at values")
+                for tensor in (t for name in row.signature.mutates for t in tensors(row.args.get(name))):
+                    if tensor.storage in known and tensor.storage not in block.roles:
+                        raise Unfoldable("a block writes known values that are not its own")
         if block.backward is not None:
             for row in rows[block.backward.first_op : block.backward.end_op]:
                 if row.sequence is not None or row.phase is not Phase.BACKWARD:
@@ -191,7 +207,7 @@ class View:
             for place in range(1, self.count)
             if run.is_run(place)
             for op in range(self.turn.exits[place - 1].ops, self.turn.exits[place].ops)
-        } | {op: 0 for op in range(self.turn.entries[0].ops, self.turn.exits[0].ops)}
+        } | dict.fromkeys(range(self.turn.entries[0].ops, self.turn.exits[0].ops), 0)
         firsts: dict[int, int] = {}
         for number in range(self.turn.exits[-1].ops, len(rows)):
             forward = rows[number].forward
@@ -207,10 +223,12 @@ class View:
         return starts
 
     def forward_part(self, place: int) -> Part:
+        """What a block has in forward."""
         before, after = self.turn.exits[place - 1], self.turn.exits[place]
         return Part(before.ops, after.ops, before.events, after.events)
 
     def backward_part(self, place: int) -> Part | None:
+        """What a block has in backward; None where there is none."""
         if not self.turn.differentiable:
             return None
         start, end = self.starts.get(place), self.starts.get(place - 1)
@@ -219,6 +237,7 @@ class View:
         return Part(start.ops, end.ops, start.events, end.events)
 
     def first_node(self, place: int) -> int:
+        """How many autograd nodes there were before the block's own."""
         return self.turn.exits[place - 1].sequence
 
     def nodes(self, place: int) -> int:
@@ -227,16 +246,23 @@ class View:
 
     # -- roles ----------------------------------------------------------------------------------
 
-    def known_roles(self, place: int) -> Iterator[tuple[Role, int]]:
+    def known_roles(self, place: int) -> list[tuple[Role, int]]:
         """The storages of a block, folded or not, that play a part for others, too; the last role of one counts."""
-        name, module = self.run.run.blocks[place]
-        for relative, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if place not in self.known:
+            self.known[place] = list(self._known_roles(place))
+        return self.known[place]
+
+    def _known_roles(self, place: int) -> Iterator[tuple[Role, int]]:
+        name = self._name(place)
+        for relative, tensor in (*self.run.parameters[place], *self.run.buffers[place]):
             owner = self.recorder.owner_of(tensor)
             if owner is not None:
                 yield ("own", relative), owner.id
         for relative, _ in self.run.parameters[place]:
             for number, storage in enumerate(self.gradients.get(f"{name}.{relative}", ())):
                 yield ("gradient", relative, number), storage
+        for cached, storage in self.turn.cached.get(place, {}).items():
+            yield ("cached", cached), storage
         for distance in (2, 1, 0):
             for number, storage in self._results(place - distance):
                 yield ("result", distance, number), storage
@@ -246,25 +272,18 @@ class View:
                     yield ("passed", distance, number), heard[0]
 
     def _results(self, place: int) -> list[tuple[int, int]]:
-        """What a block returned; what the first one was given stands for what one before it would have returned."""
-        if place >= 0:
-            return list(enumerate(self.turn.results[place]))
-        if place < -1:
-            return []
-        first, like = self.turn.calls[0].given, self.turn.calls[self.period].given
-        pairs = ((a.whose, b.whose) for a, b in zip(first, like, strict=False) if type(a) is type(b) is Given)
-        return sorted((b[1], a[1]) for a, b in pairs if b[0] == "carried")
+        return list(enumerate(self.turn.results[place])) if place >= 0 else []
 
     def storages_for(self, place: int) -> dict[int, int]:
         """The template's storages that have a role, and what the block at `place` has in their stead."""
-        theirs = list(self.known_roles(self.run.run.template(place)))
-        ours = list(self.known_roles(place))
-        if [role for role, _ in theirs] != [role for role, _ in ours]:
-            raise Unfoldable("the gradients of two blocks differ")
+        ours = dict(self.known_roles(place))
         found: dict[int, int] = {}
-        for (_, template), (_, own) in zip(theirs, ours, strict=True):
-            if found.setdefault(template, own) != own:
-                raise Unfoldable("two storages of one block are one in another")
+        for role, template in self.known_roles(self.run.run.template(place)):
+            own = ours.pop(role, None)
+            if own is None or found.setdefault(template, own) != own:
+                raise Unfoldable("a storage plays a part in one block and none in another")
+        if any(role[:2] != ("result", 2) for role in ours):
+            raise Unfoldable("a storage plays a part in one block and none in another")
         return found
 
     # -- gaps -----------------------------------------------------------------------------------
@@ -286,7 +305,7 @@ class View:
 
     def _late_gaps(self, folded: list[int]) -> list[Gap]:
         """Where what is made inside dies later, as a cache that autocast empties: block after block, proved as well."""
-        second = self._late(range(self.period, 2 * self.period))
+        second = self._late(self._template_unit())
         before_last = self._late(range(self.run.reference(0), self.run.reference(0) + self.period))
         if [deaths for _, _, deaths in second] != [deaths for _, _, deaths in before_last]:
             raise Unfoldable("what outlives the blocks does not die alike")
@@ -444,7 +463,7 @@ class _Writer:
         """The deaths of what the unit that begins at `place` made."""
         unit = place - place % gap.run.run.period
         for number, inside in gap.deaths or ():
-            template = self.blocks[id(gap.run), gap.run.run.period + number].inside[inside]
+            template = self.blocks[id(gap.run), gap.run.run.template(number)].inside[inside]
             storage = self.insides[id(gap.run), unit + number][template]
             self.events.append((len(self.rows) - 1, storage, -self.recorder.bytes_of[storage]))
 
@@ -492,15 +511,16 @@ def _renaming(old: str, new: str) -> Callable[[str], str]:
 
 
 def _renumbering(storages: dict[int, int]) -> Callable[[Any], Any]:
-    known: dict[Tensor, Tensor] = {}
+    known: dict[int, Tensor] = {}
+    """By the ids of the template's nouns, so that what is one there is one here."""
 
     def renumbered(value: Any) -> Any:
         kind = type(value)
         if kind is Tensor:
-            found = known.get(value)
+            found = known.get(id(value))
             if found is None:
                 own = storages.get(value.storage)
-                found = known[value] = value if own is None else value._replace(storage=own)
+                found = known[id(value)] = value if own is None else Tensor(own, *value[1:])
             return found
         if kind is tuple:
             return tuple([renumbered(item) for item in value])

@@ -42,14 +42,17 @@ class Watch:
     ) -> None:
         self.model, self.recorder, self.optimizers, self.inputs = model, recorder, optimizers, inputs
         self.roles = Roles()
+        self.seen = -1
+        """How many ops there were at the last look."""
         self.names = {id(p): name for name, p in model.named_parameters()}
         for name, tensor in inputs:
             self._note(self.roles.inputs, tensor, name)
 
     def look(self, phase: Phase) -> None:
-        """Note what the storages hold now."""
-        if phase is Phase.ZERO_GRAD:
+        """Note what the storages hold now; between two looks without an op nothing has changed."""
+        if phase is Phase.ZERO_GRAD or (phase is not Phase.OPTIMIZER and self.seen == self.recorder.answered):
             return
+        self.seen = self.recorder.answered
         for name, parameter in members(self.model, "_parameters"):
             self._note(self.roles.parameters, parameter, name)
             if parameter.grad is not None:
@@ -75,6 +78,7 @@ class Watch:
 
     def facts(self, settings: Settings, notes: tuple[str, ...]) -> Facts:
         """What is known of the trace, with storages by the ids that the lifted graph gives them."""
+        numbers = storage_numbers(self.recorder)
         return Facts(
             target=settings.target,
             arguments={name: _plain(value) for name, value in sorted(settings.arguments.items())},
@@ -83,10 +87,10 @@ class Watch:
             autocast=dtype_name(settings.autocast) if settings.autocast is not None else None,
             warmup=settings.warmup,
             optimizer=self._optimizer(),
-            parameters=self._named(members(self.model, "_parameters")),
-            buffers=self._named(members(self.model, "_buffers")),
-            inputs=self._named(self.inputs),
-            state=self._named(dict(self._state()).items()),
+            parameters=self._named(members(self.model, "_parameters"), numbers),
+            buffers=self._named(members(self.model, "_buffers"), numbers),
+            inputs=self._named(self.inputs, numbers),
+            state=self._named(dict(self._state()).items(), numbers),
             modules={name: type(module).__name__ for name, module in self.model.named_modules()},
             calls=self.recorder.callers.lines,
             recomputed=self.recorder.callers.again,
@@ -95,8 +99,7 @@ class Watch:
             versions={"torch": torch.__version__.partition("+")[0], "python": platform.python_version()},
         )
 
-    def _named(self, tensors: Any) -> tuple[Named, ...]:
-        numbers = storage_numbers(self.recorder)
+    def _named(self, tensors: Any, numbers: dict[int, int]) -> tuple[Named, ...]:
         named = []
         for name, tensor in tensors:
             owner = self.recorder.owner_of(tensor) if tensor.layout is torch.strided else None

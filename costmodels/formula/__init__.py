@@ -1,5 +1,6 @@
 """Closed forms: a function that traces becomes exact polynomials in a model's sizes, and what a hand formula misses."""
 
+from .bound import Bound, bound
 from .compare import HandComparison, Row, compare_by_hand, explain
 from .derive import derive, line
 from .digest import Digest, digest
@@ -12,6 +13,7 @@ from .result import Candidate, Condition, Formula, Part, Peak, Proof, Quantity, 
 __all__ = [
     "Atom",
     "Axis",
+    "Bound",
     "Candidate",
     "Condition",
     "Digest",
@@ -28,6 +30,7 @@ __all__ = [
     "Regime",
     "Residue",
     "Row",
+    "bound",
     "check_expression",
     "compare_by_hand",
     "derive",

@@ -12,7 +12,8 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from itertools import islice
+from fractions import Fraction
+from itertools import islice, pairwise
 
 import numpy as np
 
@@ -39,6 +40,9 @@ from .result import (
 
 HELD_OUT = 20
 """How many instances the proof takes at the least."""
+
+PIECES = (2, 3)
+"""Remainders by these are looked for where a quantity is no polynomial over small values."""
 
 ROUNDINGS = (2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -70,11 +74,21 @@ def derive(
     `apart`, and the program is another at 1, that value gets a formula of its own; else the formula says that it holds
     from 2 on.
 
+    Where a quantity is one polynomial for each remainder by a small number, it is the formula of those values that
+    leave the full one's.
+
     Raises `ForetraceError` where no lattice can be built, where a quantity is no polynomial, and where a held-out
     instance disagrees: a formula that is returned was exact on all of them.
     """
-    deriver = _Deriver(Instances(trace_at, asked), full, at or {}, letters_for(list(full), letters), apart)
-    return deriver.run(held_out, prove_at)
+    instances, chosen = Instances(trace_at, asked), dict(at or {})
+    while True:
+        deriver = _Deriver(instances, full, chosen, letters_for(list(full), letters), apart)
+        try:
+            return deriver.run(held_out, prove_at)
+        except NoPolynomial as error:
+            if not error.modulus or error.axis.name in chosen:
+                raise
+            chosen[error.axis.name] = error.of_one_remainder(full[error.axis.name])
 
 
 def line(instances: Instances, axes: Sequence[Axis], letters: Mapping[str, str] | None = None) -> Formula:
@@ -85,6 +99,50 @@ def line(instances: Instances, axes: Sequence[Axis], letters: Mapping[str, str] 
     starts = {axis.name: axis.start for axis in axes}
     deriver = _Deriver(instances, starts, {}, letters_for(list(starts), letters))
     return deriver.on(Plan(instances, starts, {}, {axis.name: axis for axis in axes}))
+
+
+class NoPolynomial(ForetraceError):
+    """Some quantities are no polynomial along an axis; with a `modulus` they seem to be one for each remainder."""
+
+    def __init__(self, axis: Axis, modulus: int, values: Sequence[tuple[str, Sequence[int]]]) -> None:
+        what, seen = values[0]
+        places = ", ".join(str(axis.value(k)) for k in range(len(seen)))
+        more = f" (and {len(values) - 1} more)" if len(values) > 1 else ""
+        residues = ", ".join(f"{r:+,}" if r else "0" for r in off_the_parabola(seen))
+        name = axis.name
+        super().__init__(
+            f"{what} is no polynomial in {name}: at {places} it is {', '.join(f'{v:,}' for v in seen)}, which is "
+            f"{residues} off the parabola through the first three{more}",
+            f"Choose values of one kind with --at {name}=A,B (one remainder, one side of a threshold), leave {name} "
+            f"out (foretrace fit --vary {name} follows it piece by piece), or take a bound in place of a formula: "
+            "--bound above.",
+        )
+        self.axis, self.modulus = axis, modulus
+
+    def of_one_remainder(self, full: int) -> list[int]:
+        """The first two values along the axis that leave the remainder of the full one."""
+        step = self.axis.step * self.modulus
+        first = self.axis.start + (full - self.axis.start) % step
+        return [first, first + step]
+
+
+def is_piecewise(values: Sequence[int], modulus: int) -> bool:
+    """Whether every so manieth value lies on a parabola, or where there are but three, on a line."""
+    kept = [Fraction(v) for v in values[::modulus]]
+    for _ in range(len(kept) - 1):
+        kept = [b - a for a, b in pairwise(kept)]
+    return kept == [0]
+
+
+def off_the_parabola(values: Sequence[int]) -> list[int]:
+    """How far values are from the polynomial of second degree through the first three.
+
+    >>> off_the_parabola([1, 4, 9, 16, 26])
+    [0, 0, 0, 0, 1]
+    """
+    first, second, third = values[:3]
+    slope, bend = second - first, third - 2 * second + first
+    return [v - (first + k * slope + k * (k - 1) // 2 * bend) for k, v in enumerate(values)]
 
 
 @dataclass
@@ -168,15 +226,9 @@ class _Deriver:
         failures = [f for f in self.found.failures if not isinstance(f.series, Live)]
         if not failures:
             return
-        first = failures[0]
-        values = ", ".join(f"{v:,}" for v in first.values)
-        line = ", ".join(str(first.axis.value(k)) for k in range(len(first.values)))
-        more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
-        raise ForetraceError(
-            f"{describe(first.series)} is no polynomial in {first.axis.name}: at {line} it is {values}{more}",
-            f"Choose values of one kind with --at {first.axis.name}=A,B (one remainder, one side of a threshold), or "
-            f"leave {first.axis.name} out: foretrace fit --vary {first.axis.name} follows it piece by piece.",
-        )
+        axis = failures[0].axis
+        modulus = next((m for m in PIECES if all(is_piecewise(f.values, m) for f in failures if f.axis is axis)), 0)
+        raise NoPolynomial(axis, modulus, [(describe(f.series), f.values) for f in failures if f.axis is axis])
 
     def polynomial(self, series: Series) -> Polynomial:
         return self.found.polynomial(series, self.atoms.get(series))
@@ -192,9 +244,10 @@ class _Deriver:
             there = (axis.start + d for d in offsets if self.is_there(name, axis.start + d))
             seen = [self.instances.at(self.plan.base(**{name: v})) for v in islice(there, 2)]
             alike = [d for d in seen if d.regime == self.base.regime]
+            every = len(alike) == len(seen)
             before = dict(self.atoms)
             unexplained = self.explain_rounding(name, alike)
-            if len(alike) == len(seen) and not unexplained:
+            if every and not unexplained:
                 continue
             self.atoms = before
             if unexplained:
@@ -224,17 +277,36 @@ class _Deriver:
     def is_there(self, name: str, value: int) -> bool:
         return self.instances.builds(self.plan.base(**{name: value}))
 
-    def explain_rounding(self, name: str, seen: Sequence[Digest]) -> Series | None:
-        """Give each series that differs between the lattice points its rounded size; the first that has none."""
+    def explain_rounding(self, name: str, seen: list[Digest]) -> Series | None:
+        """Give each series that differs between the lattice points its rounded size; the first that has none.
+
+        `seen` grows where several roundings explain all of it.
+        """
         for series in self.base.numbers:
             polynomial = self.polynomial(series)
             if all(polynomial.at(**d.sizes) == d.numbers[series] for d in seen):
                 continue
-            atom = next((a for a in self.roundings(name) if self.is_rounded(series, a, seen)), None)
+            atom = self.rounded_as(series, name, seen)
             if atom is None:
                 return series
             self.atoms[series] = {**self.atoms.get(series, {}), name: atom}
         return None
+
+    def rounded_as(self, series: Series, name: str, seen: list[Digest]) -> Atom | None:
+        """The one rounding that explains a series; what tells several apart is traced."""
+        axis = self.plan.axes[name]
+        atoms = [a for a in self.roundings(name) if self.is_rounded(series, a, seen)]
+        for value in range(axis.start + 1, axis.start + axis.step):
+            if len(atoms) < 2:
+                break
+            sizes = self.plan.base(**{name: value})
+            if len({self.with_atom(series, a).at(**sizes) for a in atoms}) > 1 and self.is_there(name, value):
+                seen += [d for d in [self.instances.at(sizes)] if d.regime == self.base.regime]
+                atoms = [a for a in atoms if self.is_rounded(series, a, seen)]
+        return atoms[0] if atoms else None
+
+    def with_atom(self, series: Series, atom: Atom) -> Polynomial:
+        return self.found.polynomial(series, {**self.atoms.get(series, {}), atom.name: atom})
 
     def roundings(self, name: str) -> Iterator[Atom]:
         step = self.plan.axes[name].step
@@ -242,7 +314,7 @@ class _Deriver:
             yield from (Atom(name, multiple, up) for multiple in ROUNDINGS if step % multiple == 0)
 
     def is_rounded(self, series: Series, atom: Atom, seen: Sequence[Digest]) -> bool:
-        polynomial = self.found.polynomial(series, {**self.atoms.get(series, {}), atom.name: atom})
+        polynomial = self.with_atom(series, atom)
         return all(polynomial.at(**d.sizes) == d.numbers[series] for d in seen)
 
     # --- assembly ---

@@ -20,6 +20,9 @@ from .instances import Instances, Sizes, in_words
 from .lattice import Axis
 
 STEP = 64
+REMAINDERS = (2, 3)
+"""A program that differs between neighbours may be the same for those that leave one remainder by these."""
+
 FIRST_LAYERS = 3
 DEEPEST = 2
 """How many axes may be enlarged for the sake of one another."""
@@ -117,7 +120,34 @@ def _make_base(made: Plan) -> None:
             if made.suits(made.base()):
                 return
         made.axes[name] = axis
+    for name in made.axes:
+        if _keep_the_remainder(made, name) or _divide_the_full(made, name):
+            return
     check_same_regime(made.reference, made.instances.at(made.base()), "the full-size instance")
+
+
+def _divide_the_full(made: Plan, name: str) -> bool:
+    """Try the multiples of each divisor of the full value, for a model that wants them divisible; whether they suit."""
+    before = made.axes[name]
+    for step in (d for d in range(2, made.full[name]) if made.full[name] % d == 0) if name not in made.given else ():
+        made.axes[name] = Axis(name, step if step > 2 else 2 * step, step)
+        if made.suits(made.base()) and made.line_suits(name):
+            return True
+    made.axes[name] = before
+    return False
+
+
+def _keep_the_remainder(made: Plan, name: str) -> bool:
+    """Try the values that leave the full one's remainder by 2 or 3, for a model that branches on it; whether they
+    suit."""
+    before, full = made.axes[name], made.full[name]
+    for modulus in REMAINDERS if name not in made.given else ():
+        step = modulus * before.step
+        made.axes[name] = Axis(name, before.start + (full - before.start) % step, step)
+        if made.line_suits(name):
+            return True
+    made.axes[name] = before
+    return False
 
 
 def _make_room(made: Plan, name: str, depth: int = 0) -> bool:
@@ -129,6 +159,8 @@ def _make_room(made: Plan, name: str, depth: int = 0) -> bool:
         if made.suits(made.node(**{name: k})) or _enlarge_another(made, name, k, depth):
             continue
         if k < LOOKAHEAD - 1 and not depth:
+            if _keep_the_remainder(made, name) or _divide_the_full(made, name):
+                return True
             check_same_regime(made.reference, made.instances.at(made.node(**{name: k})), "the full-size instance")
         return False
     return True

@@ -19,13 +19,13 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The targets that are really traced from now on."""
     from foretrace.commands import tracing
 
-    real, seen = tracing._trace, []
+    real, seen = tracing.trace_once, []
 
     def noted(request: tracing.Request) -> object:
         seen.append(request.step)
         return real(request)
 
-    monkeypatch.setattr(tracing, "_trace", noted)
+    monkeypatch.setattr(tracing, "trace_once", noted)
     return seen
 
 

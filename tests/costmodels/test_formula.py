@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from fractions import Fraction
 
@@ -14,6 +15,7 @@ from foretrace.costmodels.formula import (
     Atom,
     Axis,
     Polynomial,
+    bound,
     compare_by_hand,
     derive,
     explain,
@@ -21,8 +23,11 @@ from foretrace.costmodels.formula import (
     recover,
     written,
 )
+from foretrace.costmodels.formula.bound import maximize
+from foretrace.costmodels.formula.derive import off_the_parabola
 from foretrace.costmodels.formula.digest import alike
 from foretrace.graph import ForetraceError, StepGraph
+from foretrace.report.formula import bound_json, bound_text
 from handmade import perceptron
 
 B, W, L = Polynomial.of("batch"), Polynomial.of("width"), Polynomial.of("layers")
@@ -264,6 +269,38 @@ def test_padding_is_a_rounded_size() -> None:
     assert found.at("peak", seq=33) == found.at("peak", seq=64) != found.at("peak", seq=65)
 
 
+@pytest.mark.parametrize("multiple", [2, 8, 64])
+def test_roundings_that_the_first_probes_do_not_tell_apart(multiple: int) -> None:
+    def padded(seq: int) -> StepGraph:
+        return perceptron(layers=2, batch=-(-seq // multiple) * multiple, width=8)
+
+    found = derive(padded, {"seq": 500}, held_out=6)  # on the lattice 116, 180, ... 16, 32 and 64 are alike
+    assert found["saved_for_backward"].polynomial == 64 * Polynomial.of(Atom("seq", multiple))
+
+
+def test_a_program_that_branches_on_parity_has_the_formula_of_the_full_one() -> None:
+    def branching(batch: int) -> StepGraph:
+        graph = perceptron(layers=2, batch=batch, width=8)
+        ops = tuple(replace(op, name=op.name.replace("relu", "gelu")) for op in graph.ops)
+        return replace(graph, ops=ops) if batch % 2 else graph
+
+    for full in (8, 9):
+        found = derive(branching, {"batch": full}, held_out=4)
+        assert [str(condition) for condition in found.conditions] == [f"batch = {full % 2} mod 2"]
+        assert "other ops run" in found.conditions[0].why
+
+
+def test_a_size_that_must_divide_is_found_among_multiples() -> None:
+    def picky(width: int) -> StepGraph:
+        if width % 12:
+            raise ForetraceError("width must divide by 12", "Give another.")
+        return perceptron(layers=2, batch=3, width=width)
+
+    found = derive(picky, {"width": 60}, held_out=3)
+    assert found.axes[0].step == 12
+    assert found.parameters.polynomial == 2 * W * W
+
+
 def test_a_remainder_that_changes_the_bytes_in_no_known_way_is_a_condition() -> None:
     def odd(seq: int) -> StepGraph:
         return perceptron(layers=2, batch=seq + 5 * (seq % 2), width=8)
@@ -281,13 +318,13 @@ def test_a_size_beyond_which_the_bytes_differ_is_a_condition() -> None:
 
 def test_a_lattice_that_does_not_build_says_where() -> None:
     def picky(batch: int) -> StepGraph:
-        if batch < 8 or batch == 9:
+        if batch < 8 or batch in (9, 10, 11):
             raise ForetraceError("out of stock", "Give another.")
         return perceptron(layers=2, batch=batch, width=8)
 
     with pytest.raises(ForetraceError, match="batch=9 cannot be traced: out of stock"):
         derive(picky, {"batch": 12})
-    assert derive(picky, {"batch": 12}, at={"batch": [10, 11]})["saved_for_backward"].at(batch=8) == 2 * 8 * 8 * 4
+    assert derive(picky, {"batch": 20}, at={"batch": [12, 13]})["saved_for_backward"].at(batch=8) == 2 * 8 * 8 * 4
 
 
 def test_a_size_that_changes_the_program_is_said() -> None:
@@ -330,3 +367,81 @@ def test_a_batch_of_one_may_be_another_program() -> None:
 def test_the_parts_of_a_quantity_by_module(formula) -> None:
     assert formula["parameters"].by_module() == {"h.*": L * W * W}
     assert formula["optimizer_state"].by_module() == {"h.*": 8 * L * W * W}
+
+
+# --- what is no polynomial ---
+
+
+def test_remainders_are_told_apart() -> None:
+    """A size on whose parity the bytes depend in no known way: the formula is that of the full one's remainder."""
+
+    def odd(batch: int, width: int) -> StepGraph:
+        return perceptron(layers=2, batch=4 * batch + 1 if batch % 2 else 3 * batch, width=width)
+
+    for full, kept in ((8, 24 * B * W), (9, 32 * B * W + 8 * W)):
+        found = derive(odd, {"batch": full, "width": 16}, held_out=4)
+        assert [str(condition) for condition in found.conditions] == [f"batch = {full % 2} mod 2"]
+        assert found["saved_for_backward"].polynomial == kept
+        assert all(sizes["batch"] % 2 == full % 2 for sizes in found.proof.instances)
+
+
+def test_what_is_off_the_parabola_is_said() -> None:
+    assert off_the_parabola([1, 4, 9, 16, 26]) == [0, 0, 0, 0, 1]
+    with pytest.raises(ForetraceError) as error:
+        derive(lambda batch: perceptron(layers=2, batch=2**batch, width=8), {"batch": 8})
+    assert "off the parabola through the first three (and" in error.value.message
+    assert "--bound above" in error.value.mend
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=30, deadline=None)
+def test_the_simplex_finds_the_largest(seed: int) -> None:
+    """Weak duality: a feasible pair of equal value proves that both are the best."""
+    chance = np.random.default_rng(seed)
+    rows, columns = int(chance.integers(1, 6)), int(chance.integers(1, 6))
+    table = [[Fraction(int(x)) for x in chance.integers(0, 9, columns)] for _ in range(rows)]
+    table.append([Fraction(1)] * columns)  # so that there is a largest
+    limits = [Fraction(int(x)) for x in chance.integers(0, 50, rows + 1)]
+    goal = [Fraction(int(x)) for x in chance.integers(-9, 9, columns)]
+    found, prices = maximize(goal, table, limits)
+    assert min(found) >= 0 and min(prices) >= 0
+    assert all(sum(a * x for a, x in zip(row, found, strict=True)) <= r for row, r in zip(table, limits, strict=True))
+    for k in range(columns):
+        assert sum(price * row[k] for price, row in zip(prices, table, strict=True)) >= goal[k]
+    best = sum(c * x for c, x in zip(goal, found, strict=True))
+    assert best == sum(price * r for price, r in zip(prices, limits, strict=True))
+
+
+@pytest.mark.parametrize("side", ["above", "below"])
+def test_a_bound_is_true_of_values_that_it_has_not_seen(side: str) -> None:
+    def padded(batch: int, width: int) -> StepGraph:
+        return perceptron(layers=2, batch=batch + 3 * (batch % 2), width=-(-width // 24) * 24)
+
+    found = bound(padded, {"batch": 32, "width": 200}, "saved_for_backward", side=side)
+    assert (found.name, found.side, len(found.held_out)) == ("saved_for_backward", side, 20)
+    assert found.traced_at_full == 2 * 4 * 32 * 216
+    least, most = found.slack
+    assert 0 <= least <= most
+    sign = 1 if side == "above" else -1
+    for sizes in found.held_out:
+        kept = 2 * 4 * (sizes["batch"] + 3 * (sizes["batch"] % 2)) * -(-sizes["width"] // 24) * 24
+        assert sign * (found.polynomial.at(**sizes) - kept) >= 0
+    assert abs(found.at_full - found.traced_at_full) < 0.2 * found.traced_at_full
+    assert f"saved_for_backward is never {side} (a bound, not a formula)" in bound_text(found)
+    assert json.loads(bound_json(found))["bound"] == side
+
+
+def test_a_bound_of_a_polynomial_is_near_it() -> None:
+    found = bound(lambda batch: perceptron(layers=2, batch=batch, width=8), {"batch": 50}, "saved_for_backward")
+    assert found.polynomial == 64 * B
+    assert found.slack == (0, 0)
+
+
+def test_what_no_bound_is_asked_of() -> None:
+    at = lambda **sizes: perceptron(layers=2, batch=sizes["a"])  # noqa: E731
+    with pytest.raises(ForetraceError, match="there is no quantity 'speed'"):
+        bound(at, {"a": 8}, "speed")
+    with pytest.raises(ForetraceError, match="'beside' is no side of a bound"):
+        bound(at, {"a": 8}, side="beside")
+    with pytest.raises(ForetraceError, match="a bound over 5 sizes"):
+        bound(at, dict.fromkeys("abcde", 8))

@@ -13,6 +13,7 @@ from foretrace.graph.phase import Phase
 from foretrace.graph.step_graph import Facts, StepGraph
 from foretrace.graph.storage import Category, Storage
 from foretrace.hardware import estimate, host_storages, kernel_time, load
+from foretrace.hardware.constants import constants
 from foretrace.hardware.kernel_time import Unit
 from handmade import perceptron
 
@@ -53,6 +54,22 @@ def test_a_step_is_the_sum_of_its_ops() -> None:
     assert [t.bound for t in step.ops] == ["tensor", "memory", "free", "tensor", "tensor", "floor"]
     assert step.ops[0] == alone[0]
     assert step.profile == "a100-sxm4-80gb"
+
+
+def test_a_step_may_be_a_share_of_the_way_to_all_its_kernels_being_slow() -> None:
+    step = estimate(STEP, replace(A100, host_speed=1e9))
+    usual, slow = (sum(getattr(t, name) for t in step.ops) for name in ("seconds", "high_seconds"))
+    share = constants()["step_interval.high"]
+    assert 0 < share <= 1
+    assert step.high_seconds == pytest.approx(usual + share * (slow - usual))
+    assert step.low_seconds == pytest.approx(sum(t.low_seconds for t in step.ops))
+
+
+def test_a_slower_host_makes_a_step_that_waits_longer_and_leaves_its_kernels() -> None:
+    quick, slow = (estimate(STEP, replace(A100, host_speed=speed)) for speed in (2.0, 0.5))
+    assert slow.host_seconds == pytest.approx(4 * quick.host_seconds)
+    assert slow.kernel_seconds == pytest.approx(quick.kernel_seconds)
+    assert slow.waiting_seconds > quick.waiting_seconds
 
 
 def test_shares_sum_to_one() -> None:

@@ -10,7 +10,8 @@ from foretrace.costmodels.work import Work
 from foretrace.graph.op import Op, Tensor
 from foretrace.graph.phase import Phase
 from foretrace.hardware import BOUNDS, load, names
-from foretrace.hardware.kernel_time import Unit, kernel_time, launches, matmul_unit, vector_dtype
+from foretrace.hardware.constants import constants
+from foretrace.hardware.kernel_time import Unit, job, kernel_time, launches, matmul_unit, vector_dtype
 
 A100 = load("a100-sxm4-80gb")
 H100 = load("h100-sxm5-80gb")
@@ -132,6 +133,60 @@ def test_an_index_says_nothing_of_the_arithmetic() -> None:
 def test_half_precision_is_computed_in_float32() -> None:
     assert vector_dtype(op(dtype="bfloat16")) == "float32"
     assert vector_dtype(op(dtype="float64")) == "float64"
+
+
+def image(*shape: int, dtype: str = "float32", last: bool = False) -> Tensor:
+    channels, rows, columns = shape[1:]
+    planes = (channels * rows * columns, rows * columns, columns, 1)
+    return Tensor(0, dtype, shape, (planes[0], 1, channels * columns, channels) if last else planes)
+
+
+def convolved(last: bool = False, bias: bool = False) -> Op:
+    source, made = image(8, 64, 56, 56, last=last), image(8, 128, 56, 56, last=last)
+    args = {"input": source, "weight": image(128, 64, 3, 3, last=last), "groups": 1,
+            "bias": Tensor(1, "float32", (128,), (1,)) if bias else None}  # fmt: skip
+    return Op(id=0, name="aten.convolution.default", phase=Phase.FORWARD, args=args, result=made)
+
+
+def test_images_in_another_order_are_turned_for_tensor_cores() -> None:
+    known = constants()["turned_share"]
+    into, out = 8 * 64 * 56 * 56 * 4, 8 * 128 * 56 * 56 * 4
+    assert job(work(1, moved=into + out), convolved(), A100).around_bytes == int(2 * (into + out) * known)
+    assert job(work(1, moved=into + out), convolved(last=True), A100).around_bytes == 0
+    assert job(work(1, moved=into + out), convolved(), A100, cudnn_tf32=False).around_bytes == 0
+
+
+def test_a_bias_is_a_kernel_more_over_the_whole_output() -> None:
+    out = 8 * 128 * 56 * 56 * 4
+    plain, biased = (job(work(1), convolved(last=True, bias=bias), A100) for bias in (False, True))
+    assert biased.around_bytes - plain.around_bytes == 2 * out
+
+
+def test_backward_three_images_are_turned_and_the_gradient_is_summed_for_the_bias() -> None:
+    source, made = image(8, 64, 56, 56), image(8, 128, 56, 56)
+
+    def around(*mask: bool) -> int:
+        args = {"grad_output": made, "input": source, "weight": image(128, 64, 3, 3), "groups": 1, "output_mask": mask}
+        op = Op(id=0, name="aten.convolution_backward.default", phase=Phase.BACKWARD, args=args,
+                result=(source._replace(storage=5), None, None))  # fmt: skip
+        return job(work(1), op, A100).around_bytes
+
+    into, out = source.bytes, made.bytes
+    known = constants()["turned_share"]
+    assert around(True, True, False) == int(2 * (out + into + into) * known)
+    assert around(True, True, True) == int(2 * (out + into + into) * known) + out
+    assert around(False, True, False) == int(2 * (out + into) * known)
+
+
+def test_batch_norm_of_fewer_channels_than_multiprocessors_leaves_some_idle() -> None:
+    def seconds(channels: int) -> float:
+        source = image(8, channels, 512, 512 * 128 // channels)
+        op = Op(id=0, name="aten.cudnn_batch_norm.default", phase=Phase.FORWARD, result=source,
+                args={"input": source, "training": True})  # fmt: skip
+        time = kernel_time(Work(read_bytes=2 * source.bytes, written_bytes=source.bytes), op, A100)
+        return time.seconds - A100.kernel_floor_seconds.typical
+
+    assert seconds(64) / seconds(128) == pytest.approx(A100.sm_count / 64)
 
 
 def test_a_list_of_tensors_needs_several_launches() -> None:

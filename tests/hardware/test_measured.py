@@ -19,7 +19,7 @@ from foretrace.graph.op import Op, Tensor
 from foretrace.graph.phase import Phase
 from foretrace.hardware import kernel_time, load
 from foretrace.hardware.chrome_trace import measured_in
-from foretrace.hardware.measured import Measurement, key_of, to_toml
+from foretrace.hardware.measured import Measurement, key_of, list_spec, to_toml
 from foretrace.hardware.profile import FOLDER
 
 A100 = load("a100-sxm4-80gb")
@@ -80,6 +80,7 @@ def test_kernels_count_for_the_op_that_launched_them_and_all_around_it(tmp_path:
         ("aten.convolution", (image, weight)): (23.0, 23.0, 23.0, 1),
         ("aten.cudnn_convolution", (image, weight)): (21.0, 21.0, 21.0, 1),
         ("aten.add_", ("float32[2, 4, 6, 6]", "float32[4]")): (2.0, 2.0, 2.0, 1),
+        ("aten._foreach_add_", ("tensors[2 x 17 b68e0a0a]",)): (3.0, 3.0, 3.0, 1),
     }
 
 
@@ -113,16 +114,37 @@ def test_the_shipped_numbers_stay_and_the_measured_ones_stand_apart(tmp_path: Pa
     path.write_text(to_toml('m"ine', "a100-sxm4-80gb", measured_in(trace(tmp_path, EVENTS), A100)))
     assert set(tomllib.loads(path.read_text())) == {"base", "name", "measured"}
     mine = load(path)
-    assert (mine.name, mine.sm_count, len(mine.measured), len(A100.measured)) == ('m"ine', A100.sm_count, 5, 0)
+    assert (mine.name, mine.sm_count, len(mine.measured), len(A100.measured)) == ('m"ine', A100.sm_count, 6, 0)
     facts = [fact for fact in mine.facts() if fact.key.startswith("measured ")]
-    assert len(facts) == 5 and all("trace.json, NVIDIA A100-SXM4-80GB" in fact.source for fact in facts)
+    assert len(facts) == 6 and all("trace.json, NVIDIA A100-SXM4-80GB" in fact.source for fact in facts)
 
 
-def test_an_op_given_lists_has_no_key() -> None:
-    lists = Op(id=0, name="aten._foreach_add_.List", phase=Phase.OPTIMIZER, result=None,
-               args={"self": (Tensor(0, "float32", (8,), (1,)),)})  # fmt: skip
-    assert key_of(lists) is None
+def test_a_list_of_tensors_is_known_by_its_number_its_elements_and_its_shapes() -> None:
+    eight, nine = (Tensor(0, "float32", (size,), (1,)) for size in (8, 9))
+
+    def added(*tensors: object) -> Op:
+        return Op(id=0, name="aten._foreach_add_.Scalar", phase=Phase.OPTIMIZER, result=None,
+                  args={"self": tensors, "scalar": 1})  # fmt: skip
+
+    assert key_of(added(eight, nine)) == ("aten._foreach_add_", (list_spec([(8,), (9,)]),))
+    assert key_of(added(nine, eight)) != key_of(added(eight, nine))
+    assert key_of(added(eight, None)) is None
     assert key_of(product()) == ("aten.mm", ("float32[8, 16]", "float32[16, 4]"))
+
+
+def test_a_foreach_op_has_the_time_that_a_trace_of_the_same_list_has(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(to_toml("mine", "a100-sxm4-80gb", measured_in(trace(tmp_path, EVENTS), A100)))
+    lists = Op(id=0, name="aten._foreach_add_.Scalar", phase=Phase.OPTIMIZER, result=None,
+               args={"self": tuple(Tensor(0, "float32", (size,), (1,)) for size in (8, 9)), "scalar": 1})  # fmt: skip
+    time = kernel_time(Work(vector_flops=17, read_bytes=68, written_bytes=68), lists, load(path))
+    assert (time.seconds, time.tier) == (pytest.approx(3e-6), "measured")
+
+
+def test_a_list_without_shapes_gives_no_measurement(tmp_path: Path) -> None:
+    bare = [cpu_op("aten::_foreach_add_", 8, 110, 5, [[], []], ["TensorList", "Scalar"]), kernel(8, 3.0)]
+    found = measured_in(trace(tmp_path, [*EVENTS[:-1][:1], kernel(1, 5.0), *bare]), A100)
+    assert [one.op for one in found] == ["aten.mm"]
 
 
 WITHOUT_SHAPES = [cpu_op("aten::mm", 1, 0, 10, [], []), kernel(1, 5.0)]
@@ -152,7 +174,7 @@ def test_another_device_may_be_insisted_on(tmp_path: Path) -> None:
     path = trace(tmp_path, EVENTS, deviceProperties=[{"name": "Something Else"}])
     with pytest.raises(ForetraceError):
         measured_in(path, A100)
-    assert len(measured_in(path, A100, any_device=True)) == 5
+    assert len(measured_in(path, A100, any_device=True)) == 6
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\x1f\x8b1234", b"\xff\xfe"])

@@ -136,12 +136,23 @@ def test_a_broken_file_names_itself_and_the_key(tmp_path: Path, old: str, new: s
     assert said in error.message
 
 
-@pytest.mark.parametrize("key", KEYS)
-def test_no_key_may_be_missing(tmp_path: Path, key: str) -> None:
+def without(tmp_path: Path, key: str) -> Path:
     tables = (FOLDER / f"{A100}.toml").read_text().split("\n[")
     path = tmp_path / "mine.toml"
     path.write_text("\n[".join(table for table in tables if not table.startswith((f"{key}]", f"{key}."))))
-    assert f"{key} is missing" in error_of(path).message
+    return path
+
+
+@pytest.mark.parametrize("key", [key for key, spec in KEYS.items() if spec.default is None])
+def test_no_key_without_a_default_may_be_missing(tmp_path: Path, key: str) -> None:
+    assert f"{key} is missing" in error_of(without(tmp_path, key)).message
+
+
+@pytest.mark.parametrize(("key", "value"), [("l2_bandwidth_bytes_per_second", 0.0), ("host_speed", 1.0)])
+def test_what_a_file_need_not_say_has_a_default_that_says_so(tmp_path: Path, key: str, value: float) -> None:
+    profile = load(without(tmp_path, key))
+    assert getattr(profile, key) == value
+    assert profile.sources[key] == KEYS[key].unstated and "not stated" in KEYS[key].unstated
 
 
 def test_a_number_without_a_source_is_refused(tmp_path: Path) -> None:

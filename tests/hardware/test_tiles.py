@@ -15,7 +15,9 @@ from foretrace.hardware.problems import Problem, problems
 from foretrace.hardware.tiles import share_of_peak
 
 SIZES = st.integers(1, 10**5)
-KINDS = st.sampled_from(["matrix", "batched", "convolution", "depthwise", "attention"])
+KINDS = st.sampled_from(
+    ["matrix", "batched", "attention", "convolution", "grouped", "grouped_direct", "grouped_channels_last", "depthwise"]
+)
 CORES = st.sampled_from(["tensor", "vector"])
 
 
@@ -100,6 +102,49 @@ def test_a_convolution_is_a_product_of_patches_and_its_gradients_are_two_more() 
         Problem("convolution", 1, 32, 16 * 9, positions, 2, backward=True),
     )
     assert {p.flops for p in problems(backward)} == {problems(forward)[0].flops}
+
+
+def in_groups(groups: int, channels: int, last: bool = False) -> Problem:
+    """The forward product of a convolution of that many groups of so many channels."""
+    image, made = dense(4, groups * channels, 10, 10), dense(4, groups * channels, 8, 8)
+    if last:
+        image = image._replace(strides=(groups * channels * 100, 1, groups * channels * 10, groups * channels))
+    weight = dense(groups * channels, channels, 3, 3)
+    return problems(op("aten.convolution.default", made, input=image, weight=weight, groups=groups))[0]
+
+
+@pytest.mark.parametrize(
+    ("groups", "channels", "last", "kind"),
+    [
+        (1, 64, False, "convolution"),
+        (1, 64, True, "convolution"),
+        (64, 1, True, "depthwise"),
+        (32, 8, False, "grouped_direct"),
+        (64, 4, True, "grouped_direct"),
+        (32, 64, False, "grouped"),
+        (16, 8, False, "grouped"),
+        (4, 48, True, "grouped_channels_last"),
+    ],
+)
+def test_which_kernels_a_convolution_has(groups: int, channels: int, last: bool, kind: str) -> None:
+    found = in_groups(groups, channels, last)
+    assert found[:5] == (kind, groups, 4 * 8 * 8, channels, 9 * channels)
+    assert found.is_convolution and not Problem("matrix", 1, 8, 8, 8, 2).is_convolution
+
+
+def test_kernels_of_groups_cut_their_images_otherwise() -> None:
+    known = constants()
+    for channels, last, kind in ((8, False, "grouped_direct"), (48, True, "grouped_channels_last")):
+        assert share(in_groups(32, channels, last)) == pytest.approx(0.8 * known[f"product_share.{kind}"])
+
+
+def test_convolutions_leave_fast_tensor_cores_hungry_and_plain_products_do_not() -> None:
+    layer = Problem("convolution", 1, 1 << 16, 256, 2304, 2)
+    fed = share_of_peak(layer, "tensor", 0.8, 108, 200.0, constants())
+    hungry = share_of_peak(layer, "tensor", 0.8, 108, 200.0, constants(), True)
+    assert hungry == pytest.approx(fed * constants()["product_share.fast_convolution"])
+    product = layer._replace(kind="matrix")
+    assert share_of_peak(product, "tensor", 0.8, 108, 200.0, constants(), True) == share(product)
 
 
 def test_attention_is_a_product_a_head() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable
 from itertools import count
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from foretrace.graph import StepGraph
+from foretrace.graph import ForetraceError, StepGraph
 from foretrace.graph.serde import save
 from foretrace.tracer import Step, trace
 from foretrace.tracer import unfold as unfolding
@@ -149,7 +150,43 @@ SAME: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def test_same_graph(name: str, folds: list[int], tmp_path: Path) -> None:
     of_step, of_trace = SAME[name]
     both(step(stack, **of_step), tmp_path, **of_trace)
-    assert folds == [4]
+    # A block that keeps nothing of what it is given until backward needs one more neighbour that runs.
+    assert folds == [3 if name == "inference" else 4]
+
+
+def _tiny(name: str, **options: Any) -> Callable[[], Step]:
+    """A model of transformers with 8 layers, called as its users do: with labels, and with the cache it makes."""
+
+    def made() -> Step:
+        transformers = pytest.importorskip("transformers")
+        sizes = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 2, "vocab_size": 128}
+        config = transformers.AutoConfig.for_model(name, num_hidden_layers=8, **sizes, **options)
+        ids = torch.ones(BATCH, LENGTH, dtype=torch.int64)
+        with torch.device("meta"):
+            model = transformers.AutoModelForCausalLM.from_config(config)
+        return Step(model.train(), {"input_ids": ids, "labels": ids})
+
+    return made
+
+
+CACHED = {
+    "llama": (_tiny("llama", num_key_value_heads=1), [4]),
+    "gpt2": (_tiny("gpt2"), [4]),
+    "window": (_tiny("mistral", num_key_value_heads=1, sliding_window=16), [4]),
+    "every other with a window": (
+        _tiny(
+            "gemma3_text", num_key_value_heads=1, head_dim=32, layer_types=["sliding_attention", "full_attention"] * 4
+        ),
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CACHED)
+def test_caches_are_filled(name: str, folds: list[int], tmp_path: Path) -> None:
+    target, folded = CACHED[name]
+    both(target, tmp_path)
+    assert folds == folded
 
 
 UNFOLDED = {"accumulated": accumulated, "graph kept": kept, "no backward": evaluated}
@@ -230,6 +267,55 @@ class Reading(Block):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.tanh(super().forward(x)) if self.get_buffer("depth") == 5 else super().forward(x)
+
+
+class CountingTensors(Block):
+    """Counts its steps in a buffer, and its calls in a tensor of all blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("steps", torch.zeros((), device="cpu"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.get_buffer("steps").add_(1)
+        return super().forward(x)
+
+
+class ReadingCounts(Stack):
+    """The size of the last op depends on what a block in the middle has counted."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        loss = super().forward(ids)
+        return loss + self.tokens.weight[: int(self.h[4].get_buffer("steps"))].sum()
+
+
+class CountingTogether(Stack):
+    def forward(self, ids: Tensor) -> Tensor:
+        x, calls = self.tokens(ids), torch.zeros((), device="cpu")
+        for block in self.h:
+            x = block(x, calls)
+        return self.loss(x, ids) + self.tokens.weight[: int(calls)].sum()
+
+
+class CalledTogether(Block):
+    def forward(self, x: Tensor, calls: Tensor) -> Tensor:
+        calls.add_(1)
+        return super().forward(x)
+
+
+class ReadingBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x * 2
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient * 3 if gradient.sum().item() > 0 else gradient * 2
+
+
+class LookingBack(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return ReadingBackward.apply(super().forward(x))
 
 
 class Remembering(Block):
@@ -412,6 +498,19 @@ class Watching(Stack):
         return self.loss(x, ids)
 
 
+class Teaching(Stack):
+    """A copy of the blocks runs first, and teaches."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = taught = self.tokens(ids)
+        for block in copy.deepcopy(self.h):
+            block.get_submodule("up").bias = None
+            taught = block(taught)
+        for block in self.h:
+            x = block(x)
+        return self.loss(x - taught.detach(), ids)
+
+
 class Views(nn.Module):
     """Results that are views, changed in place by the next one."""
 
@@ -447,6 +546,9 @@ ODD: dict[str, Callable[[], nn.Module]] = {
     "drawing tensors": _of(Stack, DrawingTensors),
     "reading": lambda: Stack([Reading(i) for i in range(8)]),
     "remembering": _of(Stack, Remembering),
+    "counting in tensors": _of(ReadingCounts, CountingTensors),
+    "counting together": _of(CountingTogether, CalledTogether),
+    "looking in backward": _of(Stack, LookingBack),
     "frozen": _changed(_frozen),
     "shared weight": _changed(_shared),
     "hooked": _changed(_hooked),
@@ -465,6 +567,7 @@ ODD: dict[str, Callable[[], nn.Module]] = {
     "caught": _of(Catching),
     "checkpointed": _of(Checkpointing),
     "evaluating": _of(Evaluating),
+    "taught by a copy": _of(Teaching),
     "overwritten": _of(Overwriting),
     "watched": _of(Watching),
     "views": _of(Stack, Views),
@@ -473,7 +576,7 @@ ODD: dict[str, Callable[[], nn.Module]] = {
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_same_graph_where_blocks_differ(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_same_graph_where_blocks_differ(name: str, tmp_path: Path) -> None:
     def target() -> Step:
         Counting.calls, _SEEN[0] = 0, 0
         return step(ODD[name])()
@@ -498,3 +601,40 @@ def test_same_graph_of_any_stack(kinds: list[str], units: int, tail: list[str]) 
     folded, whole = (trace(made, fold=fold) for fold in (True, False))
     assert (folded.ops, folded.storages, folded.events) == (whole.ops, whole.storages, whole.events)
     assert folded.facts == whole.facts
+
+
+# -- what it leaves behind --------------------------------------------------------------------------
+
+
+def _attributes(model: nn.Module) -> list[tuple[str, int]]:
+    return [(name, id(value)) for module in model.modules() for name, value in vars(module).items()]
+
+
+class Failing(Stack):
+    def forward(self, ids: Tensor) -> Tensor:
+        super().forward(ids)
+        raise ValueError("too late")
+
+
+def test_a_module_is_left_as_it_was(folds: list[int]) -> None:
+    with torch.device("meta"):
+        model = stack()
+    before, engine = _attributes(model), torch.autograd._engine_run_backward
+    trace(model, (torch.zeros(BATCH, LENGTH, dtype=torch.int64),))
+    assert folds == [4]
+    assert _attributes(model) == before
+    assert torch.autograd._engine_run_backward is engine
+    assert all(parameter.is_meta and parameter.grad is None for parameter in model.parameters())
+
+
+def test_an_error_is_the_same_and_leaves_the_module_as_it_was() -> None:
+    with torch.device("meta"):
+        model = Failing([Block() for _ in range(8)])
+    before, said = _attributes(model), []
+    for fold in (True, False):
+        with pytest.raises(ForetraceError) as caught:
+            trace(model, (torch.zeros(BATCH, LENGTH, dtype=torch.int64),), fold=fold)
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+    assert "ValueError: too late" in said[0]
+    assert _attributes(model) == before

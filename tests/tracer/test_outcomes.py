@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from zoo_data import DATA
 
 from foretrace import ForetraceError, Outcomes, StepGraph, cli
 from foretrace.costmodels import compare
@@ -16,11 +15,18 @@ from foretrace.graph import Outcome, Phase, Result, load_outcomes
 from foretrace.tracer import Step, measure, observe, trace
 from foretrace.tracer.assumptions import IN_PROPORTION
 from foretrace.tracer.replay import AS_RUN
+from zoo_data import DATA
+from zoo_oddities import ODDITIES
+
+ASSUMING = ("linear_algebra", "masked_select_of_data", "scaler_and_schedule")
+"""Of the oddities those that need an assumption, and are not like one of `DATA`."""
+
+STEPS = {**DATA, **{name: ODDITIES[name] for name in ASSUMING}}
 
 
 def made(name: str) -> Step:
     torch.manual_seed(0)
-    return DATA[name]()
+    return STEPS[name]()
 
 
 def traced(step: Step, device: str = "cpu", **how: object) -> StepGraph:
@@ -29,7 +35,7 @@ def traced(step: Step, device: str = "cpu", **how: object) -> StepGraph:
     )
 
 
-@pytest.mark.parametrize("name", DATA)
+@pytest.mark.parametrize("name", STEPS)
 def test_set_to_what_the_run_did_live_bytes_are_those_of_the_run(name: str) -> None:
     graph = traced(made(name), outcomes=observe(made(name)), strict=True)
     found = compare(graph, measure(made(name)))

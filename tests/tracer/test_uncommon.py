@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import distributions, nn
+from torch.ao.quantization import FusedMovingAvgObsFakeQuantize, MovingAveragePerChannelMinMaxObserver
 
 from foretrace.costmodels import timeline
-from foretrace.graph import Category, StepGraph
+from foretrace.graph import Category, ForetraceError, StepGraph
 from foretrace.tracer import Step, measure, trace
 from zoo_oddities import applied, mlp
 
@@ -92,3 +94,116 @@ def test_a_layer_that_is_skipped_at_random_is_skipped_in_both(draw: Callable[[],
     random.seed(2)
     again, _ = both(make)
     assert parting(pairs) == {} and [op.name for op in first.ops] == [op.name for op in again.ops]
+
+
+@pytest.mark.parametrize("name", ["mse_loss", "smooth_l1_loss", "soft_margin_loss", "binary_cross_entropy"])
+@pytest.mark.parametrize("rows", [32, 256])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_a_loss_that_is_reduced_keeps_the_memory_of_what_it_is_of(name: str, reduction: str, rows: int) -> None:
+    """Few rows have values, many have none."""
+
+    def make() -> Step:
+        def loss(y: torch.Tensor) -> torch.Tensor:
+            apart = getattr(F, name)(y.sigmoid(), torch.ones_like(y), reduction=reduction)
+            return apart.sum() + y.square().mean()
+
+        return Step(nn.Linear(64, 64), torch.randn(rows, 64), loss)
+
+    graph, pairs = both(make)
+    assert parting(pairs) == {}
+    (op,) = (op for op in graph.ops if op.packet == f"aten.{name}")
+    assert graph.storages[op.outputs[0].storage].bytes == rows * 64 * 4
+
+
+@pytest.mark.parametrize("autocast", [None, "bfloat16"])
+def test_transforms_and_generators_on_a_gpu_that_is_not_there(autocast: str | None) -> None:
+    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
+        generator = torch.Generator(x.device).manual_seed(0)
+        assert generator.device == x.device and isinstance(torch.Generator(), torch.Generator)
+        noise = torch.randn(x.shape, device=x.device, generator=generator)
+        return torch.func.vmap(lambda row: m.body(row + row.new_zeros(64)))(x + noise).float()
+
+    step = applied(forward, torch.randn(8, 64), body=mlp())
+    graph = trace(step.model, step.inputs, loss=step.loss, device="cuda", autocast=autocast)
+    products = [op for op in graph.ops if op.packet in ("aten.mm", "aten.addmm", "aten.bmm")]
+    assert {op.inputs[-1].dtype for op in products} == {autocast or "float32"}
+    assert torch.Generator is torch._C.Generator
+
+
+def _table(m: Any, x: torch.Tensor) -> torch.Tensor:
+    return m.bag(x)
+
+
+def _neighbours(m: Any, x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    near = torch.sparse_coo_tensor(places, torch.ones(places.shape[1]), (32, 32))
+    return torch.sparse.mm(near, m.a(x))
+
+
+def _sampled(m: Any, x: torch.Tensor) -> torch.Tensor:
+    h = F.softplus(m.a(x)) + 0.1
+    return distributions.Normal(h, h).rsample() + distributions.Dirichlet(h).rsample()
+
+
+def _sequences(m: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    rows = torch.nested.nested_tensor([a, b], layout=torch.jagged)
+    return m.a(rows).to_padded_tensor(0.0)
+
+
+def _observed(m: Any, x: torch.Tensor) -> torch.Tensor:
+    return m.watch(m.a(x))
+
+
+def _average() -> nn.Module:
+    watch = FusedMovingAvgObsFakeQuantize(
+        observer=MovingAveragePerChannelMinMaxObserver, qscheme=torch.per_channel_symmetric, dtype=torch.qint8,
+        quant_min=-128, quant_max=127,
+    )  # fmt: skip
+    return watch.train()
+
+
+ROADS: dict[str, Callable[[], Step]] = {
+    "sparse gradient of a bag": lambda: applied(
+        _table, torch.randint(0, 50, (8, 4)), bag=nn.EmbeddingBag(50, 64, sparse=True)
+    ),
+    "sparse matrix": lambda: applied(
+        _neighbours, torch.randn(32, 16), torch.randint(0, 32, (2, 64)), a=nn.Linear(16, 8)
+    ),
+    "distributions of many numbers": lambda: applied(_sampled, torch.randn(64, 64), a=nn.Linear(64, 512)),
+    "sequences padded": lambda: applied(_sequences, torch.randn(5, 32), torch.randn(9, 32), a=nn.Linear(32, 16)),
+    "buffers that grow": lambda: applied(_observed, torch.randn(8, 64), a=nn.Linear(64, 64), watch=_average()),
+}
+
+
+@pytest.mark.parametrize("name", ROADS)
+def test_live_bytes_on_uncommon_roads(name: str) -> None:
+    def make() -> Step:
+        step = ROADS[name]()
+        step.optimizer = torch.optim.SparseAdam if "bag" in name else "adamw"
+        return step
+
+    _, pairs = both(make)
+    assert {phase: pair for phase, pair in parting(pairs).items() if phase != "peak"} == {}
+
+
+def test_a_layout_that_is_not_known_is_refused_by_name() -> None:
+    step = applied(lambda m, x: torch.eye(32).to_sparse_csr() @ m.a(x), torch.randn(32, 16), a=nn.Linear(16, 16))
+    with pytest.raises(ForetraceError, match=r"aten\._to_sparse_csr\.default cannot be traced at .*test_uncommon\.py"):
+        trace(step.model, step.inputs, loss=step.loss, device="cpu")
+
+
+INSIDE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "places of a mask": lambda y: y[torch.eye(64, dtype=torch.bool).logical_not()].square().sum(),
+    "a mask that is counted": lambda y: y.square().mean() * (y.repeat(1, 8) > 0).sum(),
+    "what is subtracted from": lambda y: y.repeat(1, 8).detach().logsumexp(1).mean() + y.mean(),
+    "a decomposition": lambda y: torch.linalg.qr(y)[0].mean() + torch.linalg.inv(y @ y.mT + torch.eye(64)).mean(),
+}
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_what_kernels_take_inside_is_in_the_peak(name: str) -> None:
+    def make() -> Step:
+        return Step(nn.Linear(64, 64), torch.randn(64, 64), INSIDE[name], optimizer=None)
+
+    graph, pairs = both(make)
+    assert parting(pairs) == {}
+    assert any(s.category is Category.WORKSPACE and s.bytes > 1024 for s in graph.storages)
