@@ -52,11 +52,17 @@ def _failed(error: Exception) -> int:
     from .graph import ForetraceError
 
     if isinstance(error, ForetraceError):
-        print(f"error: {error.message}", *([f"mend: {error.mend}"] if error.mend else []), sep="\n", file=sys.stderr)
+        said = [f"error: {error.message}", *([f"mend: {error.mend}"] if error.mend else [])]
+        print(*map(_harmless, said), sep="\n", file=sys.stderr)
     else:
         traceback.print_exception(error)
         print("This is a fault of foretrace's. Please report it with the lines above.", file=sys.stderr)
     return COULD_NOT
+
+
+def _harmless(text: str) -> str:
+    """Names in a file are untrusted: nothing in them reaches the terminal but letters and line breaks."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else "?" for letter in text)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -45,7 +45,9 @@ def add(commands: shared.Commands[argparse.ArgumentParser]) -> None:
         help="also find the largest value of a size, such as batch, that fits; with --html a slider",
     )
     run.add_argument(
-        "--what-if", action="store_true", help="also say what changes of the step would save; traces it several times"
+        "--what-if",
+        action="store_true",
+        help="also say, on the screen and the page, what changes of the step would save; traces it several times",
     )
     shared.add_tracing(run)
     run.set_defaults(run=_run)
@@ -125,12 +127,13 @@ def _one(options: argparse.Namespace) -> int:
         save(graph, options.save)
     report = _priced(graph, profile, options)
     fit = _fit(options, report) if options.fit else None
-    _write(options, report, fit)
-    _print(options, report, fit, _what_if(options, report) if options.what_if else None)
+    found = _what_if(options, report) if options.what_if else None
+    _write(options, report, fit, found)
+    _print(options, report, fit, found)
     return 0
 
 
-def _write(options: argparse.Namespace, report: Report, fit: Fit | None) -> None:
+def _write(options: argparse.Namespace, report: Report, fit: Fit | None, found: WhatIf | None) -> None:
     """The files that were asked for."""
     from ..graph import load
     from ..graph.serde import write_whole
@@ -142,7 +145,8 @@ def _write(options: argparse.Namespace, report: Report, fit: Fit | None) -> None
     if options.html:
         before = _priced(load(options.against), report.profile, options) if options.against else None
         command = shared.command_line("run", options) + (f" --fit {fit.name}" if fit else "")
-        save_html(options.html, report, before, command=command, fit=fit)
+        command += " --what-if" if found else ""
+        save_html(options.html, report, before, command=command, fit=fit, what_if=found)
 
 
 def _print(options: argparse.Namespace, report: Report, fit: Fit | None, found: WhatIf | None) -> None:

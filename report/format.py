@@ -106,6 +106,27 @@ def _three_digits(number: float) -> str:
     return f"{number:.{places}f}"
 
 
+MOST_LINE = 400
+"""Letters of a line on a screen: only a name that nobody reads is longer."""
+
+
+def visible(text: str) -> str:
+    """A text that a terminal shows and does not obey: escapes, line breaks and the like are question marks.
+
+    >>> visible("\\x1b[31mred\\nline")
+    '?[31mred?line'
+    """
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 def screen(blocks: Iterable[Sequence[str]]) -> str:
-    """Blocks of lines as one text: an empty line between them, no spaces at line ends, a newline at the end."""
-    return "\n\n".join("\n".join(line.rstrip() for line in block) for block in blocks if block) + "\n"
+    """Blocks of lines as one text: an empty line between them, no spaces at line ends, a newline at the end.
+
+    Names in a trace are untrusted: a line stays one line of reasonable length, and holds nothing but letters.
+    """
+    return "\n\n".join("\n".join(map(_shown, block)) for block in blocks if block) + "\n"
+
+
+def _shown(line: str) -> str:
+    cut = line if len(line) <= MOST_LINE else f"{line[: MOST_LINE - 2]}.."
+    return visible(cut.rstrip())

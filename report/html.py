@@ -27,11 +27,13 @@ from .page_changes import changes, verdicts
 from .page_data import STACK, page_data
 from .page_figures import text, verdict, why
 from .page_fit import fit_card, fit_data, fit_section, size_now
+from .page_what_if import what_if_section
 from .table import BOUND_WORDS
 
 if TYPE_CHECKING:
     from ..hardware.fit import Fit
     from .result import Report
+    from .what_if import WhatIf
 
 ASSETS = Path(__file__).parent / "assets"
 LIBRARIES = ("uPlot.iife.min.js", "d3-hierarchy.min.js")
@@ -45,11 +47,18 @@ MOST_REASONS = 8
 MOST_COMMAND = 5_000
 
 
-def to_html(report: Report, before: Report | None = None, *, command: str = "", fit: Fit | None = None) -> str:
+def to_html(
+    report: Report,
+    before: Report | None = None,
+    *,
+    command: str = "",
+    fit: Fit | None = None,
+    what_if: WhatIf | None = None,
+) -> str:
     """The page as text. With `before` it is a diff page, from that report to this one.
 
     `command` is the command line that makes the page again; left out, it is worked out from the trace. `fit` is the
-    largest size that fits, with the curve to it, which becomes a card and a slider.
+    largest size that fits, with the curve to it, which becomes a card and a slider; `what_if` becomes a table.
     """
     reports = (report,) if before is None else (before, report)
     names = ("",) if before is None else ("before", "after")
@@ -68,6 +77,7 @@ def to_html(report: Report, before: Report | None = None, *, command: str = "", 
         "changes": "" if before is None else changes(before, report),
         "why": why(report),
         "fit": fit_section(fit) if fit else "",
+        "what_if": what_if_section(what_if) if what_if else "",
         "doubts": "".join(doubts(item, name) for item, name in zip(reports, names, strict=True)),
         "settings": "".join(
             settings(item, name, command if item is report else "") for item, name in zip(reports, names, strict=True)
@@ -85,9 +95,10 @@ def save_html(
     *,
     command: str = "",
     fit: Fit | None = None,
+    what_if: WhatIf | None = None,
 ) -> None:
     """Write the page to `path`, whole or not at all."""
-    page = to_html(report, before, command=command, fit=fit)
+    page = to_html(report, before, command=command, fit=fit, what_if=what_if)
     write_whole(os.fspath(path), page.encode("utf-8", "backslashreplace"))
 
 

@@ -18,6 +18,8 @@ from tabulate import tabulate
 WIDTH = 80
 NARROWEST, WIDEST = 48, 132
 LABEL = 15
+MOST_PART, MOST_TEXT = 300, 3_000
+"""Letters of a part and of a paragraph: a name may be of any length."""
 LEAST_NAME = 16
 LEAST_LAST = 12
 ENOUGH_NAME, ENOUGH_LAST = 24, 22
@@ -41,7 +43,7 @@ class Labelled:
     def lines(self, width: int) -> list[str]:
         """The lines, the label before the first; none where there are no parts."""
         room = width - LABEL
-        whole = ", ".join(part.replace(" ", "\0") if len(part) <= room else part for part in self.parts)
+        whole = ", ".join(part.replace(" ", "\0") if len(part) <= room else part[:MOST_PART] for part in self.parts)
         broken = wrap(whole, room, break_long_words=False, break_on_hyphens=False)
         heads = [self.label, *[""] * (len(broken) - 1)][: len(broken)]
         return [f"{head:<{LABEL}}{line}".replace("\0", " ") for head, line in zip(heads, broken, strict=True)]
@@ -57,7 +59,7 @@ class Paragraph:
     def lines(self, width: int) -> list[str]:
         """The lines of at most that width, single words that are longer apart."""
         first, later = self.indent, f"{self.indent}  "
-        return wrap(self.text, width, initial_indent=first, subsequent_indent=later, break_on_hyphens=False)
+        return wrap(self.text[:MOST_TEXT], width, initial_indent=first, subsequent_indent=later, break_on_hyphens=False)
 
 
 @dataclass(frozen=True, slots=True)

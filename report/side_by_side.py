@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from .format import bytes_text, doubt_text, seconds_text, share_text
+from .format import bytes_text, doubt_text, seconds_text, share_text, visible
 from .json import document, portable
 from .layout import WIDTH
 from .page_data import shortened
@@ -37,7 +37,7 @@ def _row(report: Report) -> tuple[str, ...]:
     time = report.time
     share = share_text(report.needed_bytes, report.available_bytes)
     return (
-        " ".join(shortened(name(report)).split()),
+        visible(" ".join(shortened(name(report)).split())),
         report.profile.name,
         "-" if report.fits is None else f"{'yes' if report.fits else 'no'} {share}",
         bytes_text(report.memory.peak_bytes),

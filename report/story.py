@@ -8,9 +8,8 @@ from ..costmodels.story import Kept, Story
 from ..graph import Op
 from .format import bytes_text, screen, share_text
 from .json import portable
+from .layout import MOST_PART, MOST_TEXT, WIDTH, tail
 from .words import line_text, phase_text, short
-
-WIDTH = 80
 
 
 def story_text(story: Story) -> str:
@@ -32,7 +31,8 @@ def _header(story: Story) -> list[str]:
 
 
 def _place(op: Op) -> list[str]:
-    return [f"{short(op.packet)} in {phase_text(op.phase)}", *filter(None, (op.module, line_text(op.source)))]
+    parts = (f"{short(op.packet)} in {phase_text(op.phase)}", op.module, line_text(op.source))
+    return [tail(part, MOST_PART) for part in parts if part]
 
 
 def _kept(row: Kept, story: Story) -> list[str]:
@@ -49,7 +49,7 @@ def _kept(row: Kept, story: Story) -> list[str]:
     reader = f", next by {', '.join(_place(row.reader))}" if row.reader else ""
     what = f"{holder.module or '(no module)'}: {count}{bytes_text(holder.bytes)} ({share}), {kind}{shape}"
     return [
-        *wrap(what, WIDTH, subsequent_indent="  ", break_on_hyphens=False),
+        *wrap(what[:MOST_TEXT], WIDTH, subsequent_indent="  ", break_on_hyphens=False),
         *_line("made by", made),
         *_line("kept by", row.kept_by + reader),
         *_line("without", f"the step would peak {saved} lower, at {bytes_text(without.peak_bytes)} in {there}"),
@@ -57,4 +57,6 @@ def _kept(row: Kept, story: Story) -> list[str]:
 
 
 def _line(label: str, text: str) -> list[str]:
-    return wrap(text, WIDTH, initial_indent=f"  {label}  ", subsequent_indent=" " * 11, break_on_hyphens=False)
+    return wrap(
+        text[:MOST_TEXT], WIDTH, initial_indent=f"  {label}  ", subsequent_indent=" " * 11, break_on_hyphens=False
+    )

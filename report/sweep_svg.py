@@ -112,6 +112,24 @@ def _is_number(value: object) -> bool:
 # --- lines ---
 
 
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Where a panel lies, and what its edges stand for."""
+
+    top: float
+    first: float
+    last: float
+    most: float
+
+    def x(self, value: float) -> float:
+        """Of a value of the size."""
+        return LEFT + (WIDTH - LEFT - RIGHT) * (value - self.first) / (self.last - self.first)
+
+    def y(self, value: float) -> float:
+        """Of what is measured."""
+        return self.top + PANEL * (1 - value / self.most)
+
+
 def _lines(reports: Sequence[Report], name: str) -> tuple[list[str], int]:
     series = _series(reports, name)
     bottom = TOP + len(MEASURES) * (PANEL + GAP)
@@ -143,57 +161,43 @@ def _panel(series: dict[str, list[tuple[float, Report]]], name: str, measure: Me
     limits = [limit for report in reports if (limit := measure.limit(report)) is not None]
     most = max([*(measure.interval(report)[1] for report in reports), *limits, 0.0]) * 1.06 or 1.0
     values = sorted({value for points in series.values() for value, _ in points})
-    first, last = min(0.0, values[0]), values[-1] or 1.0
-
-    def across(value: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * (value - first) / (last - first)
-
-    def up(value: float) -> float:
-        return top + PANEL * (1 - value / most)
-
+    frame = Frame(top, min(0.0, values[0]), values[-1] or 1.0, most)
     heading = f"{measure.title} by {_short(name)}"
     yield f'<text x="{LEFT}" y="{top - 10}" font-size="13" font-weight="600">{escape(heading)}</text>'
-    yield from _axes(measure, most, values, across, top)
+    yield from _axes(measure, values, frame)
     for place, points in enumerate(series.values()):
-        yield from _curve(measure, points, place, across, up)
+        yield from _curve(measure, points, place, frame)
     for limit in sorted(set(limits)):
-        yield f'<path d="M{LEFT} {up(limit):.1f}H{WIDTH - RIGHT}" stroke="{MARK}" data-limit="{limit}"/>'
+        yield f'<path d="M{LEFT} {frame.y(limit):.1f}H{WIDTH - RIGHT}" stroke="{MARK}" data-limit="{limit}"/>'
     for words, limit in {measure.text(limit): limit for limit in sorted(limits)}.items():
-        yield f'<text x="{LEFT + 4}" y="{up(limit) - 4:.1f}" fill="{MARK}">{words} there</text>'
+        yield f'<text x="{LEFT + 4}" y="{frame.y(limit) - 4:.1f}" fill="{MARK}">{words} there</text>'
 
 
-def _axes(
-    measure: Measure, most: float, values: Sequence[float], across: Callable[[float], float], top: float
-) -> Iterator[str]:
-    step = measure.step(most)
-    for place in range(int(most / step) + 1):
-        y, words = top + PANEL * (1 - place * step / most), measure.text(place * step)
+def _axes(measure: Measure, values: Sequence[float], frame: Frame) -> Iterator[str]:
+    step = measure.step(frame.most)
+    for place in range(int(frame.most / step) + 1):
+        y, words = frame.y(place * step), measure.text(place * step)
         yield f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="#dde1e6"/>'
         yield f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end" fill="#59626d">{words}</text>'
     last = -1e9
     for value in values:
-        if across(value) - last >= TICK_ROOM:
-            last = across(value)
-            yield f'<text x="{last:.1f}" y="{top + PANEL + 18}" text-anchor="middle" fill="#59626d">{value:,g}</text>'
+        if frame.x(value) - last >= TICK_ROOM:
+            last = frame.x(value)
+            y = frame.top + PANEL + 18
+            yield f'<text x="{last:.1f}" y="{y}" text-anchor="middle" fill="#59626d">{value:,g}</text>'
 
 
-def _curve(
-    measure: Measure,
-    points: Sequence[tuple[float, Report]],
-    place: int,
-    across: Callable[[float], float],
-    up: Callable[[float], float],
-) -> Iterator[str]:
+def _curve(measure: Measure, points: Sequence[tuple[float, Report]], place: int, frame: Frame) -> Iterator[str]:
     colour, dash = _colour(place), DASHES[place % len(DASHES)]
-    low = [f"{across(value):.1f},{up(measure.interval(report)[0]):.1f}" for value, report in points]
-    high = [f"{across(value):.1f},{up(measure.interval(report)[1]):.1f}" for value, report in points]
+    low = [f"{frame.x(value):.1f},{frame.y(measure.interval(report)[0]):.1f}" for value, report in points]
+    high = [f"{frame.x(value):.1f},{frame.y(measure.interval(report)[1]):.1f}" for value, report in points]
     if low != high:
         yield f'<polygon points="{" ".join([*low, *reversed(high)])}" fill="{colour}" fill-opacity="0.12"/>'
-    line = " ".join(f"{across(value):.1f},{up(measure.value(report)):.1f}" for value, report in points)
+    line = " ".join(f"{frame.x(value):.1f},{frame.y(measure.value(report)):.1f}" for value, report in points)
     yield f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"/>'
     for value, report in points:
         yield (
-            f'<circle cx="{across(value):.1f}" cy="{up(measure.value(report)):.1f}" r="3.5" fill="{colour}" '
+            f'<circle cx="{frame.x(value):.1f}" cy="{frame.y(measure.value(report)):.1f}" r="3.5" fill="{colour}" '
             f'data-value="{measure.value(report)!r}"><title>{value:,g}: {_exactly(measure, report)}</title></circle>'
         )
 

@@ -304,6 +304,7 @@ def _assumption(item: object) -> str:
 
 def _next(report: Report, width: int) -> list[str]:
     commands = (
+        ("foretrace run TARGET --html step.html", "look at it in a browser"),
         ("foretrace run TARGET --save step.foretrace", "keep the trace"),
         ("foretrace run step.foretrace --on PROFILE", "price it on another device"),
         (f"foretrace explain {report.profile.name}", "where its numbers come from"),

@@ -1,4 +1,4 @@
-"""The programs of the how-to page run as they stand, and its commands with them."""
+"""The programs of the how-to page and of the README run as they stand, and their commands with them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from foretrace import cli, price
 from foretrace.costmodels.rules import override
 from foretrace.tracer import trace_target
 
-PAGE = (Path(__file__).resolve().parent.parent / "docs" / "howto.md").read_text()
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = (ROOT / "docs" / "howto.md").read_text()
+README = (ROOT / "README.md").read_text()
 FILE = re.compile(r"^```(?:python|toml)\n# (\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -26,9 +28,9 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def commands() -> list[str]:
-    """What the page says to type, but for what needs a library that may not be there."""
+    """What the page says to type of its own files."""
     found = re.findall(r"^    (foretrace .*)$", PAGE, re.MULTILINE)
-    return [command for command in found if "examples/" not in command]
+    return [command for command in found if re.search(r"own_step\.py|my-gpu\.toml|foretrace check", command)]
 
 
 def test_the_page_has_the_files_that_its_commands_name(desk: Path) -> None:
@@ -64,3 +66,19 @@ def test_a_rule_of_ones_own_prices_an_op_of_ones_own(desk: Path) -> None:
         with_rule = price(graph, on="a100-sxm4-80gb")
     assert json.loads(with_rule.to_json())["coverage"]["ops_assumed"] == []
     assert with_rule.priced[own].work.vector_flops == 2 * 8 * 256
+
+
+def test_the_readme_s_minute_goes_as_it_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every command on the README's program and on the trace that it saves; `calibrate` needs a profile of a GPU."""
+    minute = README.split("## A minute\n")[1].split("\n## ")[0]
+    for name, content in FILE.findall(minute):
+        (tmp_path / name).write_text(content)
+    monkeypatch.chdir(tmp_path)
+    typed = [line.partition("#")[0] for line in re.findall(r"^    foretrace (.*)$", minute, re.MULTILINE)]
+    asked = [line.split() for line in typed if re.search(r"train\.py|step\.foretrace", line)]
+    for words in asked:
+        assert cli.main(words) == 0, words
+    assert len(asked) > 12
+    assert {"step.html", "diff.html", "sweep.svg", "step.pickle"} <= {path.name for path in tmp_path.iterdir()}

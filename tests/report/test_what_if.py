@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
@@ -13,6 +14,7 @@ from foretrace.costmodels import timeline
 from foretrace.costmodels.edits import eight_bit_state, resized
 from foretrace.graph import StepGraph
 from foretrace.graph.laws import events_conserve, spans_tile_the_step
+from foretrace.report import to_html
 from foretrace.report.what_if import TRACED, what_if, what_if_table
 from handmade import perceptron
 
@@ -74,3 +76,16 @@ def test_a_step_for_the_cpu_has_no_what_ifs() -> None:
     graph = perceptron()
     with pytest.raises(ForetraceError, match="for CUDA"):
         what_if(price(replace(graph, facts=replace(graph.facts, device="cpu")), on=TOY))
+
+
+def test_the_page_has_the_same_table() -> None:
+    report = price(perceptron(), on=TOY)
+    found = what_if(report)
+    page = to_html(report, what_if=found)
+    section = page.split("<section id=what-if")[1].split("</section>")[0]
+    assert re.findall(r"<th scope=row>([^<]+)</th>", section) == [change.name for change in found.changes]
+    values = [int(value) for value in re.findall(r"<data value='(-?\d+)' ", section)]
+    figures = [(c.saved_bytes, c.allocated_peak_bytes, c.reserved_peak_bytes) for c in found.changes]
+    assert values == [count for row in figures for count in row]
+    assert all(name in section for name in found.left_out)
+    assert "id=what-if" not in to_html(report)
