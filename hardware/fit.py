@@ -312,8 +312,10 @@ class _Search:
     def breaks(self, value: int) -> str:
         if value in self.apart:
             return str(self.instances.at({self.name: value}).highest())
-        formula = [piece for piece in self.pieces if piece.first <= value][-1].formula
-        return str(formula.peak.winner(**{self.name: value}).point)
+        below = [piece for piece in self.pieces if piece.first <= value]
+        if not below:
+            raise ForetraceError(self.why, "Vary a size that the target takes, such as batch.")
+        return str(below[-1].formula.peak.winner(**{self.name: value}).point)
 
 
 def _last_that_fits(piece: Piece, name: str, end: int, limit_bytes: int) -> int:

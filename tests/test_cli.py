@@ -359,6 +359,10 @@ def test_the_largest_size_is_said_with_the_report(
     assert cli.main(again.split()) == 0
     found = json.loads(capsys.readouterr().out)
     assert f"\nlargest width  {found['largest_reserved']:,}, " in screen
+    assert cli.main(["run", "model.py:make", "--on", "toy.toml", "--fit", "height"]) == 2
+    refused = capsys.readouterr()
+    assert refused.out == "" and "got an unexpected keyword argument 'height'" in refused.err
+    assert refused.err.endswith("mend: Vary a size that the target takes, such as batch.\n")
     page = (desk / "fit.html").read_text()
     assert f"<data value='{found['largest_reserved']}'>" in page and "--fit width" in page
 

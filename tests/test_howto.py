@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from foretrace import cli, price
-from foretrace.costmodels.rules import override
+import foretrace
+from foretrace import cli, override_rules, price
 from foretrace.tracer import trace_target
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,7 +62,7 @@ def test_a_rule_of_ones_own_prices_an_op_of_ones_own(desk: Path) -> None:
     source = (desk / "own_op.py").read_text().partition("@torch.library")[0]
     names: dict[str, object] = {"__name__": "own_rules"}
     exec(compile(source, "own_op.py", "exec"), names)
-    with override(names["RULES"]):  # type: ignore[arg-type]
+    with override_rules(names["RULES"]):  # type: ignore[arg-type]
         with_rule = price(graph, on="a100-sxm4-80gb")
     assert json.loads(with_rule.to_json())["coverage"]["ops_assumed"] == []
     assert with_rule.priced[own].work.vector_flops == 2 * 8 * 256
@@ -82,3 +82,11 @@ def test_the_readme_s_minute_goes_as_it_says(
         assert cli.main(words) == 0, words
     assert len(asked) > 12
     assert {"step.html", "diff.html", "sweep.svg", "step.pickle"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_the_reference_has_every_public_name() -> None:
+    page = (ROOT / "docs" / "reference.md").read_text()
+    for name in set(foretrace.__all__) - {"__version__"}:
+        found = getattr(foretrace, name)
+        home = found.__module__, found.__qualname__
+        assert f"::: {'.'.join(home)}\n" in page, name
