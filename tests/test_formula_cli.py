@@ -12,6 +12,7 @@ import pytest
 
 import foretrace
 from foretrace import cli
+from foretrace.costmodels import timeline
 from foretrace.costmodels.formula import parse
 
 MODEL = """
@@ -155,3 +156,15 @@ def test_a_bound_on_the_screen_and_from_python(target: str, capsys: pytest.Captu
     assert (below["bound"], below["expression"], below["at_full"]) == ("below", "64*batch + 4", 772)
     found = foretrace.bound(target, "batch", "parameters", parameters={"batch": 12, "layers": 2, "width": 8})
     assert found.polynomial.at() == 2 * (8 * 8 + 8)
+
+
+def test_a_loop_over_time_whose_peak_is_at_a_step_in_the_middle() -> None:
+    """Counted from three steps on, the step of backward that has the peak would not be seen."""
+    families = Path(foretrace.__file__).parent / "examples" / "families.py"
+    target = f"{families}:lstm_cells"
+    found = foretrace.formula(
+        target, "batch,time,width", parameters={"batch": 8, "time": 12, "width": 128, "vocab": 190}
+    )
+    for sizes in ({"batch": 12, "time": 5, "width": 320}, {"batch": 3, "time": 9, "width": 64}):
+        trace = foretrace.trace_target(target, {**sizes, "vocab": 190})
+        assert found.at("peak", **sizes) == timeline(trace).peak_bytes
