@@ -1,12 +1,14 @@
 """The pictures of the docs: pages are made, opened in headless Chromium, and what the window shows is kept.
 
-    python benchmarks/pictures.py            # needs playwright, pillow and a chromium; torchvision for the detector
+    python benchmarks/pictures.py [--times]  # needs playwright, pillow and a chromium; torchvision for the detector
 
-Each picture is looked at before it is committed.
+Each picture is looked at before it is committed. With ``--times`` no picture is kept: the time from opening a page to
+its first paint, with charts and tables drawn, is printed by the page's own clock.
 """
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "docs" / "pictures"
 XL = f"{ROOT / 'examples' / 'gpt2_xl.py'}:gpt2_xl"
 ON = "a100-sxm4-80gb"
+PAINTED = "performance.getEntriesByName('first-contentful-paint').map(e => e.startTime)"
 DETECTOR = """
 import torch
 
@@ -85,6 +88,27 @@ def shots(folder: Path, made: set[str]) -> None:
                 window.close()
 
 
+def times(folder: Path, made: set[str]) -> None:
+    """Open each page five times, at two widths and in both themes, and print when it was painted."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(
+            executable_path=shutil.which("chromium") or shutil.which("google-chrome"), args=["--no-sandbox"]
+        )
+        for page in sorted(made):
+            for width, scheme in ((1280, "light"), (1280, "dark"), (375, "light"), (375, "dark")):
+                window = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+                painted = []
+                for _ in range(5):
+                    window.goto((folder / f"{page}.html").as_uri())
+                    while not (found := window.evaluate(PAINTED)):
+                        window.wait_for_timeout(10)
+                    painted.append(found[0])
+                window.close()
+                print(f"{page:<10} {width:>4} {scheme:<5}  {min(painted):.0f} to {max(painted):.0f} ms")
+
+
 def smaller(png: bytes) -> bytes:
     """The same picture in 128 colours."""
     from PIL import Image
@@ -101,7 +125,16 @@ def sweep() -> None:
     (PICTURES / "sweep.svg").write_text(sweep_svg(reports))
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Take the pictures, or the times."""
+    parser = argparse.ArgumentParser(description="The pictures of the docs, or how soon pages are painted.")
+    parser.add_argument("--times", action="store_true", help="print the time to the first paint, and keep no picture")
+    timed = parser.parse_args().times
     with tempfile.TemporaryDirectory() as name:
-        shots(Path(name), set(pages(Path(name))))
-    sweep()
+        (times if timed else shots)(Path(name), set(pages(Path(name))))
+    if not timed:
+        sweep()
+
+
+if __name__ == "__main__":
+    main()
