@@ -360,6 +360,7 @@ def main() -> None:
         options.page.write_text(text, encoding="utf-8")
     if options.page and by_name:
         drawn = picture("A training step by depth", by_name)
+        (options.page.parent / "pictures").mkdir(exist_ok=True)
         (options.page.parent / "pictures" / CURVES).write_text(drawn, encoding="utf-8")
 
 
