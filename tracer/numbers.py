@@ -37,11 +37,6 @@ class SavedNumbers:
         self._kept: int | None = None
         self._made: tuple[weakref.ref[torch.Tensor], int] | None = None
 
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is saved, nor about to be."""
-        return not self._log.numbers and self._made is None
-
     def before(self, name: str, args: tuple[Any, ...]) -> None:
         """An op is about to be answered: a number may be freed by now, or be born with it."""
         if self._log.numbers:

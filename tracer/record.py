@@ -30,7 +30,7 @@ from .log import Log
 from .numbers import SavedNumbers
 from .replay import AS_RUN, depends_on_data, fill, shapes_of
 from .signature import Signature, in_order
-from .special import ITEM, READS, SPECIAL
+from .special import READS, SPECIAL
 
 MAX_OPS = 2_000_000
 """A step with more ops is taken for one that never ends: 50 times those of a model with 100 billion parameters."""
@@ -119,8 +119,6 @@ class Recorder(Log):
 
     def dispatch(self, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Answer one op and record it."""
-        if sig.name == ITEM and self._is_plain(args[0]):
-            return self._number(sig, args)
         self.answered += 1
         if self.answered > self.max_ops:
             raise ForetraceError(
@@ -162,23 +160,6 @@ class Recorder(Log):
         if self.recording:
             self.record(sig, args, kwargs, result)
         self.at_hand = {}
-        return result
-
-    def _is_plain(self, tensor: torch.Tensor) -> bool:
-        """Whether a number is known, on nobody's word, and nothing else waits for the next op."""
-        owner = self.owner_of(tensor) if tensor.layout is torch.strided else None
-        plain = owner is not None and owner.known and not owner.assumed and self._numbers.idle
-        return plain and self.assumptions.replay is None and self.answered < self.max_ops
-
-    def _number(self, sig: Signature, args: tuple[Any, ...]) -> Any:
-        """Answer ``.item()`` of a plain number, as `dispatch` does: optimizers ask for each parameter's step."""
-        self.answered += 1
-        if self.recording and self.markers[-1].phase is not self.phase:
-            self._mark()
-        self.looks += 1
-        result = sig.func(*args)
-        if self.recording:
-            self.record(sig, args, {}, result)
         return result
 
     def _compute(

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
 Owners = list[Owner | None]
 
-ITEM = "aten._local_scalar_dense.default"
-"""What ``.item()`` calls."""
-
 
 def _scalar(recorder: Recorder, sig: Signature, args: Any, kwargs: Any, owners: Owners) -> Any:
     """``.item()``: the value where it is known, else an assumption."""
@@ -79,7 +76,7 @@ def _no_memory(recorder: Recorder, sig: Signature, args: Any, kwargs: Any, owner
 
 SPECIAL: dict[str, Callable[..., Any]] = {
     "aten._efficientzerotensor.default": _no_memory,
-    ITEM: _scalar,
+    "aten._local_scalar_dense.default": _scalar,
     "aten._pack_padded_sequence.default": _pack,
     "aten.allclose.default": _same,
     "aten.equal.default": _same,
