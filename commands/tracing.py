@@ -149,7 +149,7 @@ def _answer(
     except EOFError:
         process.join()
         return ForetraceError(
-            f"the process that traced {request.step} ended with {_ending(process.exitcode)}",
+            f"the process that traced {request.step} ended with {ending(process.exitcode)}",
             "Trace it by itself to see why: foretrace run, or foretrace check --jobs 1.",
         )
     finally:
@@ -163,7 +163,8 @@ def _answer(
     return graph
 
 
-def _ending(code: int | None) -> str:
+def ending(code: int | None) -> str:
+    """How a process ended, in words."""
     return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
 
 

@@ -49,7 +49,8 @@ class Store:
 
     def find(self, task: Task, point: Point) -> Figures | None:
         """The figures of a point, where nothing that they follow from has changed."""
-        for path in sorted(self._place(task, point).parent.glob(f"{_key(task, point)}-*.json")):
+        place = self._place(task, point)
+        for path in sorted(place.parent.glob(f"{place.name}-*.json")):
             found = _read(path)
             if found and all(self._digest(Path(task.root) / name) == digest for name, digest in found[0].items()):
                 return found[1]

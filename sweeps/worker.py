@@ -22,6 +22,7 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import IO, Any
 
+from ..commands.tracing import ending
 from .child import ANSWER, BEGUN, READY
 from .point import Task
 from .row import Failure, Figures
@@ -167,9 +168,7 @@ class TracingProcess:
     def _died(self) -> Failure:
         with suppress(subprocess.TimeoutExpired):
             self._popen.wait(5)
-        code = self._popen.poll()
-        how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-        last = self._last_words()
+        how, last = ending(self._popen.poll()), self._last_words()
         return Failure(
             kind="Died",
             message=f"the process that traced it ended with {how}" + (f": {last}" if last else ""),
