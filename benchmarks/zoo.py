@@ -254,6 +254,7 @@ def scoreboard(records: list[Record]) -> str:
         "reported for a real run of the same step. Written by `python benchmarks/zoo.py`.",
         "## By suite",
         _summary(ran, "suite"),
+        _unassuming([r for r in traced if not r["assumptions"]]),
         "## What was not traced",
         _reasons([(r["suite"], r["name"], r["error"]) for r in ran if "error" in r]),
         "## What needs an assumption",
@@ -282,6 +283,16 @@ def _summary(records: list[Record], key: str) -> str:
     ends = ["after forward: exact", "within 1 KiB", "after backward: exact", "within 1 KiB"]
     head = [key, "models", "traced", "no assumption", *ends, "peak within 1 %"]
     return tabulate(rows, head, "github")
+
+
+def _unassuming(records: list[Record]) -> str:
+    """How those fare that need no assumption."""
+    _, _, _, count, *ends, peaks = _counts("", records)
+    return (
+        f"Of the {count:,} that need no assumption {ends[0]:,} have the allocator's bytes after forward to the byte "
+        f"and {ends[1]:,} to within 1 KiB; after backward {ends[2]:,} and {ends[3]:,}; and {peaks:,} have its peak "
+        "within 1 %."
+    )
 
 
 def _counts(name: str, records: list[Record]) -> list[Any]:

@@ -28,11 +28,12 @@ def unusual(maker: Callable[[], Step]) -> Callable[[], Step]:
 # -- optimizers and closures ----------------------------------------------------------------------
 
 
-@unusual
-def lbfgs_with_a_closure() -> Step:
+def by_closure(**options: Any) -> Step:
+    """An optimizer that asks for the loss as often as it likes."""
+
     def step(model: Any, optimizer: Any, x: torch.Tensor) -> None:
         if not hasattr(step, "optimizer"):
-            step.optimizer = torch.optim.LBFGS(model.parameters(), max_iter=3, history_size=4)
+            step.optimizer = torch.optim.LBFGS(model.parameters(), max_iter=3, **options)
 
         def closure() -> torch.Tensor:
             step.optimizer.zero_grad()
@@ -43,23 +44,16 @@ def lbfgs_with_a_closure() -> Step:
         step.optimizer.step(closure)
 
     return applied(lambda m, x: m.body(x), torch.randn(32, 64), step=step, body=mlp())
+
+
+@unusual
+def lbfgs_with_a_closure() -> Step:
+    return by_closure(history_size=4)
 
 
 @unusual
 def lbfgs_with_line_search() -> Step:
-    def step(model: Any, optimizer: Any, x: torch.Tensor) -> None:
-        if not hasattr(step, "optimizer"):
-            step.optimizer = torch.optim.LBFGS(model.parameters(), max_iter=3, line_search_fn="strong_wolfe")
-
-        def closure() -> torch.Tensor:
-            step.optimizer.zero_grad()
-            loss = model(x).square().mean()
-            loss.backward()
-            return loss
-
-        step.optimizer.step(closure)
-
-    return applied(lambda m, x: m.body(x), torch.randn(32, 64), step=step, body=mlp())
+    return by_closure(line_search_fn="strong_wolfe")
 
 
 @unusual

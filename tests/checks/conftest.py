@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
@@ -31,12 +31,8 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project that is checked, traced once for all tests."""
     folder = write_project(tmp_path_factory.mktemp("template") / "project")
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
+    with chdir(folder):
         assert cli.main(["check", "--update", "--jobs", "1", "--no-cache"]) == 0
-    finally:
-        os.chdir(before)
     return folder
 
 

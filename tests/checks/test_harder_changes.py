@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
@@ -246,12 +246,8 @@ def checked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, text in FILES.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
+    with chdir(folder):
         assert cli.main(["check", "--update", "--jobs", "1", "--no-cache"]) == 0
-    finally:
-        os.chdir(before)
     return folder
 
 
