@@ -110,14 +110,13 @@ def failure(error: BaseException, root: str) -> Failure:
 
 def _line(cause: BaseException, root: str) -> str:
     """The innermost of the user's lines in a traceback."""
-    from ..tracer.frames import is_user, shorten
+    from ..tracer.frames import raised_at, shorten
 
-    inside = os.path.join(root, "")
-    for frame, line in reversed(list(traceback.walk_tb(cause.__traceback__))):
-        file = os.path.abspath(frame.f_code.co_filename)
-        if is_user(frame.f_code):
-            return f"{file.removeprefix(inside) if file.startswith(inside) else shorten(file)}:{line}"
-    return ""
+    place = raised_at(cause)
+    if place is None:
+        return ""
+    inside, file = os.path.join(root, ""), os.path.abspath(place[0])
+    return f"{file.removeprefix(inside) if file.startswith(inside) else shorten(file)}:{place[1]}"
 
 
 def _last_line(error: BaseException) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import sysconfig
+import traceback
 from types import CodeType, FrameType
 
 import torch
@@ -47,6 +48,14 @@ class Frames:
 def is_user(code: CodeType) -> bool:
     """Whether the code is neither torch's nor ours nor a helper library's."""
     return _kind(code) == _USER
+
+
+def raised_at(error: BaseException) -> tuple[str, int] | None:
+    """The file and the line of the innermost user frame in an error's traceback; None where there is none."""
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        if is_user(frame.f_code):
+            return frame.f_code.co_filename, line
+    return None
 
 
 def _kind(code: CodeType) -> int:

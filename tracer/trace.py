@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import threading
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -20,7 +19,7 @@ from .autocast import autocast_dtype, cuda_autocast, region
 from .cuda import cuda_kernels
 from .disguise import disguise
 from .fold import Folding, Unfoldable
-from .frames import is_user, shorten
+from .frames import raised_at, shorten
 from .inputs import Sizes, as_call, stand_in
 from .lift import lift
 from .modules import module_paths, stand_ins
@@ -295,10 +294,8 @@ def _one_turn(loop: Iterator[None], recorder: Recorder) -> None:
 
 def _line_of(error: Exception) -> str:
     """The innermost line of the traceback that is the user's."""
-    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
-        if is_user(frame.f_code):
-            return f"{shorten(frame.f_code.co_filename)}:{line}"
-    return ""
+    place = raised_at(error)
+    return f"{shorten(place[0])}:{place[1]}" if place else ""
 
 
 @contextmanager
