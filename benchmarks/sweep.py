@@ -36,10 +36,7 @@ from sweep_models import MODELS
 HERE = Path(__file__).resolve().parent
 DEVICES = ("a100-sxm4-80gb", "h100-sxm5-80gb")
 BUSY = 0.5
-SHARED = (
-    "Other programs kept these cores busy, so that there was hardly a second core to have: the ratio of wall times",
-    "says little here, and that of processor times what two processes cost more.",
-)
+SHARED = "Other programs used these cores at the time, too: the ratio of wall times says less then."
 """What is said of a run on a machine whose load was more than this share of its cores."""
 MARKS = ("<!-- measured -->\n", "<!-- end -->\n")
 
@@ -156,7 +153,7 @@ def main() -> None:
         f"{os.cpu_count()} cores of {platform.machine()}; load {load:.1f} before, {os.getloadavg()[0]:.1f} after.",
     ]
     if load > BUSY * (os.cpu_count() or 1):
-        lines += ["", *SHARED]
+        lines += ["", SHARED]
     print("\n".join(lines))
     if options.page:
         before, rest = Path(options.page).read_text().split(MARKS[0])
