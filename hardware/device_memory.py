@@ -55,10 +55,10 @@ def device_memory(graph: StepGraph, profile: Profile, *, conf: AllocConf | None 
     Raises `ForetraceError` for a trace of another device.
     """
     taken = once_each(extras(profile), graph.kinds)
-    found = replay_steps(graph, profile=profile, conf=conf, extras=taken)
+    found = replay_steps(graph, profile=profile, conf=conf, extras=taken, with_segments=False)
     failure = found.failure
     if failure is not None:
-        found = replay_steps(graph, conf=conf, extras=taken)
+        found = replay_steps(graph, conf=conf, extras=taken, with_segments=False)
     last = found.last
     return DeviceMemory(
         allocated_peak_bytes=last.peak_allocated_bytes,

@@ -213,7 +213,7 @@ class RunMemory:
     capacity_bytes: int | None
     """What the device could give; None where it was not limited."""
     segments: tuple[SegmentState, ...]
-    """Those at the end."""
+    """Those at the end; none where they were not asked for."""
     curve: tuple[Sample, ...]
     failure: Failure | None
 
@@ -238,6 +238,7 @@ def replay_steps(
     extras: Extras | None = None,
     sample_every: int = 0,
     allocator: CachingAllocator | None = None,
+    with_segments: bool = True,
 ) -> RunMemory:
     """Replay a run of steps, as long as there is memory.
 
@@ -245,6 +246,7 @@ def replay_steps(
     leaves behind shape those of the later ones. A sequence is replayed as it is. Memory is limited by `profile` (its
     memory less the CUDA context), or to `capacity_bytes`, or not at all; or `allocator` is given instead, of which
     nothing is in use (else `allocator_of` makes one). The curve has a point after every `sample_every` requests.
+    Telling the segments takes time, and is left out where nobody asks `with_segments`.
 
     Raises `ForetraceError` for a trace of another device, and for steps of different models.
     """
@@ -256,7 +258,7 @@ def replay_steps(
         if profile is not None and capacity_bytes is None:
             capacity_bytes = profile.memory_total_bytes - profile.cuda_context_bytes
         allocator = allocator_of(run[0], capacity_bytes, conf, total_bytes)
-    return _Watch(allocator, run, _Run(extras), sample_every).replay()
+    return _Watch(allocator, run, _Run(extras), sample_every).replay(with_segments)
 
 
 def allocator_of(
@@ -293,7 +295,7 @@ class _Watch:
     retries: int = 0
     done: int = 0
 
-    def replay(self) -> RunMemory:
+    def replay(self, with_segments: bool) -> RunMemory:
         allocator, failure = self.allocator, None
         move: Step = (BEFORE, ENDED, 0, 0)
         try:
@@ -321,7 +323,7 @@ class _Watch:
             peak_requested_bytes=self.peaks[1],
             peak_reserved_bytes=self.peaks[2],
             capacity_bytes=allocator.capacity_bytes,
-            segments=allocator.segments(),
+            segments=allocator.segments() if with_segments else (),
             curve=tuple(self.curve),
             failure=failure,
         )
