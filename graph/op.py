@@ -76,15 +76,10 @@ class Source(NamedTuple):
 
 def tensors(value: Value) -> Iterator[Tensor]:
     """All tensors inside an argument or a result, in order."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, tuple) and not isinstance(value, Const):
-        for item in value:
-            yield from tensors(item)
+    return iter(_tensors((value,)))
 
 
 def _collect(values: Iterable[Value], found: list[Tensor]) -> None:
-    """Add the tensors inside values, as `tensors` has them."""
     for value in values:
         if isinstance(value, tuple):
             if isinstance(value, Tensor):
@@ -94,6 +89,7 @@ def _collect(values: Iterable[Value], found: list[Tensor]) -> None:
 
 
 def _tensors(values: Iterable[Value]) -> tuple[Tensor, ...]:
+    """The tensors inside all of these values."""
     found: list[Tensor] = []
     _collect(values, found)
     return tuple(found)
@@ -151,7 +147,7 @@ class Op:
     @property
     def written(self) -> tuple[Tensor, ...]:
         """The tensors among the arguments that it writes to."""
-        return tuple(t for name in self.mutates for t in tensors(self.args[name]))
+        return _tensors([self.args[name] for name in self.mutates]) if self.mutates else ()
 
     @property
     def is_view(self) -> bool:
