@@ -38,7 +38,7 @@ class Tensor(NamedTuple):
     @property
     def bytes(self) -> int:
         """Bytes of all elements, as if each had its own place."""
-        return _bytes(self.dtype, self.shape)
+        return byte_count(self.dtype, self.shape)
 
     @property
     def touched_bytes(self) -> int:
@@ -47,7 +47,8 @@ class Tensor(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def _bytes(dtype: str, shape: tuple[int, ...]) -> int:
+def byte_count(dtype: str, shape: tuple[int, ...]) -> int:
+    """What `Tensor.bytes` is of a tensor of that type and shape."""
     return itemsize(dtype) * prod(shape)
 
 
