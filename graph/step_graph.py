@@ -13,7 +13,7 @@ through which it was read, or None.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
@@ -180,7 +180,8 @@ class StepGraph:
 
 def _add_attributes(graph: nx.MultiDiGraph[int], ops: Sequence[Op]) -> None:
     """What a node says of its op."""
-    for op, (_, node) in zip(ops, graph.nodes(data=True), strict=True):
+    nodes = cast("Iterable[tuple[int, Attributes]]", graph.nodes(data=True))
+    for op, (_, node) in zip(ops, nodes, strict=True):
         node["op"] = op
         node["name"] = op.name
         node["phase"] = op.phase

@@ -126,7 +126,8 @@ def charges(ops: Sequence[Op], free: Iterable[bool], kinds: Sequence[int] | None
 
 def _charged(ops: Sequence[Op], free: Iterable[bool], kinds: Sequence[int] | None) -> tuple[list[Spent], list[int]]:
     """What there is to spend, each once, and for each op the place of its own among that."""
-    module, path, node = "", [], None
+    module, node = "", None
+    path: list[str] = []
     distinct: list[Spent] = []
     places: list[int] = []
     known: dict[tuple[int, bool, Charge | None, bool], int] = {}

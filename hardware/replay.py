@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import NamedTuple
 
 from ..costmodels.holders import Holder, group
@@ -78,8 +79,7 @@ class _Run:
         before = self.script
         if before is None or before.graph is not graph:
             self.script = script(graph, self.extras)
-        yield from self._begin(before, graph)
-        yield from self._go_on()
+        return chain(self._begin(before, graph), self._go_on())
 
     def _begin(self, before: Script | None, graph: StepGraph) -> Iterator[Step]:
         """Carry over what goes on, allocate what is new, and then free what has ended."""
@@ -99,12 +99,16 @@ class _Run:
 
     def _go_on(self) -> Iterator[Step]:
         assert self.script is not None
-        held, there = self.held, {slot for slot, extra in self._extras() if extra.name in self.lasting}
+        held, keys = self.held, self.keys
+        there = {slot for slot, extra in self._extras() if extra.name in self.lasting}
         for op, slot, nbytes in self.script.moves:
             if nbytes < 0:
                 yield op, slot, nbytes, held.pop(slot)
-            elif slot not in there:
-                yield op, slot, nbytes, self._key(slot)
+            elif slot >= 0 or slot not in there:
+                keys += 1
+                held[slot] = keys
+                yield op, slot, nbytes, keys
+        self.keys = keys
 
     def _extras(self) -> Iterator[tuple[int, Lasting]]:
         """The lasting extras of the present script, by slot."""
@@ -297,6 +301,7 @@ class _Watch:
 
     def replay(self, with_segments: bool) -> RunMemory:
         allocator, failure = self.allocator, None
+        malloc, free, samples = allocator.malloc, allocator.free, self.sample_every > 0
         move: Step = (BEFORE, ENDED, 0, 0)
         try:
             for graph in self.graphs:
@@ -306,12 +311,12 @@ class _Watch:
                     if is_starting and op != BEFORE:
                         self.start, is_starting = allocator.now(), False
                     if nbytes < 0:
-                        allocator.free(key)
+                        free(key)
                     else:
-                        allocator.malloc(key, nbytes)
+                        malloc(key, nbytes)
                         if allocator.peak_allocated_bytes > peak:
                             peak, self.peak_op = allocator.peak_allocated_bytes, op
-                    if self.sample_every:
+                    if samples:
                         self._sample()
                 self._finish()
         except OutOfMemory as error:

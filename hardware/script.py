@@ -118,6 +118,8 @@ class _Writer:
         """`wanted` are the extras of ops that have some, by the op's id, in order."""
         moves, storages, done = self.script.moves, self.storages, 0
         for op, extras in wanted:
+            if all(type(extra) is Lasting and extra.name in self.lasting for extra in extras):
+                continue
             first = bisect_left(storages, (op,), done)
             births = _end_of_births(storages, first, op)
             moves += storages[done:first]
