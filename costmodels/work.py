@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 
 from ..graph import Op, Tensor
 from ..graph.op import tensors
@@ -70,6 +71,8 @@ def total(works: Iterable[Work]) -> Work:
     """The sum of `works`, in one pass."""
     tensor = vector = read = written = skippable = 0
     for work in works:
+        if work is NOTHING:
+            continue
         tensor += work.tensor_flops
         vector += work.vector_flops
         read += work.read_bytes
@@ -143,7 +146,7 @@ def touched(several: Iterable[Tensor]) -> int:
 
 def produced(op: Op) -> int:
     """Number of elements that `op` makes or changes, all its results together."""
-    return sum(t.numel for t in writes(op))
+    return sum([prod(t.shape) for t in writes(op)])
 
 
 def consumed(op: Op) -> int:

@@ -131,16 +131,18 @@ def _charged(ops: Sequence[Op], free: Iterable[bool], kinds: Sequence[int] | Non
     distinct: list[Spent] = []
     places: list[int] = []
     known: dict[tuple[int, bool, Charge | None, bool], int] = {}
+    forward, backward = Phase.FORWARD, Phase.BACKWARD
     for op, is_free, kind in zip(ops, free, range(len(ops)) if kinds is None else kinds, strict=True):
         around: Charge | None = None
         recorded = True
-        if op.phase is Phase.FORWARD:
+        phase = op.phase
+        if phase is forward:
             if op.module != module or not path:
                 entered = op.module.split(".")
                 around = "module", _calls(path, entered)
                 module, path = op.module, entered
             recorded = op.sequence is not None
-        elif op.phase is Phase.BACKWARD:
+        elif phase is backward:
             if op.forward is None or op.forward != node:
                 around = NODE
             node = op.forward
