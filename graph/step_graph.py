@@ -226,12 +226,16 @@ def _add_edges(graph: nx.MultiDiGraph[int], ops: Sequence[Op]) -> None:
 
 def _note_writes(op: Op, writer: dict[int, int], views: dict[int, dict[Layout, int]]) -> None:
     """Remember who wrote which storage last, and through which views it is read."""
-    made = op.outputs
-    if made:
+    only_views = not op.mutates
+    if op.outputs:
         given = {tensor.storage for tensor in op.inputs}
-        made = tuple([tensor for tensor in made if tensor.storage not in given])
-    for tensor in made + op.written:
-        writer[tensor.storage] = op.id
-    if not made and not op.mutates:
+        for tensor in op.outputs:
+            if tensor.storage not in given:
+                writer[tensor.storage] = op.id
+                only_views = False
+    if only_views:
         for storage, _, shape, strides, offset in op.outputs:
             views.setdefault(storage, {})[shape, strides, offset] = op.id
+    elif op.mutates:
+        for tensor in op.written:
+            writer[tensor.storage] = op.id
