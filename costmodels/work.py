@@ -23,7 +23,7 @@ from functools import lru_cache
 from math import prod
 
 from ..graph import Op, Tensor
-from ..graph.op import tensors
+from ..graph.op import tensors, touched_byte_count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,9 +105,9 @@ def write_only(op: Op) -> frozenset[str]:
 
 def reads(op: Op) -> list[Tensor]:
     """The tensors that `op` reads, if it reads all that it is given."""
-    if not op.mutates:
-        return list(op.inputs)
     skipped = write_only(op)
+    if not skipped:
+        return list(op.inputs)
     return list(tensors(tuple([value for name, value in op.args.items() if name not in skipped])))
 
 
@@ -141,7 +141,7 @@ def touched(several: Iterable[Tensor]) -> int:
     found = list(several)
     if len({t.storage for t in found}) < len(found):
         found = list({place(t): t for t in found}.values())
-    return sum([t.touched_bytes for t in found])
+    return sum([touched_byte_count(dtype, shape, strides) for _, dtype, shape, strides, _ in found])
 
 
 def produced(op: Op) -> int:

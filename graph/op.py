@@ -43,7 +43,7 @@ class Tensor(NamedTuple):
     @property
     def touched_bytes(self) -> int:
         """Bytes of the places a kernel has to touch: a dimension of stride 0 counts once."""
-        return _touched_bytes(self.dtype, self.shape, self.strides)
+        return touched_byte_count(self.dtype, self.shape, self.strides)
 
 
 @lru_cache(maxsize=4096)
@@ -53,7 +53,8 @@ def byte_count(dtype: str, shape: tuple[int, ...]) -> int:
 
 
 @lru_cache(maxsize=4096)
-def _touched_bytes(dtype: str, shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
+def touched_byte_count(dtype: str, shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
+    """What `Tensor.touched_bytes` is of a tensor of that form."""
     return itemsize(dtype) * prod(size if stride else min(size, 1) for size, stride in zip(shape, strides, strict=True))
 
 
@@ -82,11 +83,10 @@ def tensors(value: Value) -> Iterator[Tensor]:
 
 def _collect(values: Iterable[Value], found: list[Tensor]) -> None:
     for value in values:
-        if isinstance(value, tuple):
-            if isinstance(value, Tensor):
-                found.append(value)
-            elif not isinstance(value, Const):
-                _collect(value, found)
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, tuple) and not isinstance(value, Const):
+            _collect(value, found)
 
 
 def _tensors(values: Iterable[Value]) -> tuple[Tensor, ...]:

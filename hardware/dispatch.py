@@ -71,7 +71,11 @@ def run(issued: Iterable[Issued | tuple[Phase, float, float, bool]]) -> Run:
     """Let one host feed one device."""
     host = device = kernels = dispatch = waiting = before = 0.0
     phases = dict.fromkeys(Phase, 0.0)
+    present, spent = Phase.FORWARD, 0.0
     for phase, host_seconds, kernel_seconds, waits in issued:
+        if phase is not present:
+            phases[present] = spent
+            present, spent = phase, phases[phase]
         host += host_seconds
         dispatch += host_seconds
         if kernel_seconds:
@@ -83,8 +87,9 @@ def run(issued: Iterable[Issued | tuple[Phase, float, float, bool]]) -> Run:
         if waits and device > host:
             host = device
         now = device if device > host else host
-        phases[phase] += now - before
+        spent += now - before
         before = now
+    phases[present] = spent
     return Run(phases, kernels, dispatch, waiting + max(0.0, host - device))
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import attrgetter
 
 from ..costmodels.price import Priced
 from ..costmodels.work import Work
@@ -169,6 +170,7 @@ def estimate(
     usual = run(zip(phases, host, [t.seconds for t in times], waits, strict=True))
     low = run(zip(phases, [FASTEST * s for s in host], [t.low_seconds for t in times], waits, strict=True))
     high = run(zip(phases, [SLOWEST * s for s in host], [t.high_seconds for t in times], waits, strict=True))
+    timed = [t for t in times if t is not FREE]
     products = [(p.op, p.work.tensor_flops, t.unit) for p, t in zip(priced, times, strict=True) if t.unit]
     by_unit: dict[Unit, int] = defaultdict(int)
     for _, flops, used in products:
@@ -179,8 +181,8 @@ def estimate(
         step=_span(usual.seconds, low.seconds, high.seconds),
         phases={p: _span(usual.phases[p], low.phases[p], high.phases[p]) for p in Phase},
         ops=times,
-        bound_seconds={**_by(times, "bound", BOUNDS[:-2]), "host": usual.waiting_seconds},
-        tier_seconds=_by(times, "tier", TIERS[:-1]),
+        bound_seconds={**_by(timed, "bound", BOUNDS[:-2]), "host": usual.waiting_seconds},
+        tier_seconds=_by(timed, "tier", TIERS[:-1]),
         kernel_seconds=usual.kernel_seconds,
         host_seconds=usual.host_seconds,
         waiting_seconds=usual.waiting_seconds,
@@ -219,11 +221,10 @@ def _substitutes(products: Iterable[tuple[Op, Unit]]) -> dict[str, Unit]:
 
 
 def _by(times: Sequence[OpTime], name: str, keys: Sequence[str]) -> dict[str, float]:
-    """Seconds of the ops that take some, added up by that attribute."""
+    """Seconds of ops that take some, added up by that attribute."""
     sums = dict.fromkeys(keys, 0.0)
-    for time in times:
-        if time is not FREE:
-            sums[getattr(time, name)] += time.seconds
+    for key, time in zip(map(attrgetter(name), times), times, strict=True):
+        sums[key] += time.seconds
     return sums
 
 

@@ -189,4 +189,4 @@ def launches(op: Op) -> int:
 
 def _is_list(value: object) -> bool:
     # A Tensor is itself a tuple; only a plain tuple is a list of tensors.
-    return type(value) is tuple and bool(value) and all(isinstance(item, Tensor) for item in value)
+    return type(value) is tuple and set(map(type, value)) == {Tensor}
