@@ -24,6 +24,7 @@ from .addresses import falling, ties_go_by_address
 from .alloc_conf import AllocConf
 from .allocator import CachingAllocator
 from .blocks import Counters, SegmentState
+from .bulk_allocator import BulkAllocator
 from .first_step import first_step
 from .out_of_memory import OutOfMemory
 from .profile import Profile
@@ -57,6 +58,8 @@ Step = tuple[int, int, int, int]
 """A `Move` and the key that it is about. `ENDED` is the slot of what ended between the steps."""
 
 ENDED = -1
+
+NOTHING = Counters(allocated_bytes=0, requested_bytes=0, active_bytes=0, reserved_bytes=0, inactive_split_bytes=0)
 
 
 @dataclass(slots=True)
@@ -273,7 +276,7 @@ def allocator_of(
 ) -> CachingAllocator:
     """An allocator that chooses among equal blocks as the version of PyTorch does that traced the step."""
     by_address = ties_go_by_address(graph.facts.versions.get("torch"))
-    return CachingAllocator(
+    return BulkAllocator(
         capacity_bytes,
         conf,
         total_bytes=total_bytes,
@@ -293,7 +296,9 @@ class _Watch:
     finished: list[StepMemory] = field(default_factory=list)
     curve: list[Sample] = field(default_factory=list)
     peaks: tuple[int, int, int] = (0, 0, 0)
-    start: Counters | None = None
+    start: Counters = NOTHING
+    move: Step = (BEFORE, ENDED, 0, 0)
+    """The one that was tried last."""
     peak_op: int = BEFORE
     calls: int = 0
     retries: int = 0
@@ -301,26 +306,15 @@ class _Watch:
 
     def replay(self, with_segments: bool) -> RunMemory:
         allocator, failure = self.allocator, None
-        malloc, free, samples = allocator.malloc, allocator.free, self.sample_every > 0
-        move: Step = (BEFORE, ENDED, 0, 0)
         try:
             for graph in self.graphs:
-                peak, is_starting = allocator.allocated_bytes, True
-                for move in self.run.play(graph):
-                    op, _, nbytes, key = move
-                    if is_starting and op != BEFORE:
-                        self.start, is_starting = allocator.now(), False
-                    if nbytes < 0:
-                        free(key)
-                    else:
-                        malloc(key, nbytes)
-                        if allocator.peak_allocated_bytes > peak:
-                            peak, self.peak_op = allocator.peak_allocated_bytes, op
-                    if samples:
-                        self._sample()
+                moves, first = self.run.play(graph), list[Step]()
+                self._play(_before(moves, first))
+                self.start = allocator.now()
+                self._play(chain(first, moves))
                 self._finish()
         except OutOfMemory as error:
-            failure = self._failure(error, move)
+            failure = self._failure(error)
             self._keep_peaks()
         return RunMemory(
             steps=tuple(self.finished),
@@ -333,12 +327,32 @@ class _Watch:
             failure=failure,
         )
 
+    def _play(self, moves: Iterable[Step]) -> None:
+        allocator = self.allocator
+        if isinstance(allocator, BulkAllocator) and allocator.plays and not self.sample_every:
+            try:
+                self.peak_op = allocator.play(moves, self.peak_op)
+            finally:
+                self.move = allocator.last_move
+            return
+        peak = allocator.peak_allocated_bytes
+        for self.move in moves:
+            op, _, nbytes, key = self.move
+            if nbytes < 0:
+                allocator.free(key)
+            else:
+                allocator.malloc(key, nbytes)
+                if allocator.peak_allocated_bytes > peak:
+                    peak, self.peak_op = allocator.peak_allocated_bytes, op
+            if self.sample_every:
+                self._sample()
+
     def _finish(self) -> None:
         """Close the present step and begin the next."""
         allocator = self.allocator
         self.finished.append(
             StepMemory(
-                start=self.start or allocator.now(),
+                start=self.start,
                 end=allocator.now(),
                 peak_allocated_bytes=allocator.peak_allocated_bytes,
                 peak_requested_bytes=allocator.peak_requested_bytes,
@@ -351,7 +365,7 @@ class _Watch:
         )
         self._keep_peaks()
         allocator.reset_peaks()
-        self.start, self.peak_op = None, BEFORE
+        self.peak_op = BEFORE
         self.calls, self.retries = allocator.device_allocations, allocator.retries
 
     def _keep_peaks(self) -> None:
@@ -366,8 +380,8 @@ class _Watch:
         if self.done % self.sample_every == 0:
             self.curve.append(Sample(done, now.allocated_bytes, now.requested_bytes, now.reserved_bytes))
 
-    def _failure(self, error: OutOfMemory, move: Step) -> Failure:
-        graph, (op, slot, _, _) = self.graphs[self.run.step], move
+    def _failure(self, error: OutOfMemory) -> Failure:
+        graph, (op, slot, _, _) = self.graphs[self.run.step], self.move
         return Failure(
             step=self.run.step,
             op=graph.ops[op] if op != BEFORE else None,
@@ -375,6 +389,15 @@ class _Watch:
             error=error,
             holders=group(graph, self.run.live(op, self.allocator.holds)),
         )
+
+
+def _before(moves: Iterator[Step], first: list[Step]) -> Iterator[Step]:
+    """The moves before the first op; the first one of an op goes to `first`."""
+    for move in moves:
+        if move[0] != BEFORE:
+            first.append(move)
+            return
+        yield move
 
 
 def _check_device(graph: StepGraph) -> None:
