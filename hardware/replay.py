@@ -29,7 +29,7 @@ from .first_step import first_step
 from .out_of_memory import OutOfMemory
 from .profile import Profile
 from .requests import Free, Malloc, Request, Sample
-from .script import Extras, Lasting, Scratch, Script, script
+from .script import Extras, Lasting, Scratch, Script, Scripts
 from .succession import starting, succession
 
 STEPS = 3
@@ -66,7 +66,7 @@ NOTHING = Counters(allocated_bytes=0, requested_bytes=0, active_bytes=0, reserve
 class _Run:
     """Plays a run of steps; at any moment it knows what is live under which key."""
 
-    extras: Extras | None
+    scripts: Scripts
     step: int = BEFORE
     keys: int = 0
     script: Script | None = None
@@ -80,8 +80,7 @@ class _Run:
         """The next step of the run, move by move."""
         self.step += 1
         before = self.script
-        if before is None or before.graph is not graph:
-            self.script = script(graph, self.extras)
+        self.script = self.scripts.of(graph)
         return chain(self._begin(before, graph), self._go_on())
 
     def _begin(self, before: Script | None, graph: StepGraph) -> Iterator[Step]:
@@ -144,7 +143,7 @@ class _Run:
 
 def requests(graphs: Iterable[StepGraph], extras: Extras | None = None) -> Iterator[Placed]:
     """The requests that a run of steps makes of the allocator, each with its place. Keys are whole numbers."""
-    run = _Run(extras)
+    run = _Run(Scripts(extras))
     for graph in graphs:
         for op, slot, nbytes, key in run.play(graph):
             place = Place(run.step, op, slot if slot >= 0 else None)
@@ -242,7 +241,7 @@ def replay_steps(
     profile: Profile | None = None,
     capacity_bytes: int | None = None,
     conf: AllocConf | None = None,
-    extras: Extras | None = None,
+    extras: Extras | Scripts | None = None,
     sample_every: int = 0,
     allocator: CachingAllocator | None = None,
     with_segments: bool = True,
@@ -253,7 +252,8 @@ def replay_steps(
     leaves behind shape those of the later ones. A sequence is replayed as it is. Memory is limited by `profile` (its
     memory less the CUDA context), or to `capacity_bytes`, or not at all; or `allocator` is given instead, of which
     nothing is in use (else `allocator_of` makes one). The curve has a point after every `sample_every` requests.
-    Telling the segments takes time, and is left out where nobody asks `with_segments`.
+    `Scripts` in place of the extras are shared with other replays of the same graphs. Telling the segments takes time,
+    and is left out where nobody asks `with_segments`.
 
     Raises `ForetraceError` for a trace of another device, and for steps of different models.
     """
@@ -265,7 +265,8 @@ def replay_steps(
         if profile is not None and capacity_bytes is None:
             capacity_bytes = profile.memory_total_bytes - profile.cuda_context_bytes
         allocator = allocator_of(run[0], capacity_bytes, conf, total_bytes)
-    return _Watch(allocator, run, _Run(extras), sample_every).replay(with_segments)
+    scripts = extras if isinstance(extras, Scripts) else Scripts(extras)
+    return _Watch(allocator, run, _Run(scripts), sample_every).replay(with_segments)
 
 
 def allocator_of(

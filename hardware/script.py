@@ -80,6 +80,22 @@ class Script:
         return self.extras[-1 - slot]
 
 
+@dataclass(slots=True)
+class Scripts:
+    """The scripts of steps, each written when it is first asked for; what plays the same steps again may share them."""
+
+    extras: Extras | None = None
+    known: dict[int, Script] = field(default_factory=dict)
+    """By the identity of the graph, which its script keeps alive."""
+
+    def of(self, graph: StepGraph) -> Script:
+        """The script of a step."""
+        found = self.known.get(id(graph))
+        if found is None:
+            found = self.known[id(graph)] = script(graph, self.extras)
+        return found
+
+
 def script(graph: StepGraph, extras: Extras | None = None) -> Script:
     """The script of a step."""
     there = [on and s.bytes > 0 for on, s in zip(graph.on_device, graph.storages, strict=True)]
