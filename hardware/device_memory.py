@@ -54,7 +54,9 @@ def device_memory(graph: StepGraph, profile: Profile, *, conf: AllocConf | None 
 
     Raises `ForetraceError` for a trace of another device.
     """
-    steps, scripts = run_of(graph), Scripts(once_each(extras(profile), graph.kinds))
+    taken = once_each(extras(profile), graph.kinds)
+    steps = run_of(graph)
+    scripts = Scripts(taken)
     found = replay_steps(steps, profile=profile, conf=conf, extras=scripts, with_segments=False)
     failure = found.failure
     if failure is not None:
