@@ -232,8 +232,8 @@ class FoldedRun:
         self.keeps = True
         """Whether a block keeps what it is given until its backward."""
         self.states: list[State] = []
-        self.parameters = [members(block, "_parameters") for _, block in run.blocks]
-        self.buffers = [members(block, "_buffers") for _, block in run.blocks]
+        both = [members(block, "_parameters", "_buffers") for _, block in run.blocks]
+        self.parameters, self.buffers = [parameters for parameters, _ in both], [buffers for _, buffers in both]
         self.shared: list[dict[str, Any]] = []
 
     def reference(self, place: int) -> int:

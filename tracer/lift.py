@@ -33,7 +33,9 @@ def lift(recorder: Recorder, roles: Roles, facts: Facts) -> StepGraph:
     ops = _ops(recorder, numbers)
     events = _events(recorder, numbers)
     storages = _storages(recorder, roles, numbers, events, ops, spans)
-    return StepGraph(ops, storages, events, spans, facts)
+    graph = StepGraph(ops, storages, events, spans, facts)
+    graph.repeat({place: row.like for place, row in enumerate(recorder.rows) if row.like is not None})
+    return graph
 
 
 def storage_numbers(recorder: Recorder) -> dict[int, int]:
@@ -60,14 +62,15 @@ def _spans(recorder: Recorder) -> tuple[Span, ...]:
 
 
 def _ops(recorder: Recorder, numbers: dict[int, int]) -> tuple[Op, ...]:
-    rows, renumbered = recorder.rows, _Renumbered(numbers)
+    rows = recorder.rows
+    args, results = _arguments(rows, numbers)
     forward = [row.forward if row.forward is not None and row.forward < i else None for i, row in enumerate(rows)]
     module, source = _places(rows, forward)
     return ops_of(
         name=[row.signature.name for row in rows],
         phase=[row.phase for row in rows],
-        args=[dict(zip(row.args, renumbered.of(row.args.values()), strict=True)) for row in rows],
-        result=renumbered.of([row.result for row in rows]),
+        args=args,
+        result=results,
         mutates=[_mutates(row) for row in rows],
         module=module,
         source=source,
@@ -95,20 +98,47 @@ def _places(rows: list[Row], forward: list[int | None]) -> tuple[list[str], list
     return modules, found
 
 
-class _Renumbered:
-    """The recorder's tensors with the new numbers of their storages, one object for all that are equal."""
+Arguments = dict[str, object]
+
+
+def _arguments(rows: list[Row], numbers: dict[int, int]) -> tuple[list[Arguments], list[object]]:
+    """Arguments and results of all rows, with the new numbers of their storages."""
+    args: list[Arguments] = [{}] * len(rows)
+    results: list[object] = [None] * len(rows)
+    new, copies = _Renumbered(numbers), []
+    for place, row in enumerate(rows):
+        if row.like is not None:
+            copies.append((place, row.like, row))
+            continue
+        args[place] = dict(zip(row.args, new.of(row.args.values()), strict=True))
+        (results[place],) = new.of((row.result,))
+    blocks: dict[int, _Copied] = {}
+    for place, like, row in copies:
+        new = blocks.get(id(row.storages)) or blocks.setdefault(id(row.storages), _copied(row, numbers))
+        args[place] = dict(zip(args[like], new.of(args[like].values()), strict=True))
+        (results[place],) = new.of((results[like],))
+    return args, results
+
+
+def _copied(row: Row, numbers: dict[int, int]) -> _Copied:
+    """From the new numbers of the storages of a block to those of a block that repeats it."""
+    storages = row.storages or {}
+    return _Copied({numbers[its]: numbers[own] for its, own in storages.items() if its in numbers})
+
+
+class _Copied:
+    """Tensors with other numbers for their storages, one new object for each object."""
 
     def __init__(self, numbers: dict[int, int]) -> None:
         self.numbers = numbers
-        self.equal: dict[Tensor, Tensor] = {}
         self.seen: dict[int, Tensor] = {}
-        """By the ids of the nouns of the log, which live as long as it does."""
+        """By the ids of the nouns given, which live as long as this does."""
 
     def of(self, values: Iterable[object]) -> list[object]:
         """What arguments are with those."""
         seen = self.seen
         return [
-            (seen.get(id(value)) or self._renumbered(value))
+            (seen.get(id(value)) or self._new(value))
             if type(value) is Tensor
             else tuple(self.of(value))
             if type(value) is tuple
@@ -116,11 +146,25 @@ class _Renumbered:
             for value in values
         ]
 
-    def _renumbered(self, tensor: Tensor) -> Tensor:
-        found = self.equal.get(tensor)
-        if found is None:
-            found = self.equal[tensor] = Tensor(self.numbers[tensor.storage], *tensor[1:])
-        self.seen[id(tensor)] = found
+    def _new(self, tensor: Tensor) -> Tensor:
+        storage, dtype, shape, strides, offset = tensor
+        number = self.numbers.get(storage)
+        if number is not None:
+            tensor = tuple.__new__(Tensor, (number, dtype, shape, strides, offset))
+        self.seen[id(tensor)] = tensor
+        return tensor
+
+
+class _Renumbered(_Copied):
+    """The same, with one object for all that are equal."""
+
+    def __init__(self, numbers: dict[int, int]) -> None:
+        super().__init__(numbers)
+        self.equal: dict[Tensor, Tensor] = {}
+
+    def _new(self, tensor: Tensor) -> Tensor:
+        new = super()._new(tensor)
+        found = self.seen[id(tensor)] = self.equal.setdefault(new, new)
         return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import CodeType
 from typing import Any
@@ -65,6 +65,10 @@ class Row:
     line: int
     sequence: int | None
     forward: int | None
+    like: int | None = None
+    """The place of the row that this one repeats, with other storages: arguments and result are that one's."""
+    storages: Mapping[int, int] | None = None
+    """What stands for its storages here."""
 
 
 @dataclass(slots=True)

@@ -22,7 +22,7 @@ from ..graph import ForetraceError, Outcome, Phase, Result
 from . import foreach, kernels, signature, sparse
 from .arena import SMALL_FLOAT_BYTES, Owner, base_of, storage_bytes
 from .assumptions import Assumptions
-from .calls import META, dense, describe, fits, has_mask, on_meta, scan
+from .calls import META, dense, describe, fits, has_mask, listed, on_meta, scan
 from .choices import ASSIGNS, CHOICES, HALF, fill_places, half
 from .corrections import CORRECTIONS, SHAPES, STANDS_FOR_META
 from .key import KEY, quiet
@@ -127,13 +127,18 @@ class Recorder(Log):
             )
         if self.recording and self.markers[-1].phase is not self.phase:
             self._mark()
-        key: list[Any] = [sig.func, torch.is_grad_enabled()]
+        key: list[Any] = []
         given: list[torch.Tensor] = []
-        for value in args:
-            scan(value, key, given)
-        for name, value in kwargs.items():
-            key.append(name)
-            scan(value, key, given)
+        if sig.told_from_lists:
+            listed(args, given)
+            listed(kwargs.values(), given)
+        else:
+            key += (sig.func, torch.is_grad_enabled())
+            for value in args:
+                scan(value, key, given)
+            for name, value in kwargs.items():
+                key.append(name)
+                scan(value, key, given)
         owners = [self.owner_of(t) if t.layout is torch.strided else None for t in given]
         self.at_hand = dict(zip(map(id, given), owners, strict=True))
         self._numbers.before(sig.name, args)
@@ -177,7 +182,7 @@ class Recorder(Log):
         known = all(owner is None or owner.known for owner in read)
         if sig.dynamic and sig.name not in STANDS_FOR_META and (sig.name != "aten.index.Tensor" or has_mask(args[1])):
             return self._dynamic(sig, args, kwargs, owners, known)
-        spec = self._specs.get(key)
+        spec = self._specs.get(key) if key else self._ask(sig, args, kwargs)
         if spec is None:
             spec = self._specs[key] = self._ask(sig, args, kwargs)
         if sig.name in self._guessed:
@@ -392,7 +397,7 @@ class Recorder(Log):
         if sig.name in SHAPES:
             results = SHAPES[sig.name](args)
             return (tuple if len(sig.aliases) > 1 else None, results)
-        if sig.name.startswith("aten._foreach_") and (told := foreach.answer(sig, args)) is not None:
+        if sig.told_from_lists and (told := foreach.answer(sig, args)) is not None:
             return told
         if self.device == "cpu" and sig.name in kernels.CPU_DIFFERS:
             asked = kernels.ask(sig.func, args, kwargs)

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from .foreach import ELEMENTWISE
+
 SHARES_SILENTLY = frozenset(
     {
         "aten._unsafe_view.default",
@@ -49,6 +51,8 @@ class Signature:
     composite: bool
     """Made of other ops only, so that it must not be recorded itself."""
     overwrites: bool
+    told_from_lists: bool = False
+    """Gives each tensor of its first list back, changed (`foreach`); a key of its call would cost more than asking."""
 
 
 def read(func: torch._ops.OpOverload) -> Signature:
@@ -71,6 +75,7 @@ def read(func: torch._ops.OpOverload) -> Signature:
         dynamic=name in DYNAMIC_SILENTLY or bool(_DYNAMIC.intersection(func.tags)),
         composite=_is_composite(func),
         overwrites=name.rsplit(".", 1)[0] in OVERWRITES,
+        told_from_lists=name.rsplit(".", 1)[0].rstrip("_") in ELEMENTWISE,
     )
 
 

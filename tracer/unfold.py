@@ -390,6 +390,9 @@ class _Writer:
             op, event = gap.part.end_op, gap.part.end_event
         self._keep(Part(op, len(recorder.rows), event, len(old)))
         self._check(old)
+        for row in self.rows:
+            if row.like is not None:
+                row.like = self.places[row.like]
         recorder.markers = [self._moved(marker) for marker in recorder.markers]
         recorder.rows, recorder.events = self.rows, self.events
         if len(self.rows) > recorder.max_ops:
@@ -436,24 +439,25 @@ class _Writer:
         nodes = self.shift + self._node_shift(gap, block)
         first = len(self.rows)
         renamed = _renaming(*names)
-        tensors = _renumbering(storages)
         self.recorder.callers.copied(
             first, [(renamed(path), line) for path, line in written.calls], map(renamed, written.again)
         )
-        for row in written.rows:
-            self.rows.append(
-                Row(
-                    row.signature,
-                    {name: tensors(value) for name, value in row.args.items()},
-                    tensors(row.result),
-                    row.phase,
-                    renamed(row.module),
-                    row.code,
-                    row.line,
-                    None if row.sequence is None else row.sequence + nodes,
-                    None if row.forward is None else row.forward - block.forward.first_op + began,
-                )
+        self.rows += [
+            Row(
+                row.signature,
+                row.args,
+                row.result,
+                row.phase,
+                renamed(row.module),
+                row.code,
+                row.line,
+                None if row.sequence is None else row.sequence + nodes,
+                None if row.forward is None else row.forward - block.forward.first_op + began,
+                like,
+                storages,
             )
+            for like, row in enumerate(written.rows, written.part.first_op)
+        ]
         by = first - written.part.first_op
         events = self.recorder.events[written.part.first_event : written.part.end_event]
         self.events += [(op + by, storages.get(storage, storage), nbytes) for op, storage, nbytes in events]
@@ -508,22 +512,3 @@ def _renaming(old: str, new: str) -> Callable[[str], str]:
         return found
 
     return renamed
-
-
-def _renumbering(storages: dict[int, int]) -> Callable[[Any], Any]:
-    known: dict[int, Tensor] = {}
-    """By the ids of the template's nouns, so that what is one there is one here."""
-
-    def renumbered(value: Any) -> Any:
-        kind = type(value)
-        if kind is Tensor:
-            found = known.get(id(value))
-            if found is None:
-                own = storages.get(value.storage)
-                found = known[id(value)] = value if own is None else Tensor(own, *value[1:])
-            return found
-        if kind is tuple:
-            return tuple([renumbered(item) for item in value])
-        return value
-
-    return renumbered

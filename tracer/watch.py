@@ -42,24 +42,27 @@ class Watch:
     ) -> None:
         self.model, self.recorder, self.optimizers, self.inputs = model, recorder, optimizers, inputs
         self.roles = Roles()
-        self.seen = -1
-        """How many ops there were at the last look."""
+        self.seen = self.seen_with_state = (-1, -1)
+        """How many ops, and storages, there were at the last look, and at the last one at the state as well."""
         self.names = {id(p): name for name, p in model.named_parameters()}
         for name, tensor in inputs:
             self._note(self.roles.inputs, tensor, name)
 
     def look(self, phase: Phase) -> None:
         """Note what the storages hold now; between two looks without an op nothing has changed."""
-        if phase is Phase.ZERO_GRAD or (phase is not Phase.OPTIMIZER and self.seen == self.recorder.answered):
+        with_state, now = phase is Phase.OPTIMIZER, (self.recorder.answered, len(self.recorder.bytes_of))
+        if phase is Phase.ZERO_GRAD or now == (self.seen_with_state if with_state else self.seen):
             return
-        self.seen = self.recorder.answered
-        for name, parameter in members(self.model, "_parameters"):
+        self.seen = now
+        parameters, buffers = members(self.model, "_parameters", "_buffers")
+        for name, parameter in parameters:
             self._note(self.roles.parameters, parameter, name)
             if parameter.grad is not None:
                 self._note(self.roles.gradients, parameter.grad, name)
-        for name, buffer in members(self.model, "_buffers"):
+        for name, buffer in buffers:
             self._note(self.roles.buffers, buffer, name)
-        if phase is Phase.OPTIMIZER:
+        if with_state:
+            self.seen_with_state = now
             for name, value in self._state():
                 self._note(self.roles.state, value, name)
 
@@ -79,6 +82,7 @@ class Watch:
     def facts(self, settings: Settings, notes: tuple[str, ...]) -> Facts:
         """What is known of the trace, with storages by the ids that the lifted graph gives them."""
         numbers = storage_numbers(self.recorder)
+        parameters, buffers = members(self.model, "_parameters", "_buffers")
         return Facts(
             target=settings.target,
             arguments={name: _plain(value) for name, value in sorted(settings.arguments.items())},
@@ -87,8 +91,8 @@ class Watch:
             autocast=dtype_name(settings.autocast) if settings.autocast is not None else None,
             warmup=settings.warmup,
             optimizer=self._optimizer(),
-            parameters=self._named(members(self.model, "_parameters"), numbers),
-            buffers=self._named(members(self.model, "_buffers"), numbers),
+            parameters=self._named(parameters, numbers),
+            buffers=self._named(buffers, numbers),
             inputs=self._named(self.inputs, numbers),
             state=self._named(dict(self._state()).items(), numbers),
             modules={name: type(module).__name__ for name, module in self.model.named_modules()},
@@ -123,9 +127,9 @@ class Watch:
         return {"class": type(optimizer).__name__, "implementation": way, **dict(sorted(group.items()))}
 
 
-def members(model: nn.Module, table: str) -> list[tuple[str, torch.Tensor]]:
-    """What ``named_parameters`` or ``named_buffers`` tell, without a generator for each module."""
-    found: dict[int, tuple[str, torch.Tensor]] = {}
+def members(model: nn.Module, *tables: str) -> list[list[tuple[str, torch.Tensor]]]:
+    """What ``named_parameters`` or ``named_buffers`` tell for each of these tables, by one walk without generators."""
+    found: list[dict[int, tuple[str, torch.Tensor]]] = [{} for _ in tables]
     seen: set[int] = set()
     waiting = [("", model)]
     while waiting:
@@ -133,12 +137,14 @@ def members(model: nn.Module, table: str) -> list[tuple[str, torch.Tensor]]:
         if id(module) in seen:
             continue
         seen.add(id(module))
-        for name, tensor in module.__dict__[table].items():
-            if tensor is not None:
-                found.setdefault(id(tensor), (prefix + name, tensor))
+        inside = module.__dict__
+        for table, by_id in zip(tables, found, strict=True):
+            for name, tensor in inside[table].items():
+                if tensor is not None:
+                    by_id.setdefault(id(tensor), (prefix + name, tensor))
         children = [(f"{prefix}{name}.", child) for name, child in module._modules.items() if child is not None]
         waiting += children[::-1]
-    return list(found.values())
+    return [list(by_id.values()) for by_id in found]
 
 
 def _tensors(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
