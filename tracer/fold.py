@@ -122,6 +122,8 @@ class Turn:
     """The storages that each block found in its layer of a cache."""
     gradients: dict[int, list[Gradient]] = field(default_factory=dict)
     """The gradients with respect to them, as they came."""
+    own_gradients: dict[int, list[tuple[int, Kind]]] = field(default_factory=dict)
+    """What kinds of gradients the parameters of a block got, by their places among them, in order of birth."""
     backward: dict[int, Mark] = field(default_factory=dict)
     """Where the backward of a folded block begins."""
     differentiable: bool = False
@@ -596,19 +598,23 @@ class FoldedRun:
 
     def give_gradients(self, place: int) -> None:
         """Gradients for the block's parameters like those of the reference block's, born in the same order."""
-        coming: list[tuple[int, torch.Tensor, Kind]] = []
-        for (_, parameter), (_, like) in zip(
-            self.parameters[place], self.parameters[self.reference(place)], strict=True
-        ):
-            if like.grad is None or parameter.grad is not None:
-                continue
-            owner, kind = self._owner(like.grad), self.kind(like.grad)
-            if owner.known:
-                raise self.refuse("the numbers of a gradient are known")
-            coming.append((owner.id, parameter, kind))
-        for _, parameter, kind in sorted(coming, key=lambda one: one[0]):
-            parameter.grad = self.make(kind)
+        for number, kind in self._gradients_of(self.reference(place)):
+            parameter = self.parameters[place][number][1]
+            if parameter.grad is None:
+                parameter.grad = self.make(kind)
         self.recorder.hold_place()
+
+    def _gradients_of(self, place: int) -> list[tuple[int, Kind]]:
+        """Which parameters of a block whose backward is done have gradients, and of what kind, in order of birth."""
+        found = self.turn.own_gradients.get(place)
+        if found is None:
+            given = [(number, p.grad) for number, (_, p) in enumerate(self.parameters[place]) if p.grad is not None]
+            owners = [self._owner(gradient) for _, gradient in given]
+            if any(owner.known for owner in owners):
+                raise self.refuse("the numbers of a gradient are known")
+            born = sorted((owner.id, n, self.kind(t)) for owner, (n, t) in zip(owners, given, strict=True))
+            found = self.turn.own_gradients[place] = [(number, kind) for _, number, kind in born]
+        return found
 
 
 _MOST_BYTES = 4096

@@ -20,7 +20,7 @@ import torch
 
 from ..graph import ForetraceError, Outcome, Phase, Result
 from . import foreach, kernels, signature, sparse
-from .arena import SMALL_FLOAT_BYTES, Owner, base_of, storage_bytes
+from .arena import SMALL_FLOAT_BYTES, Owner, base_of, holds_values, storage_bytes
 from .assumptions import Assumptions
 from .calls import META, dense, describe, fits, has_mask, listed, on_meta, scan
 from .choices import ASSIGNS, CHOICES, HALF, fill_places, half
@@ -139,11 +139,12 @@ class Recorder(Log):
             for name, value in kwargs.items():
                 key.append(name)
                 scan(value, key, given)
-        owners = [self.owner_of(t) if t.layout is torch.strided else None for t in given]
+        owners = self.owners_of(given)
+        in_memory = all(owners)
         self.at_hand = dict(zip(map(id, given), owners, strict=True))
         self._numbers.before(sig.name, args)
         place = kwargs.get("device")
-        if (place is not None and place.type == "meta") or any(t.is_meta for t in given):
+        if (place is not None and place.type == "meta") or (not in_memory and any(t.is_meta for t in given)):
             self.at_hand = {}
             return sig.func(*args, **kwargs)
         if self.assumptions.replay is not None:
@@ -153,7 +154,7 @@ class Recorder(Log):
             self.at_hand = {}
             self.looks += sig.name in READS
             result = answer(self, sig, args, kwargs, owners)
-        elif any(t.layout is not torch.strided for t in given):
+        elif not in_memory and any(t.layout is not torch.strided for t in given):
             result = sparse.answer(self, sig, args, kwargs)
         elif sig.view or sig.restrides:
             result = sig.func(*args, **kwargs)
@@ -188,7 +189,7 @@ class Recorder(Log):
         if sig.name in self._guessed:
             self.looks += 1
             self.assumptions.say(sig.name, "its results are like its first input", self.where(), told=True)
-        if (known or sig.overwrites) and self._is_small(sig, spec, args, kwargs, given, owners):
+        if (known or sig.overwrites) and sig.name not in _ZEROS and self._is_small(sig, spec, args, kwargs, given, owners):
             # The CPU may have no kernel for a dtype for which the GPU has one.
             with suppress(NotImplementedError):
                 result = self.really(sig, args, kwargs, owners)
@@ -198,10 +199,17 @@ class Recorder(Log):
                 drawn = sig.random and self.recording_model
                 return self._mark_assumed(result, (sig.name, DRAWN, self.where())) if drawn else result
         device = self._device(kwargs, owners)
+        if sig.name in _ZEROS:
+            return self._zeros(*spec[1][0][1:4], device)
         for owner in self.written(sig, args, kwargs):
             owner.known = False
         result = self._allocate(spec, in_order(sig, args, kwargs), device)
         return self._assume(sig, args, kwargs, result) if sig.name.split(".")[1] in CHOICES else result
+
+    def _zeros(self, shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype, device: str) -> torch.Tensor:
+        """What is small is known: new memory holds zeros."""
+        known = holds_values(storage_bytes(shape, strides, dtype.itemsize), dtype)
+        return self.new(shape, strides, dtype, device, known)
 
     def _is_small(
         self,
@@ -543,6 +551,9 @@ _LIKE = frozenset(
     f"aten.{name}.default" for name in ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
 )
 """Ops that take shape and dtype of what they are given, and read no values."""
+
+_ZEROS = frozenset({"aten.zeros_like.default", "aten.new_zeros.default"})
+"""Those that make zeros of it."""
 
 
 def _listed(value: Any) -> Any:
