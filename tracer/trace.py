@@ -258,6 +258,7 @@ def _run(step: Step, recorder: Recorder, settings: Settings, folding: Callable[.
         loop = run_step(model, optimizer, call, step, region(recorder.device, settings.autocast))
         for _ in range(settings.warmup):
             _turn(loop, recorder, folds)
+        watch.look(Phase.OPTIMIZER)
         gc.collect()
         recorder.start()
         _turn(loop, recorder, folds)
