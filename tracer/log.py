@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import CodeType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -66,10 +66,19 @@ class Row:
     line: int
     sequence: int | None
     forward: int | None
-    like: int | None = None
-    """The place of the row that this one repeats, with other storages: arguments and result are that one's."""
-    storages: Mapping[int, int] | None = None
-    """What stands for its storages here."""
+
+
+class Copy(NamedTuple):
+    """Rows that repeat others, and are the very same objects; what is their own stands here."""
+
+    first: int
+    like: int
+    """The places of the first of them, and of the first of those that they repeat."""
+    modules: list[str]
+    sequences: list[int | None]
+    forwards: list[int | None]
+    storages: Mapping[int, int]
+    """Here, by those that stand in the others."""
 
 
 @dataclass(slots=True)
@@ -90,6 +99,7 @@ class Log:
         self.bytes_of: list[int] = []
         self.device_of: list[str] = []
         self.rows: list[Row] = []
+        self.copies: list[Copy] = []
         self.events: list[tuple[int, int, int]] = []
         self.markers: list[Marker] = []
         self.at_start: frozenset[int] = frozenset()
@@ -113,7 +123,7 @@ class Log:
 
     def start(self) -> None:
         """Begin the recorded step: what is live now was live at its start."""
-        self.rows, self.events, self.markers = [], [], []
+        self.rows, self.copies, self.events, self.markers = [], [], [], []
         self._sequence_owner = {}
         self.callers.forget()
         self._next_sequence = self.first_sequence = torch._C._autograd._get_sequence_nr()
@@ -304,9 +314,9 @@ class Log:
             return self.tensor(value)
         if isinstance(value, (list, tuple)):
             tensor = self.tensor
-            return tuple([
-                tensor(v) if isinstance(v, torch.Tensor) and v.layout is _STRIDED else self._encode(v) for v in value
-            ])
+            return tuple(
+                [tensor(v) if isinstance(v, torch.Tensor) and v.layout is _STRIDED else self._encode(v) for v in value]
+            )
         if kind is torch.dtype:
             return Const("dtype", dtype_name(value))
         if kind is torch.device:

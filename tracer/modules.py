@@ -48,7 +48,7 @@ def stand_ins(model: nn.Module, recorder: Recorder) -> Iterator[None]:
     """Put an arena tensor behind every parameter and buffer of `model`, and everything back at the end."""
     with ExitStack() as undo:
         modules = [(module, _attributes(module)) for module in model.modules()]
-        undo.callback(lambda: [_restore_attributes(*one) for one in modules])
+        undo.callback(_restore_all, modules)
         tensors = {id(t): t for t in (*model.parameters(), *model.buffers()) if not _is_lazy(t)}.values()
         holders = Counter(t.untyped_storage()._cdata for t in tensors)
         storages: dict[Any, torch.Tensor] = {}
@@ -71,6 +71,11 @@ def _attributes(module: nn.Module) -> list[Attribute]:
         table = name.startswith("_") and isinstance(value, (dict, set))
         found.append((name, value, (value.copy() if value else None) if table else value))
     return found
+
+
+def _restore_all(modules: list[tuple[nn.Module, list[Attribute]]]) -> None:
+    for module, before in modules:
+        _restore_attributes(module, before)
 
 
 def _restore_attributes(module: nn.Module, before: list[Attribute]) -> None:

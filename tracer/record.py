@@ -93,7 +93,7 @@ class Recorder(Log):
 
     def forget(self) -> None:
         """Let go of all that was written down: it has become a graph, and some references lead round in circles."""
-        for kept in (self.rows, self.events, self.markers, self.owners, self._specs, self._signatures):
+        for kept in (self.rows, self.copies, self.events, self.markers, self.owners, self._specs, self._signatures):
             kept.clear()
         self.observe = self.progress = None
 
@@ -190,7 +190,9 @@ class Recorder(Log):
         if sig.name in self._guessed:
             self.looks += 1
             self.assumptions.say(sig.name, "its results are like its first input", self.where(), told=True)
-        if (known or sig.overwrites) and sig.name not in _ZEROS and self._is_small(sig, spec, args, kwargs, given, owners):
+        if sig.name in _ZEROS:
+            return self._zeros(spec[1][0], self._device(kwargs, owners))
+        if (known or sig.overwrites) and self._is_small(sig, spec, args, kwargs, given, owners):
             # The CPU may have no kernel for a dtype for which the GPU has one.
             with suppress(NotImplementedError):
                 result = self.really(sig, args, kwargs, owners)
@@ -200,15 +202,14 @@ class Recorder(Log):
                 drawn = sig.random and self.recording_model
                 return self._mark_assumed(result, (sig.name, DRAWN, self.where())) if drawn else result
         device = self._device(kwargs, owners)
-        if sig.name in _ZEROS:
-            return self._zeros(*spec[1][0][1:4], device)
         for owner in self.written(sig, args, kwargs):
             owner.known = False
         result = self._allocate(spec, in_order(sig, args, kwargs), device)
         return self._assume(sig, args, kwargs, result) if sig.name.split(".")[1] in CHOICES else result
 
-    def _zeros(self, shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype, device: str) -> torch.Tensor:
-        """What is small is known: new memory holds zeros."""
+    def _zeros(self, item: Any, device: str) -> torch.Tensor:
+        """Zeros as described. What is small is known: new memory holds zeros."""
+        _, shape, strides, dtype = item
         known = holds_values(storage_bytes(shape, strides, dtype.itemsize), dtype)
         return self.new(shape, strides, dtype, device, known)
 
