@@ -249,7 +249,8 @@ class Log:
         with quiet():
             shape, strides = tuple(tensor.shape), tensor.stride()
             nbytes = storage_bytes(shape, strides, tensor.dtype.itemsize)
-            real = tensor.device.type == "cpu" and holds_values(nbytes, tensor.dtype)
+            # Of the storage, which says where it is; the tensor would say where it is to be.
+            real = holds_values(nbytes, tensor.dtype) and tensor.untyped_storage().device.type == "cpu"
             known = real and self._has_values(tensor)
             copy = self.new(shape, strides, tensor.dtype, device, known)
             if known:

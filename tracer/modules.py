@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.modules import module as nn_module
 
 from .arena import base_of
+from .key import quiet
 from .record import Recorder
 
 
@@ -161,9 +162,10 @@ def _view(tensor: torch.Tensor, recorder: Recorder, storages: dict[Any, torch.Te
     storage = tensor.untyped_storage()
     count = storage.nbytes() // tensor.itemsize
     dense = count == tensor.numel()
-    whole = tensor.detach() if dense else tensor.detach().as_strided((count,), (1,), 0)
     key = (storage._cdata, tensor.dtype)
     twin = storages.get(key)
-    if twin is None:
-        twin = storages[key] = recorder.twin(whole, recorder.device)
-    return twin.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).detach()
+    with quiet():  # unseen: the user's own tensor is no part of the step
+        if twin is None:
+            whole = tensor.detach() if dense else tensor.detach().as_strided((count,), (1,), 0)
+            twin = storages[key] = recorder.twin(whole, recorder.device)
+        return twin.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).detach()

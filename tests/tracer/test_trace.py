@@ -403,3 +403,30 @@ def test_a_failing_forward_leaves_meta_parameters_where_they_were() -> None:
     with pytest.raises(ForetraceError, match=r"must have same reduction dim"):
         trace(model, (torch.randn(2, 16),), loss=torch.sum)
     assert all(p.is_meta for p in model.parameters())
+
+
+class Shared(nn.Module):
+    """Tied weights, and two parameters on one storage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.head = nn.Embedding(50, 64), nn.Linear(64, 50, bias=False)
+        self.head.weight = self.tokens.weight
+        both = torch.randn(128, 64)
+        self.one, self.other = nn.Parameter(both[:64]), nn.Parameter(both[64:].t())
+        self.register_buffer("table", torch.randn(300, 300))
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.head(self.tokens(ids) @ self.one @ self.other).sum() + self.table.sum()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_what_is_live_at_the_start_is_the_steps_own(device: str) -> None:
+    """The tensors that the user gave, which stand aside meanwhile, are no part of it."""
+    graph = trace(Shared(), (torch.randint(0, 50, (4, 3000)),), loss=lambda out: out, optimizer="sgd", device=device)
+    found = {s.name: s.bytes for s in graph.at_start if s.bytes}
+    loss = found.pop("kept from the step before")
+    two = 4 * 128 * 64
+    assert loss == 4
+    assert sum(found.values()) == 4 * 50 * 64 + two + 4 * 300 * 300 + 8 * 4 * 3000
+    assert all(s.device.startswith(device) for s in graph.at_start)
