@@ -18,7 +18,7 @@ from .assumptions import Assumptions, Setting
 from .autocast import autocast_dtype, cuda_autocast, region
 from .cuda import cuda_kernels
 from .disguise import disguise
-from .fold import Folding, Unfoldable
+from .fold import Folding
 from .frames import raised_at, shorten
 from .inputs import Sizes, as_call, stand_in
 from .lift import lift
@@ -29,6 +29,7 @@ from .record import Recorder
 from .scratch import with_scratch
 from .step import Step, make_optimizer, phases, run_step
 from .target import as_step, describe, resolve
+from .turn import Unfoldable
 from .unfold import unfold
 from .variants import variant as named
 from .watch import Settings, Watch

@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 
 from ..graph import Phase, Tensor
 from ..graph.op import tensors
-from .fold import FoldedRun, Folding, Mark, Unfoldable
+from .fold import FoldedRun, Folding
 from .log import PLACEHOLDER, Copy, Marker, Row
 from .record import Recorder
 from .special import READS
+from .turn import Mark, Unfoldable
 
 Role = tuple[Any, ...]
 
