@@ -6,13 +6,14 @@ device that was traced.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..graph import Category, StepGraph
-from .timeline import Timeline
+from .timeline import Timeline, shares
 
 Areas = dict[Category, NDArray[np.int64]]
 """For each category as many numbers as there are events and one more: the first is the start of the step."""
@@ -20,14 +21,22 @@ Areas = dict[Category, NDArray[np.int64]]
 
 def areas(graph: StepGraph) -> Areas:
     """The areas of all categories, those without bytes too."""
-    steps = {category: np.zeros(len(graph.events) + 1, dtype=np.int64) for category in Category}
-    for storage in graph.at_start:
-        if graph.on_device[storage.id]:
-            steps[storage.category][0] += storage.bytes
+    on_device, storages = graph.on_device, graph.storages
+    start = shares([s for s in graph.at_start if on_device[s.id]])
+    categories = [s.category if there else None for s, there in zip(storages, on_device, strict=True)]
+    places: dict[Category | None, list[int]] = defaultdict(list)
     for place, event in enumerate(graph.events, 1):
-        if graph.on_device[event.storage]:
-            steps[graph.storages[event.storage].category][place] += event.bytes
-    return {category: np.cumsum(changes) for category, changes in steps.items()}
+        places[categories[event.storage]].append(place)
+    changes = np.array([0, *[event.bytes for event in graph.events]], dtype=np.int64)
+    return {category: _summed(start[category], changes, places[category]) for category in Category}
+
+
+def _summed(start: int, changes: NDArray[np.int64], places: list[int]) -> NDArray[np.int64]:
+    """The running sum of the changes at some places, from a start on."""
+    steps = np.zeros_like(changes)
+    steps[places] = changes[places]
+    steps[0] = start
+    return np.cumsum(steps)
 
 
 def columns(timeline: Timeline, count: int) -> list[int]:
@@ -36,4 +45,5 @@ def columns(timeline: Timeline, count: int) -> list[int]:
     """
     live = (timeline.start_bytes, *timeline.live_bytes)
     edges = [len(live) * column // count for column in range(count + 1)]
-    return [max(range(a, max(b, a + 1)), key=live.__getitem__) for a, b in pairwise(edges)]
+    runs = [(a, live[a : max(b, a + 1)]) for a, b in pairwise(edges)]
+    return [a + run.index(max(run)) for a, run in runs]

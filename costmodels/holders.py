@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ..graph import Category, Source, StepGraph, Storage
 from .timeline import Timeline, counts
@@ -17,13 +18,14 @@ from .timeline import Timeline, counts
 UNATTRIBUTED = "unattributed"
 
 
+@lru_cache(maxsize=1 << 16)
 def roll(path: str) -> str:
     """A module's path with its indices rolled up, so that repeated blocks share one name.
 
     >>> roll("transformer.h.3.attn")
     'transformer.h.*.attn'
     """
-    return ".".join("*" if part.isdigit() else part for part in path.split("."))
+    return ".".join(["*" if part.isdigit() else part for part in path.split(".")])
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ The roll-up adds them by phase and lists what had to be assumed. Nothing here de
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -107,10 +108,10 @@ def assumed_ops(priced: Iterable[Priced]) -> tuple[Assumed, ...]:
 def totals(priced: Iterable[Priced]) -> Totals:
     """The work of all ops, by phase, and what was assumed."""
     priced = tuple(priced)
-    by_phase: dict[Phase, list[Work]] = {}
-    kinds = dict.fromkeys(Kind, 0)
+    by_phase: dict[Phase, list[Work]] = defaultdict(list)
     for p in priced:
-        by_phase.setdefault(p.op.phase, []).append(p.work)
-        kinds[p.kind] += 1
+        by_phase[p.op.phase].append(p.work)
+    kinds = {**dict.fromkeys(Kind, 0), **Counter([p.kind for p in priced])}
     phases = {phase: total(by_phase[phase]) for phase in Phase if phase in by_phase}
-    return Totals(work=total(phases.values()), phases=phases, kinds=kinds, assumed=assumed_ops(priced))
+    assumed = assumed_ops(priced) if kinds[Kind.ASSUMED] else ()
+    return Totals(work=total(phases.values()), phases=phases, kinds=kinds, assumed=assumed)

@@ -77,10 +77,9 @@ def counts(graph: StepGraph, storage: Storage) -> bool:
 
 def live_at(graph: StepGraph, event_index: int) -> list[Storage]:
     """The storages on the traced device that are live after event `event_index`, by id."""
-    live = {s.id for s in graph.at_start}
-    for event in graph.events[: event_index + 1]:
-        (live.add if event.bytes > 0 else live.discard)(event.storage)
-    return [s for s, there in zip(graph.storages, graph.on_device, strict=True) if there and s.id in live]
+    last = {s.id: 1 for s in graph.at_start}
+    last |= {event.storage: event.bytes for event in graph.events[: event_index + 1]}
+    return [s for s, there in zip(graph.storages, graph.on_device, strict=True) if there and last.get(s.id, 0) > 0]
 
 
 def bytes_of(storages: list[Storage], *categories: Category) -> int:
@@ -90,7 +89,10 @@ def bytes_of(storages: list[Storage], *categories: Category) -> int:
 
 def shares(storages: list[Storage]) -> dict[Category, int]:
     """Bytes of each category, all of them named; they add up to the storages' bytes."""
-    return {category: bytes_of(storages, category) for category in Category}
+    found = dict.fromkeys(Category, 0)
+    for s in storages:
+        found[s.category] += s.bytes
+    return found
 
 
 def phase_memory(graph: StepGraph, start_bytes: int, live: tuple[int, ...]) -> dict[Phase, PhaseMemory]:

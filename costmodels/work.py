@@ -19,6 +19,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
 
 from ..graph import Op, Tensor
 from ..graph.op import tensors
@@ -69,6 +71,8 @@ def total(works: Iterable[Work]) -> Work:
     """The sum of `works`, in one pass."""
     tensor = vector = read = written = skippable = 0
     for work in works:
+        if work is NOTHING:
+            continue
         tensor += work.tensor_flops
         vector += work.vector_flops
         read += work.read_bytes
@@ -104,16 +108,18 @@ def reads(op: Op) -> list[Tensor]:
     if not op.mutates:
         return list(op.inputs)
     skipped = write_only(op)
-    return [t for name, value in op.args.items() if name not in skipped for t in tensors(value)]
+    return list(tensors(tuple([value for name, value in op.args.items() if name not in skipped])))
 
 
 def unchanged(op: Op) -> list[Tensor]:
     """The tensors among the arguments that `op` does not write to."""
-    return [t for name, value in op.args.items() if name not in op.mutates for t in tensors(value)]
+    return list(tensors(tuple([value for name, value in op.args.items() if name not in op.mutates])))
 
 
 def writes(op: Op) -> list[Tensor]:
     """The tensors that `op` writes: those it made and those it changed."""
+    if not op.outputs:
+        return list(op.written)
     given = {t.storage for t in op.inputs}
     return [t for t in op.outputs if t.storage not in given] + list(op.written)
 
@@ -122,18 +128,25 @@ def place(tensor: Tensor) -> object:
     """Equal for two tensors over the same bytes, whatever the order of their dimensions."""
     if len(tensor.shape) < 2:
         return tensor
-    dimensions = sorted((stride, size) for size, stride in zip(tensor.shape, tensor.strides, strict=True) if stride)
-    return tensor.storage, tensor.offset, tensor.dtype, tuple(dimensions)
+    return tensor.storage, tensor.offset, tensor.dtype, _dimensions(tensor.shape, tensor.strides)
+
+
+@lru_cache(maxsize=4096)
+def _dimensions(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    return tuple(sorted((stride, size) for size, stride in zip(shape, strides, strict=True) if stride))
 
 
 def touched(several: Iterable[Tensor]) -> int:
     """Bytes of the places that `several` tensors cover; one that is there twice counts once."""
-    return sum(t.touched_bytes for t in {place(t): t for t in several}.values())
+    found = list(several)
+    if len({t.storage for t in found}) < len(found):
+        found = list({place(t): t for t in found}.values())
+    return sum([t.touched_bytes for t in found])
 
 
 def produced(op: Op) -> int:
     """Number of elements that `op` makes or changes, all its results together."""
-    return sum(t.numel for t in writes(op))
+    return sum([prod(t.shape) for t in writes(op)])
 
 
 def consumed(op: Op) -> int:

@@ -38,7 +38,7 @@ class Tensor(NamedTuple):
     @property
     def bytes(self) -> int:
         """Bytes of all elements, as if each had its own place."""
-        return _bytes(self.dtype, self.shape)
+        return byte_count(self.dtype, self.shape)
 
     @property
     def touched_bytes(self) -> int:
@@ -47,7 +47,8 @@ class Tensor(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def _bytes(dtype: str, shape: tuple[int, ...]) -> int:
+def byte_count(dtype: str, shape: tuple[int, ...]) -> int:
+    """What `Tensor.bytes` is of a tensor of that type and shape."""
     return itemsize(dtype) * prod(shape)
 
 
@@ -76,15 +77,10 @@ class Source(NamedTuple):
 
 def tensors(value: Value) -> Iterator[Tensor]:
     """All tensors inside an argument or a result, in order."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, tuple) and not isinstance(value, Const):
-        for item in value:
-            yield from tensors(item)
+    return iter(_tensors((value,)))
 
 
 def _collect(values: Iterable[Value], found: list[Tensor]) -> None:
-    """Add the tensors inside values, as `tensors` has them."""
     for value in values:
         if isinstance(value, tuple):
             if isinstance(value, Tensor):
@@ -94,6 +90,7 @@ def _collect(values: Iterable[Value], found: list[Tensor]) -> None:
 
 
 def _tensors(values: Iterable[Value]) -> tuple[Tensor, ...]:
+    """The tensors inside all of these values."""
     found: list[Tensor] = []
     _collect(values, found)
     return tuple(found)
@@ -151,7 +148,7 @@ class Op:
     @property
     def written(self) -> tuple[Tensor, ...]:
         """The tensors among the arguments that it writes to."""
-        return tuple(t for name in self.mutates for t in tensors(self.args[name]))
+        return _tensors([self.args[name] for name in self.mutates]) if self.mutates else ()
 
     @property
     def is_view(self) -> bool:

@@ -13,7 +13,7 @@ through which it was read, or None.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
@@ -23,7 +23,7 @@ import networkx as nx
 
 from .alike import kinds_of
 from .bulk import uncollected
-from .op import Op, Source
+from .op import Op, Source, byte_count
 from .phase import Phase
 from .select import Categories, Phases
 from .select import ops as selected_ops
@@ -83,8 +83,11 @@ class Facts:
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
-Edge = tuple[int, int, dict[str, object]]
-Adjacency = dict[int, dict[int, dict[int, dict[str, object]]]]
+Layout = tuple[tuple[int, ...], tuple[int, ...], int]
+"""Shape, strides and offset."""
+Attributes = dict[str, object]
+Neighbours = dict[int, dict[int, Attributes]]
+"""By node the edges that lead there, or come from there, by key."""
 
 
 @dataclass(frozen=True)
@@ -118,33 +121,10 @@ class StepGraph:
         """Ops as nodes and tensors as edges; the module docstring lists the attributes."""
         graph: nx.MultiDiGraph[int] = nx.MultiDiGraph()
         with uncollected():
-            graph.add_nodes_from(
-                (op.id, {"op": op, "name": op.name, "phase": op.phase, "module": op.module, "source": op.source})
-                for op in self.ops
-            )
-            _add_edges(graph, self._edges())
+            graph.add_nodes_from(range(len(self.ops)))
+            _add_attributes(graph, self.ops)
+            _add_edges(graph, self.ops)
         return graph
-
-    def _edges(self) -> Iterator[Edge]:
-        writer: dict[int, int] = {}
-        view: dict[tuple[int, tuple[int, ...], tuple[int, ...], int], int] = {}
-        for op in self.ops:
-            for t in op.inputs:
-                storage, dtype, shape, strides, offset = t
-                source = writer.get(storage)
-                if source is not None:
-                    via = view.get((storage, shape, strides, offset))
-                    if via is not None and via <= source:
-                        via = None
-                    found = {"tensor": t, "storage": storage, "bytes": t.bytes, "dtype": dtype, "shape": shape}
-                    found["via"] = via
-                    yield source, op.id, found
-            given = {t.storage for t in op.inputs}
-            made = [t for t in op.outputs if t.storage not in given]
-            if made or op.mutates:
-                writer.update({t.storage: op.id for t in (*made, *op.written)})
-            else:
-                view.update({(t.storage, t.shape, t.strides, t.offset): op.id for t in op.outputs})
 
     @cached_property
     def kinds(self) -> tuple[int, ...]:
@@ -204,17 +184,64 @@ class StepGraph:
         return f"<table><caption>{title}</caption><thead>{head}</thead><tbody>{rows}</tbody></table>"
 
 
-def _add_edges(graph: nx.MultiDiGraph[int], edges: Iterable[Edge]) -> None:
+def _add_attributes(graph: nx.MultiDiGraph[int], ops: Sequence[Op]) -> None:
+    """What a node says of its op."""
+    nodes = cast("Iterable[tuple[int, Attributes]]", graph.nodes(data=True))
+    for op, (_, node) in zip(ops, nodes, strict=True):
+        node["op"] = op
+        node["name"] = op.name
+        node["phase"] = op.phase
+        node["module"] = op.module
+        node["source"] = op.source
+
+
+def _add_edges(graph: nx.MultiDiGraph[int], ops: Sequence[Op]) -> None:
     """What ``graph.add_edges_from`` does for nodes that are there, without its checks of each edge.
 
     The dicts are networkx's own, by node, neighbour and key, as its documentation of ``MultiDiGraph`` has them:
     https://networkx.org/documentation/stable/reference/classes/multidigraph.html
     """
-    after = cast("Adjacency", dict(graph.adjacency()))
-    before = cast("Adjacency", dict(graph.reverse(copy=False).adjacency()))
-    for source, target, attributes in edges:
-        parallel = after[source].get(target)
-        if parallel is None:
-            after[source][target] = before[target][source] = {0: attributes}
-        else:
-            parallel[len(parallel)] = attributes
+    after = cast("list[Neighbours]", [to for _, to in graph.adjacency()])
+    before = cast("list[Neighbours]", [of for _, of in graph.reverse(copy=False).adjacency()])
+    writer: dict[int, int] = {}
+    views: dict[int, dict[Layout, int]] = {}
+    for op, comes_from in zip(ops, before, strict=True):
+        reader = op.id
+        for tensor in op.inputs:
+            storage, dtype, shape, strides, offset = tensor
+            source = writer.get(storage)
+            if source is None:
+                continue
+            through = views.get(storage)
+            via = through.get((shape, strides, offset)) if through else None
+            edge: Attributes = {
+                "tensor": tensor,
+                "storage": storage,
+                "bytes": byte_count(dtype, shape),
+                "dtype": dtype,
+                "shape": shape,
+                "via": via if via is None or via > source else None,
+            }
+            parallel = comes_from.get(source)
+            if parallel is None:
+                after[source][reader] = comes_from[source] = {0: edge}
+            else:
+                parallel[len(parallel)] = edge
+        _note_writes(op, writer, views)
+
+
+def _note_writes(op: Op, writer: dict[int, int], views: dict[int, dict[Layout, int]]) -> None:
+    """Remember who wrote which storage last, and through which views it is read."""
+    only_views = not op.mutates
+    if op.outputs:
+        given = {tensor.storage for tensor in op.inputs}
+        for tensor in op.outputs:
+            if tensor.storage not in given:
+                writer[tensor.storage] = op.id
+                only_views = False
+    if only_views:
+        for storage, _, shape, strides, offset in op.outputs:
+            views.setdefault(storage, {})[shape, strides, offset] = op.id
+    elif op.mutates:
+        for tensor in op.written:
+            writer[tensor.storage] = op.id

@@ -11,6 +11,7 @@ neighbours, and the other two are 32 and 64 MiB wider, which the driver took for
 from __future__ import annotations
 
 from collections.abc import Callable
+from heapq import heappop, heappush
 
 REGION = 32 << 20
 PAGE = 2 << 20
@@ -25,20 +26,25 @@ def falling() -> Callable[[int], int]:
     >>> [TOP - place(mib << 20) >> 20 for mib in (100, 26, 192, 2)]
     [128, 28, 320, 2]
     """
-    lowest, left_over = TOP, [(0, 0)]
+    lowest = TOP
+    left_over: list[list[int]] = [[] for _ in range(REGION // PAGE)]
+    """By room in pages, where what is left over of a region begins, negated: heaps, the highest address first."""
 
     def place(size: int) -> int:
         nonlocal lowest
-        size = -(-size // PAGE) * PAGE
-        for i, (start, end) in enumerate(left_over):
-            if end - start >= size:
-                left_over[i] = (start + size, end)
-                return start
-        end = lowest
-        lowest -= -(-size // REGION) * REGION
-        if lowest + size < end:
-            left_over.append((lowest + size, end))
-        return lowest
+        pages = -(-size // PAGE)
+        fits = [(heap[0], room) for room, heap in enumerate(left_over[pages:], pages) if heap]
+        if fits:
+            # Regions are taken downwards: the highest address is in the oldest one.
+            room = min(fits)[1]
+            start = -heappop(left_over[room])
+        else:
+            room = -(-size // REGION) * (REGION // PAGE)
+            lowest -= room * PAGE
+            start = lowest
+        if room > pages:
+            heappush(left_over[room - pages], -(start + pages * PAGE))
+        return start
 
     return place
 

@@ -63,6 +63,14 @@ class CachingAllocator:
     ``out_of_memories``.
     """
 
+    __slots__ = (
+        "_by_age", "_collects", "_expandable", "_live", "_max_split", "_next_address", "_others_at_peak", "_place",
+        "_pools", "_rounds", "_segments_made", "_takes_best_fit", "_waiting", "active_bytes", "allocated_bytes",
+        "allowed_bytes", "capacity_bytes", "conf", "device_allocations", "device_frees", "inactive_split_bytes",
+        "out_of_memories", "peak_active_bytes", "peak_allocated_bytes", "peak_inactive_split_bytes",
+        "peak_requested_bytes", "peak_reserved_bytes", "requested_bytes", "reserved_bytes", "retries", "total_bytes",
+    )  # fmt: skip
+
     def __init__(
         self,
         capacity_bytes: int | None = None,
@@ -83,6 +91,7 @@ class CachingAllocator:
         self._max_split = self.conf.max_split_bytes
         self._expandable = self.conf.expandable_segments
         self._collects = self.allowed_bytes is not None and self.conf.garbage_collection_threshold > 0
+        self._takes_best_fit = not (self._collects or self._expandable) and self._max_split == UNLIMITED
         self._live: dict[Hashable, Block | None] = {}
         self._pools: dict[tuple[bool, int], Pool] = {}
         self._waiting: dict[int, list[Block]] = {}
@@ -115,27 +124,25 @@ class CachingAllocator:
         size = self.round_size(nbytes) if self._rounds else (nbytes + MIN_BLOCK - 1) // MIN_BLOCK * MIN_BLOCK
         pool = self._pools.get((size <= SMALL, stream)) or self._new_pool(size <= SMALL, stream)
         block = self._find_free(pool, size) or self._grow(key, pool, nbytes, size)
-        block = self._split(block, pool, size)
+        if block.size > size:
+            block = self._split(block, pool, size)
+            size = block.size
+        elif (block.previous is not None or block.next is not None) and not block.segment.page_bytes:
+            self.inactive_split_bytes -= size
         block.allocated = True
         block.requested = nbytes
         block.key = key
         self._live[key] = block
-        size = block.size
-        self.active_bytes += size
-        self.requested_bytes += nbytes
-        self.allocated_bytes += size
-        if self.active_bytes > self.peak_active_bytes:
-            self.peak_active_bytes = self.active_bytes
-        if self.requested_bytes > self.peak_requested_bytes:
-            self.peak_requested_bytes = self.requested_bytes
-        if self.allocated_bytes > self.peak_allocated_bytes:
-            self.peak_allocated_bytes = self.allocated_bytes
-            self._others_at_peak = (
-                self.requested_bytes,
-                self.active_bytes,
-                self.reserved_bytes,
-                self.inactive_split_bytes,
-            )
+        self.active_bytes = active = self.active_bytes + size
+        if active > self.peak_active_bytes:
+            self.peak_active_bytes = active
+        self.requested_bytes = requested = self.requested_bytes + nbytes
+        if requested > self.peak_requested_bytes:
+            self.peak_requested_bytes = requested
+        self.allocated_bytes = allocated = self.allocated_bytes + size
+        if allocated > self.peak_allocated_bytes:
+            self.peak_allocated_bytes = allocated
+            self._others_at_peak = (requested, active, self.reserved_bytes, self.inactive_split_bytes)
 
     def free(self, key: Hashable) -> None:
         """Give back what `key` holds. Raises ``KeyError`` when it holds nothing."""
@@ -258,6 +265,8 @@ class CachingAllocator:
         index = bisect_left(free, (size,))
         if index == len(free):
             return None
+        if self._takes_best_fit:
+            return free.pop(index)[3]
         if self._expandable:
             index = self._best_expandable(free, index)
         found = free[index][0]
@@ -284,7 +293,7 @@ class CachingAllocator:
         return index
 
     def _split(self, block: Block, pool: Pool, size: int) -> Block:
-        """Cut `size` bytes off a block, if the rest is worth keeping (``should_split``, ``alloc_found_block``)."""
+        """Cut `size` bytes off a larger block, if the rest is worth it (``should_split``, ``alloc_found_block``)."""
         rest = block.size - size
         was_split = block.previous is not None or block.next is not None
         fine = pool.is_small or self._expandable
@@ -293,10 +302,10 @@ class CachingAllocator:
                 self.inactive_split_bytes -= block.size
             return block
         front = Block(block.address, size, pool, block.segment)
-        front.previous = block.previous
+        front.previous = before = block.previous
         front.next = block
-        if front.previous is not None:
-            front.previous.next = front
+        if before is not None:
+            before.next = front
         block.previous = front
         block.address += size
         block.size = rest
@@ -307,14 +316,16 @@ class CachingAllocator:
 
     def _release(self, block: Block) -> None:
         """Put a block back into its pool, merged with free neighbours (``free_block``)."""
-        size, pool, change = block.size, block.pool, 0
-        for neighbour in (block.previous, block.next):
-            if neighbour is not None and not neighbour.allocated and neighbour.is_free:
-                change -= self._merge(block, neighbour)
-        self.active_bytes -= size
+        self.active_bytes -= block.size
         self.requested_bytes -= block.requested
         block.key = None
-        pool.add(block)
+        change = 0
+        before, after = block.previous, block.next
+        if before is not None and not before.allocated and before.is_free:
+            change -= self._merge(block, before)
+        if after is not None and not after.allocated and after.is_free:
+            change -= self._merge(block, after)
+        block.pool.add(block)
         if not block.segment.page_bytes:
             if block.previous is not None or block.next is not None:
                 change += block.size
@@ -330,13 +341,13 @@ class CachingAllocator:
             block.pool.take_unmapped(other)
         if block.previous is other:
             block.address = other.address
-            block.previous = other.previous
-            if block.previous is not None:
-                block.previous.next = block
+            block.previous = further = other.previous
+            if further is not None:
+                further.next = block
         else:
-            block.next = other.next
-            if block.next is not None:
-                block.next.previous = block
+            block.next = further = other.next
+            if further is not None:
+                further.previous = block
         block.size += other.size
         return other.size
 
@@ -534,9 +545,9 @@ class CachingAllocator:
             self.peak_reserved_bytes = self.reserved_bytes
 
     def _count_inactive(self, change: int) -> None:
-        self.inactive_split_bytes += change
-        if self.inactive_split_bytes > self.peak_inactive_split_bytes:
-            self.peak_inactive_split_bytes = self.inactive_split_bytes
+        self.inactive_split_bytes = inactive = self.inactive_split_bytes + change
+        if inactive > self.peak_inactive_split_bytes:
+            self.peak_inactive_split_bytes = inactive
 
     def _above(self, size: int) -> int:
         return self._next_address

@@ -16,7 +16,7 @@ from ..graph.bulk import uncollected
 from .alloc_conf import AllocConf
 from .blocks import Counters
 from .profile import Profile
-from .replay import Failure, replay_steps
+from .replay import Failure, replay_steps, run_of
 from .script import once_each
 from .workspaces import extras
 
@@ -55,10 +55,11 @@ def device_memory(graph: StepGraph, profile: Profile, *, conf: AllocConf | None 
     Raises `ForetraceError` for a trace of another device.
     """
     taken = once_each(extras(profile), graph.kinds)
-    found = replay_steps(graph, profile=profile, conf=conf, extras=taken)
+    steps = run_of(graph)
+    found = replay_steps(steps, profile=profile, conf=conf, extras=taken, with_segments=False)
     failure = found.failure
     if failure is not None:
-        found = replay_steps(graph, conf=conf, extras=taken)
+        found = replay_steps(steps, conf=conf, extras=taken, with_segments=False)
     last = found.last
     return DeviceMemory(
         allocated_peak_bytes=last.peak_allocated_bytes,

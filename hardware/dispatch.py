@@ -91,6 +91,11 @@ def run(issued: Iterable[Issued | tuple[Phase, float, float, bool]]) -> Run:
 Charge = tuple[str, float]
 """A constant of ``host_seconds`` and how many times it is spent."""
 
+Spent = tuple[tuple[Charge, ...], bool]
+"""What an op costs the host, and whether autograd records it."""
+
+NODE: Charge = ("backward_node", 1)
+
 
 def dispatches(
     ops: Sequence[Op],
@@ -102,39 +107,53 @@ def dispatches(
     """What a host of that speed spends on each op, the calls of the modules that it stands in included."""
     seconds = {name: constants[f"host_seconds.{name}"] / speed for name in KINDS}
     alone = constants["host_share_without_autograd"]
-    return [
-        sum([seconds[name] * times for name, times in spent]) * (1.0 if recorded else alone)
-        for spent, recorded in charges(ops, free, kinds)
+    distinct, places = _charged(ops, free, kinds)
+    spent = [
+        sum([seconds[name] * times for name, times in charges]) * (1.0 if recorded else alone)
+        for charges, recorded in distinct
     ]
+    return [spent[place] for place in places]
 
 
-def charges(
-    ops: Sequence[Op], free: Iterable[bool], kinds: Sequence[int] | None = None
-) -> Iterator[tuple[list[Charge], bool]]:
+def charges(ops: Sequence[Op], free: Iterable[bool], kinds: Sequence[int] | None = None) -> Iterator[Spent]:
     """What each op costs the host, and whether autograd records it. Free ops make no kernel.
 
     Of ops alike, by `kinds`, one is looked at.
     """
-    module = ""
+    distinct, places = _charged(ops, free, kinds)
+    return map(distinct.__getitem__, places)
+
+
+def _charged(ops: Sequence[Op], free: Iterable[bool], kinds: Sequence[int] | None) -> tuple[list[Spent], list[int]]:
+    """What there is to spend, each once, and for each op the place of its own among that."""
+    module, node = "", None
     path: list[str] = []
-    node: int | None = None
-    known: dict[tuple[int, bool], list[Charge]] = {}
+    distinct: list[Spent] = []
+    places: list[int] = []
+    known: dict[tuple[int, bool, Charge | None, bool], int] = {}
+    forward, backward = Phase.FORWARD, Phase.BACKWARD
     for op, is_free, kind in zip(ops, free, range(len(ops)) if kinds is None else kinds, strict=True):
-        spent = known.get((kind, is_free))
-        if spent is None:
-            spent = known[kind, is_free] = _own(op, is_free)
+        around: Charge | None = None
         recorded = True
-        if op.phase is Phase.FORWARD:
+        phase = op.phase
+        if phase is forward:
             if op.module != module or not path:
                 entered = op.module.split(".")
-                spent = [*spent, ("module", _calls(path, entered))]
+                around = "module", _calls(path, entered)
                 module, path = op.module, entered
             recorded = op.sequence is not None
-        elif op.phase is Phase.BACKWARD:
+        elif phase is backward:
             if op.forward is None or op.forward != node:
-                spent = [*spent, ("backward_node", 1)]
+                around = NODE
             node = op.forward
-        yield spent, recorded
+        key = kind, is_free, around, recorded
+        place = known.get(key)
+        if place is None:
+            place = known[key] = len(distinct)
+            own = _own(op, is_free)
+            distinct.append(((*own, around) if around else tuple(own), recorded))
+        places.append(place)
+    return distinct, places
 
 
 def _own(op: Op, is_free: bool) -> list[Charge]:

@@ -9,9 +9,10 @@ share of the way (``step_interval.high``) to as slow as it may be. It is meant t
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ..costmodels.price import Priced
 from ..costmodels.work import Work
@@ -164,14 +165,14 @@ def estimate(
         for p, is_free, kind in zip(priced, free, kinds, strict=True)
     )
     host = dispatches([p.op for p in priced], free, constants(), profile.host_speed, kinds)
-    phases, waits = [p.op.phase for p in priced], [p.op.packet in WAITING for p in priced]
+    phases, waits = [p.op.phase for p in priced], [_waits(p.op.name) for p in priced]
     usual = run(zip(phases, host, [t.seconds for t in times], waits, strict=True))
     low = run(zip(phases, [FASTEST * s for s in host], [t.low_seconds for t in times], waits, strict=True))
     high = run(zip(phases, [SLOWEST * s for s in host], [t.high_seconds for t in times], waits, strict=True))
+    products = [(p.op, p.work.tensor_flops, t.unit) for p, t in zip(priced, times, strict=True) if t.unit]
     by_unit: dict[Unit, int] = defaultdict(int)
-    for p, t in zip(priced, times, strict=True):
-        if t.unit:
-            by_unit[t.unit] += p.work.tensor_flops
+    for _, flops, used in products:
+        by_unit[used] += flops
     unit = max(by_unit, key=by_unit.__getitem__, default=None)
     return StepTime(
         profile=profile.name,
@@ -184,10 +185,8 @@ def estimate(
         host_seconds=usual.host_seconds,
         waiting_seconds=usual.waiting_seconds,
         tensor_flops=sum(by_unit.values()),
-        recomputed_flops=sum(
-            p.work.tensor_flops for p, t in zip(priced, times, strict=True) if t.unit and _again(p.op)
-        ),
-        substitutes=_substitutes(priced, times),
+        recomputed_flops=sum([flops for op, flops, _ in products if _again(op)]),
+        substitutes=_substitutes([(op, used) for op, _, used in products]),
         peak_unit=unit,
         peak_flops_per_second=unit.peak(profile) if unit else 0.0,
     )
@@ -198,19 +197,24 @@ def _span(usual: float, low: float, high: float) -> Span:
     return Span(usual, low, usual + constants()["step_interval.high"] * (high - usual))
 
 
+@lru_cache(maxsize=4096)
+def _waits(name: str) -> bool:
+    """Does Python wait for the result of an op of that name?"""
+    return name.rsplit(".", 1)[0] in WAITING
+
+
 def _again(op: Op) -> bool:
     """Is it a forward op that the backward pass runs again? Autograd's own ops know their forward op."""
     return op.phase is Phase.BACKWARD and op.forward is None and op.sequence is not None
 
 
-def _substitutes(priced: Sequence[Priced], times: Sequence[OpTime]) -> dict[str, Unit]:
+def _substitutes(products: Iterable[tuple[Op, Unit]]) -> dict[str, Unit]:
     """Where a product's type is not the one that its unit computes in, though the type is one for tensor cores."""
     found: dict[str, Unit] = {}
-    for p, t in zip(priced, times, strict=True):
-        if t.unit:
-            dtype = operand_dtype(p.op)
-            if dtype != t.unit.dtype and dtype in TENSOR_TYPES:
-                found[dtype] = t.unit
+    for op, unit in products:
+        dtype = operand_dtype(op)
+        if dtype != unit.dtype and dtype in TENSOR_TYPES:
+            found[dtype] = unit
     return found
 
 
@@ -246,27 +250,29 @@ class _Timer:
     def __init__(self, profile: Profile, tf32: bool, cudnn_tf32: bool) -> None:
         self.profile, self.tf32, self.cudnn_tf32 = profile, tf32, cudnn_tf32
         self.cache = Cache(profile) if profile.l2_bandwidth_bytes_per_second else None
-        self.alike: dict[int, tuple[Work, Job | None, OpTime]] = {}
+        self.alike: dict[int, tuple[Work, Job | None, dict[int, OpTime]]] = {}
+        """By kind: the work, what there is to do, and how long that takes by what of it is in the cache."""
         self.known: dict[Job, OpTime] = {}
 
     def __call__(self, kind: int, priced: Priced) -> OpTime:
         work = priced.work
         known = self.alike.get(kind)
         if known is None or known[0] is not work:
-            known = self.alike[kind] = work, *self._first_look(priced.op, work)
-        _, key, found = known
-        if key is not None and self.cache is not None:
-            hits = self.cache.hits(priced.op, work)
-            if hits:
-                return self._timed(key._replace(cached_bytes=hits))
+            known = self.alike[kind] = work, self._job(priced.op, work), {}
+        _, key, times = known
+        if key is None:
+            return FREE
+        hits = self.cache.hits(priced.op, work) if self.cache is not None else 0
+        found = times.get(hits)
+        if found is None:
+            found = times[hits] = self._timed(key._replace(cached_bytes=hits))
         return found
 
-    def _first_look(self, op: Op, work: Work) -> tuple[Job | None, OpTime]:
-        """What there is to do for an op, and how long it takes with nothing of it in the cache."""
+    def _job(self, op: Op, work: Work) -> Job | None:
+        """What there is to do for an op, with nothing of it in the cache; None for no work at all."""
         if not (work.flops or work.bytes):
-            return None, FREE
-        key = job(work, op, self.profile, tf32=self.tf32, cudnn_tf32=self.cudnn_tf32)
-        return key, self._timed(key)
+            return None
+        return job(work, op, self.profile, tf32=self.tf32, cudnn_tf32=self.cudnn_tf32)
 
     def _timed(self, key: Job) -> OpTime:
         found = self.known.get(key)

@@ -8,10 +8,10 @@ that runs first makes all). What else a first step may do otherwise is not known
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import replace
-from itertools import accumulate
 
-from ..graph import Category, Event, Phase, Span, StepGraph
+from ..graph import Category, Event, Phase, Span, StepGraph, Storage
 
 LEFT_OVER = frozenset((Category.GRADIENT, Category.SAVED, Category.TEMPORARY))
 """Categories of what a step frees on behalf of the one before it."""
@@ -25,25 +25,27 @@ def first_step(graph: StepGraph) -> StepGraph:
     span = next((span for span in graph.spans if span.phase is Phase.OPTIMIZER), None)
     if graph.facts.warmup == 0 or span is None:
         return graph
-    born = [s.id for s in graph.at_start if s.category is Category.OPTIMIZER_STATE and graph.on_device[s.id]]
-    gone = {s.id for s in graph.at_start if s.category in LEFT_OVER and s.died is not None}
-    changed = {id: replace(graph.storages[id], born=span.first_op) for id in born}
-    # What is left over loses its bytes, which keeps the ids of all others.
-    changed |= {id: replace(graph.storages[id], bytes=0) for id in gone}
-    storages = tuple(changed.get(s.id, s) for s in graph.storages)
-    births = [Event(span.first_op, id, graph.storages[id].bytes) for id in born]
-    kept = [event.storage not in gone for event in graph.events]
-    events = [event for event, stays in zip(graph.events, kept, strict=True) if stays]
-    place_of = list(accumulate(kept, initial=0))
-    place = place_of[span.first_event]
+    storages = list(graph.storages)
+    births, gone = [], set()
+    for s in graph.at_start:
+        if s.category is Category.OPTIMIZER_STATE and graph.on_device[s.id]:
+            storages[s.id] = Storage(s.id, s.bytes, s.device, s.category, span.first_op, s.died, s.name)
+            births.append(Event(span.first_op, s.id, s.bytes))
+        elif s.category in LEFT_OVER and s.died is not None:
+            # What is left over loses its bytes, which keeps the ids of all others.
+            storages[s.id] = Storage(s.id, 0, s.device, s.category, s.born, s.died, s.name)
+            gone.add(s.id)
+    lost = [place for place, event in enumerate(graph.events) if event.storage in gone]
+    events = [event for event in graph.events if event.storage not in gone]
+    place = span.first_event - bisect_left(lost, span.first_event)
     events[place:place] = births
 
     def moved(index: int) -> int:
-        return place_of[index] + (len(births) if index > span.first_event else 0)
+        return index - bisect_left(lost, index) + (len(births) if index > span.first_event else 0)
 
     spans = tuple(_moved(s, moved(s.first_event), moved(s.end_event)) for s in graph.spans)
     facts = replace(graph.facts, warmup=0)
-    return StepGraph(graph.ops, storages, tuple(events), spans, facts)
+    return StepGraph(graph.ops, tuple(storages), tuple(events), spans, facts)
 
 
 def _moved(span: Span, first_event: int, end_event: int) -> Span:

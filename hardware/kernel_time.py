@@ -277,8 +277,8 @@ def vector_dtype(op: Op) -> str:
 
     https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/OpMathType.h
     """
-    wide = ("float64", "complex128")
-    return "float64" if any(t.dtype in wide and t.shape for t in (*op.inputs, *op.outputs)) else "float32"
+    wide = {"float64", "complex128"}
+    return "float32" if wide.isdisjoint({t.dtype for t in op.inputs + op.outputs if t.shape}) else "float64"
 
 
 def operand_dtype(op: Op) -> str:

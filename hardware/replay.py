@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import NamedTuple
 
 from ..costmodels.holders import Holder, group
@@ -78,8 +79,7 @@ class _Run:
         before = self.script
         if before is None or before.graph is not graph:
             self.script = script(graph, self.extras)
-        yield from self._begin(before, graph)
-        yield from self._go_on()
+        return chain(self._begin(before, graph), self._go_on())
 
     def _begin(self, before: Script | None, graph: StepGraph) -> Iterator[Step]:
         """Carry over what goes on, allocate what is new, and then free what has ended."""
@@ -99,12 +99,16 @@ class _Run:
 
     def _go_on(self) -> Iterator[Step]:
         assert self.script is not None
-        held, there = self.held, {slot for slot, extra in self._extras() if extra.name in self.lasting}
+        held, keys = self.held, self.keys
+        there = {slot for slot, extra in self._extras() if extra.name in self.lasting}
         for op, slot, nbytes in self.script.moves:
             if nbytes < 0:
                 yield op, slot, nbytes, held.pop(slot)
-            elif slot not in there:
-                yield op, slot, nbytes, self._key(slot)
+            elif slot >= 0 or slot not in there:
+                keys += 1
+                held[slot] = keys
+                yield op, slot, nbytes, keys
+        self.keys = keys
 
     def _extras(self) -> Iterator[tuple[int, Lasting]]:
         """The lasting extras of the present script, by slot."""
@@ -213,7 +217,7 @@ class RunMemory:
     capacity_bytes: int | None
     """What the device could give; None where it was not limited."""
     segments: tuple[SegmentState, ...]
-    """Those at the end."""
+    """Those at the end; none where they were not asked for."""
     curve: tuple[Sample, ...]
     failure: Failure | None
 
@@ -238,6 +242,7 @@ def replay_steps(
     extras: Extras | None = None,
     sample_every: int = 0,
     allocator: CachingAllocator | None = None,
+    with_segments: bool = True,
 ) -> RunMemory:
     """Replay a run of steps, as long as there is memory.
 
@@ -245,6 +250,7 @@ def replay_steps(
     leaves behind shape those of the later ones. A sequence is replayed as it is. Memory is limited by `profile` (its
     memory less the CUDA context), or to `capacity_bytes`, or not at all; or `allocator` is given instead, of which
     nothing is in use (else `allocator_of` makes one). The curve has a point after every `sample_every` requests.
+    Telling the segments takes time, and is left out where nobody asks `with_segments`.
 
     Raises `ForetraceError` for a trace of another device, and for steps of different models.
     """
@@ -256,7 +262,7 @@ def replay_steps(
         if profile is not None and capacity_bytes is None:
             capacity_bytes = profile.memory_total_bytes - profile.cuda_context_bytes
         allocator = allocator_of(run[0], capacity_bytes, conf, total_bytes)
-    return _Watch(allocator, run, _Run(extras), sample_every).replay()
+    return _Watch(allocator, run, _Run(extras), sample_every).replay(with_segments)
 
 
 def allocator_of(
@@ -293,8 +299,9 @@ class _Watch:
     retries: int = 0
     done: int = 0
 
-    def replay(self) -> RunMemory:
+    def replay(self, with_segments: bool) -> RunMemory:
         allocator, failure = self.allocator, None
+        malloc, free, samples = allocator.malloc, allocator.free, self.sample_every > 0
         move: Step = (BEFORE, ENDED, 0, 0)
         try:
             for graph in self.graphs:
@@ -304,12 +311,12 @@ class _Watch:
                     if is_starting and op != BEFORE:
                         self.start, is_starting = allocator.now(), False
                     if nbytes < 0:
-                        allocator.free(key)
+                        free(key)
                     else:
-                        allocator.malloc(key, nbytes)
+                        malloc(key, nbytes)
                         if allocator.peak_allocated_bytes > peak:
                             peak, self.peak_op = allocator.peak_allocated_bytes, op
-                    if self.sample_every:
+                    if samples:
                         self._sample()
                 self._finish()
         except OutOfMemory as error:
@@ -321,7 +328,7 @@ class _Watch:
             peak_requested_bytes=self.peaks[1],
             peak_reserved_bytes=self.peaks[2],
             capacity_bytes=allocator.capacity_bytes,
-            segments=allocator.segments(),
+            segments=allocator.segments() if with_segments else (),
             curve=tuple(self.curve),
             failure=failure,
         )

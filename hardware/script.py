@@ -10,6 +10,7 @@ taken when its outputs have been allocated (or before) and given back before any
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -86,7 +87,12 @@ def script(graph: StepGraph, extras: Extras | None = None) -> Script:
     if extras is None:
         return Script(graph, moves)
     moves.sort(key=itemgetter(0))
-    return _Writer(Script(graph), moves).written((op, extras(op)) for op in graph.ops if _runs_there(op, there))
+    wanted = [
+        (op.id, found)
+        for op, several in zip(graph.ops, map(extras, graph.ops), strict=True)
+        if (found := tuple(several)) and _runs_there(op, there)
+    ]
+    return _Writer(Script(graph), moves).written(wanted)
 
 
 def _runs_there(op: Op, there: Sequence[bool]) -> bool:
@@ -108,22 +114,20 @@ class _Writer:
     held: list[int] = field(default_factory=list)
     """The slots of what the present op has taken and not given back."""
 
-    def written(self, wanted: Iterable[tuple[Op, Iterable[Extra]]]) -> Script:
+    def written(self, wanted: Iterable[tuple[int, Iterable[Extra]]]) -> Script:
+        """`wanted` are the extras of ops that have some, by the op's id, in order."""
         moves, storages, done = self.script.moves, self.storages, 0
-        for op, several in wanted:
-            extras = tuple(several)
-            if not extras:
+        for op, extras in wanted:
+            if all(type(extra) is Lasting and extra.name in self.lasting for extra in extras):
                 continue
-            first = done
-            while first < len(storages) and storages[first][0] < op.id:
-                first += 1
-            births = _end_of_births(storages, first, op.id)
+            first = bisect_left(storages, (op,), done)
+            births = _end_of_births(storages, first, op)
             moves += storages[done:first]
-            self._take(op.id, extras, before_outputs=True)
+            self._take(op, extras, before_outputs=True)
             moves += storages[first:births]
-            self._take(op.id, extras, before_outputs=False)
+            self._take(op, extras, before_outputs=False)
             while self.held:
-                self._give_back(op.id, self.held.pop())
+                self._give_back(op, self.held.pop())
             done = births
         moves += storages[done:]
         return self.script

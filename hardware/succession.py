@@ -52,11 +52,16 @@ def _by_name(storage: Storage) -> Hashable:
 
 
 def _by_category(storage: Storage) -> Hashable:
-    return storage.category, storage.bytes
+    return None if _goes_by_name(storage) else (storage.category, storage.bytes)
 
 
 def _by_size(storage: Storage) -> Hashable:
-    return storage.bytes
+    return None if _goes_by_name(storage) else storage.bytes
+
+
+def _goes_by_name(storage: Storage) -> bool:
+    """Named storages that last go on under their names only."""
+    return bool(storage.name) and storage.category in LASTING
 
 
 def _match(
@@ -66,17 +71,14 @@ def _match(
     taken = set(found.values())
     waiting: dict[Hashable, deque[int]] = defaultdict(deque)
     for storage in old:
-        if storage.id not in taken and _fits(rule, storage):
+        if storage.id not in taken:
             waiting[rule(storage)].append(storage.id)
+    waiting.pop(None, None)
     for storage in new:
-        if storage.id not in found and _fits(rule, storage) and waiting[rule(storage)]:
-            found[storage.id] = waiting[rule(storage)].popleft()
-
-
-def _fits(rule: Callable[[Storage], Hashable], storage: Storage) -> bool:
-    """Named storages that last go on under their names only."""
-    lasts = bool(storage.name) and storage.category in LASTING
-    return rule(storage) is not None and (rule is _by_name or not lasts)
+        if storage.id not in found:
+            alike = waiting.get(rule(storage))
+            if alike:
+                found[storage.id] = alike.popleft()
 
 
 def _may_be_kept(storage: Storage) -> bool:

@@ -7,7 +7,7 @@ twice, wait for sums, or jump: the shares are constants of ``kernels.toml``, the
 from __future__ import annotations
 
 from functools import lru_cache
-from math import ceil
+from math import ceil, prod
 from typing import NamedTuple
 
 from ..graph.op import Op, Tensor
@@ -72,9 +72,11 @@ class Traffic(NamedTuple):
 def traffic(op: Op) -> Traffic:
     """The traffic of `op`. Its kind is one of the names under ``traffic_share`` in ``kernels.toml``."""
     named = _named(op.packet)
-    largest = max((*op.inputs, *op.outputs), key=lambda t: t.numel, default=None)
-    if largest is None:
+    tensors = op.inputs + op.outputs
+    if not tensors:
         return Traffic(named)
+    sizes = [prod(t.shape) for t in tensors]
+    largest = tensors[sizes.index(max(sizes))]
     if named == "stream":
         return Traffic(_pointwise(op, largest), largest.numel)
     if named in ("softmax", "softmax_backward"):
@@ -180,7 +182,7 @@ def launches(op: Op) -> int:
         return 1
     first = lists[0]
     assert isinstance(first, tuple)
-    chunks = sum(ceil(t.numel / CHUNK_ELEMENTS) for t in first if isinstance(t, Tensor))
+    chunks = sum([-(-prod(t.shape) // CHUNK_ELEMENTS) for t in first if isinstance(t, Tensor)])
     most_tensors = MOST_TENSORS[min(len(lists), len(MOST_TENSORS)) - 1]
     return max(1, ceil(len(first) / most_tensors), ceil(chunks / MOST_BLOCKS))
 

@@ -203,20 +203,21 @@ class Report:
     def takers(self) -> tuple[Taker, ...]:
         """Who takes the device's time, longest first; their seconds add up to that of the step's kernels."""
         groups: dict[tuple[str, str], list[int]] = {}
-        for place, op in enumerate(self.trace.ops):
-            if self.time.ops[place].seconds:
+        for place, (op, time) in enumerate(zip(self.trace.ops, self.time.ops, strict=True)):
+            if time.seconds:
                 groups.setdefault((roll(op.module), op.packet), []).append(place)
         made = [self._taker(module, packet, places) for (module, packet), places in groups.items()]
         return tuple(sorted(made, key=lambda taker: (-taker.seconds, taker.module, taker.packet)))
 
     def _taker(self, module: str, packet: str, places: list[int]) -> Taker:
-        longest = max(places, key=lambda place: self.time.ops[place].seconds)
+        seconds = [self.time.ops[place].seconds for place in places]
+        longest = places[seconds.index(max(seconds))]
         return Taker(
             module=module,
             packet=packet,
             count=len(places),
-            seconds=sum(self.time.ops[place].seconds for place in places),
-            flops=sum(self.priced[place].work.flops for place in places),
+            seconds=sum(seconds),
+            flops=sum([self.priced[place].work.flops for place in places]),
             source=self.trace.ops[longest].source,
         )
 

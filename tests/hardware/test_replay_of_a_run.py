@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from foretrace.costmodels.timeline import counts
 from foretrace.graph import Op, Phase, StepGraph, laws
-from foretrace.hardware.addresses import falling
+from foretrace.hardware.addresses import PAGE, REGION, TOP, falling
 from foretrace.hardware.blocks import SegmentState, State
 from foretrace.hardware.first_step import first_step
 from foretrace.hardware.recording import requests, start
@@ -151,3 +153,18 @@ def test_segments_lie_as_in_a_history_from_the_first_allocation() -> None:
     below_the_first = [said[0] - address for address in said], [taken[0][0] - address for address, _ in taken]
     other = [theirs - ours for ours, theirs in zip(*below_the_first, strict=True)]
     assert [taken // MIB for taken in other] == [0, 0, 0, 0, 64, 96, 96]
+
+
+@given(st.lists(st.integers(1, 70 * MIB), max_size=200))
+def test_a_segment_goes_to_the_first_region_with_room(sizes: list[int]) -> None:
+    """By a plain search of all regions from the oldest on."""
+    place, lowest, regions = falling(), TOP, list[list[int]]()
+    for size in sizes:
+        pages = -(-size // PAGE) * PAGE
+        found = next((region for region in regions if region[1] - region[0] >= pages), None)
+        if found is None:
+            end, lowest = lowest, lowest - -(-size // REGION) * REGION
+            found = [lowest, end]
+            regions.append(found)
+        assert place(size) == found[0]
+        found[0] += pages
