@@ -260,6 +260,7 @@ def _run(step: Step, recorder: Recorder, settings: Settings, folding: Callable[.
             _turn(loop, recorder, folds)
         gc.collect()
         recorder.start()
+        watch.begin()
         _turn(loop, recorder, folds)
         recorder.stop()
         watch.look(Phase.OPTIMIZER)

@@ -48,6 +48,12 @@ class Watch:
         for name, tensor in inputs:
             self._note(self.roles.inputs, tensor, name)
 
+    def begin(self) -> None:
+        """A step is about to be recorded: what it may drop before its first op has to be noted now."""
+        self.seen = -1
+        self.look(Phase.FORWARD)
+        self.seen = -1
+
     def look(self, phase: Phase) -> None:
         """Note what the storages hold now; between two looks without an op nothing has changed."""
         if phase is Phase.ZERO_GRAD or (phase is not Phase.OPTIMIZER and self.seen == self.recorder.answered):
