@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..checks import Config, Target
     from ..graph import StepGraph
+    from ..hardware import Profile
 
 Commands = argparse._SubParsersAction
 """What `add` of a command is given."""
@@ -44,6 +45,16 @@ def add_profile(parser: argparse.ArgumentParser) -> None:
         metavar="PROFILE",
         help=f"hardware profile: a name or a .toml file (what is configured for the target, or {DEFAULT_PROFILE})",
     )
+
+
+def device(options: argparse.Namespace, on: str) -> Profile:
+    """The profile `on` with the memory that was given, before any trace: what makes no sense is refused first."""
+    from ..hardware.alloc_conf import parse
+    from ..hardware.profile import load
+
+    if options.conf:
+        parse(options.conf)
+    return load(on).with_memory(size(options.memory)) if options.memory else load(on)
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ context.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from math import prod
 from pathlib import Path
@@ -308,7 +308,7 @@ def price(
     """
     profile = on if isinstance(on, Profile) else load_profile(on)
     if memory_bytes is not None:
-        profile = _with_memory(profile, memory_bytes)
+        profile = profile.with_memory(memory_bytes)
     priced = price_ops(trace)
     work = totals(priced)
     time = estimate(priced, profile, host_storages=host_storages(trace), kinds=trace.kinds)
@@ -324,16 +324,6 @@ def price(
         coverage=_coverage(trace, profile, priced, work, time),
         conf=parse(conf) if isinstance(conf, str) else conf,
     )
-
-
-def _with_memory(profile: Profile, memory_bytes: int) -> Profile:
-    if memory_bytes <= profile.cuda_context_bytes:
-        raise ForetraceError(
-            f"a device with {memory_bytes:,} bytes has no room beside the CUDA context of "
-            f"{profile.cuda_context_bytes:,} bytes",
-            "Give the memory of the whole device.",
-        )
-    return replace(profile, memory_total_bytes=memory_bytes)
 
 
 def _flops(work: Totals) -> Flops:
