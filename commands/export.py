@@ -47,7 +47,9 @@ def _run(options: argparse.Namespace) -> int:
     from ..report.exports import export
 
     profile = shared.device(options, options.on or shared.profile_of(options.target))
-    report = price(shared.graph_of(options, profile.capability), on=profile, conf=options.conf)
+    graph = shared.graph_of(options, profile.capability)
+    shared.of_cuda(options, graph.facts.device)
+    report = price(graph, on=profile, conf=options.conf)
     written = export(report, options.to, options.depth)
     if options.output is None:
         _print(written, options.to)

@@ -99,6 +99,7 @@ def _on_each(case: argparse.Namespace, devices: list[Profile]) -> Iterator[Repor
 def _priced(graph: StepGraph, profile: Profile, options: argparse.Namespace) -> Report:
     from ..report import price
 
+    shared.of_cuda(options, graph.facts.device)
     return price(graph, on=profile, conf=options.conf)
 
 

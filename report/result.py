@@ -307,6 +307,11 @@ def price(
     device's memory, the CUDA context included. Raises `ForetraceError` for a profile or a setting that makes no sense.
     """
     profile = on if isinstance(on, Profile) else load_profile(on)
+    if conf is not None and not trace.facts.device.startswith("cuda"):
+        raise ForetraceError(
+            f"the allocator's settings are CUDA's, and this step was traced for the {trace.facts.device}",
+            'Leave them out, or trace with device="cuda"; that needs no GPU.',
+        )
     if memory_bytes is not None:
         profile = profile.with_memory(memory_bytes)
     priced = price_ops(trace)
