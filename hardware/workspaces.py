@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from math import ceil, prod
 from typing import NamedTuple
 
-from ..graph import ForetraceError, Op, Phase, Tensor
+from ..graph import ForetraceError, Op, Phase, StepGraph, Tensor
 from . import composites as composites
 from . import convolutions as convolutions
 from . import selections as selections
@@ -63,6 +63,11 @@ UNKNOWN = frozenset(
 """Ops whose kernels take memory on the device for which there is no rule."""
 
 
+def extras_of(graph: StepGraph, profile: Profile) -> Extras:
+    """Those of a step, by the settings that it was traced with."""
+    return extras(profile, cudnn_tf32=graph.facts.backends.get("cudnn_tf32", True))
+
+
 def unknown(ops: Iterable[Op]) -> tuple[str, ...]:
     """Which of the ops' packets take memory that nobody here knows, in the order of the alphabet."""
     packets = {op.name.rsplit(".", 1)[0]: op for op in ops}
@@ -81,7 +86,7 @@ def _may_be_cudnns(loss: Op) -> bool:
     return (scores.dtype, targets.dtype, len(targets.shape), loss.get("blank", 0)) == ("float32", "int32", 1, 0)
 
 
-def extras(profile: Profile, *, cublaslt: LtWorkspace | str = LtWorkspace.SHARED) -> Extras:
+def extras(profile: Profile, *, cublaslt: LtWorkspace | str = LtWorkspace.SHARED, cudnn_tf32: bool = True) -> Extras:
     """What ops take beside their outputs on the device of a profile, for `replay.replay_steps`.
 
     For GPUs of other makers than NVIDIA it is nothing. Raises `ForetraceError` for an unknown `cublaslt`.
@@ -89,7 +94,7 @@ def extras(profile: Profile, *, cublaslt: LtWorkspace | str = LtWorkspace.SHARED
     gpu = gpu_of(profile)
     if cublaslt not in tuple(LtWorkspace):
         raise ForetraceError(f"{cublaslt!r} is no place for cuBLASLt", f"Say one of {', '.join(LtWorkspace)}")
-    setting = Setting(gpu, LtWorkspace(cublaslt))
+    setting = Setting(gpu, LtWorkspace(cublaslt), cudnn_tf32)
 
     def of(op: Op) -> Iterable[Extra]:
         found = RULES.get(op.packet) if gpu.is_nvidia else None

@@ -35,6 +35,9 @@ NOT_MODELLED = (
     "copies between host and device, and data loading",
 )
 
+TRIES = "what cuDNN takes once to try its plans, gigabytes for some: torch.backends.cudnn.benchmark is on"
+CONVOLUTIONS = frozenset(("aten.convolution", "aten.convolution_backward"))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flops:
@@ -316,7 +319,15 @@ def price(
         profile = profile.with_memory(memory_bytes)
     priced = price_ops(trace)
     work = totals(priced)
-    time = estimate(priced, profile, host_storages=host_storages(trace), kinds=trace.kinds)
+    backends = trace.facts.backends
+    time = estimate(
+        priced,
+        profile,
+        tf32=backends.get("matmul_tf32", False),
+        cudnn_tf32=backends.get("cudnn_tf32", True),
+        host_storages=host_storages(trace),
+        kinds=trace.kinds,
+    )
     return Report(
         trace=trace,
         profile=profile,
@@ -358,7 +369,9 @@ def not_modelled(trace: StepGraph, profile: Profile) -> tuple[str, ...]:
         return NOT_MODELLED
     taken = unknown(trace.ops)
     names = ", ".join(packet.removeprefix("aten.") for packet in taken)
-    inside = (f"what kernels take inside of {names}",) if taken else ()
+    inside: tuple[str, ...] = (f"what kernels take inside of {names}",) if taken else ()
+    if trace.facts.backends.get("cudnn_benchmark") and any(op.packet in CONVOLUTIONS for op in trace.ops):
+        inside += (TRIES,)
     traced_for = trace.facts.capability or "8.0"
     if profile.capability == traced_for:
         return (*NOT_MODELLED, *inside)

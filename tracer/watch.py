@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..graph import Facts, Named, Phase
+from .backends import backends
 from .lift import Roles, storage_numbers
 from .log import dtype_name
 from .record import Recorder
@@ -102,6 +103,7 @@ class Watch:
             recomputed=self.recorder.callers.again,
             assumptions=tuple(self.recorder.assumptions.used()),
             notes=notes,
+            backends=backends(self.recorder.device),
             versions={"torch": torch.__version__.partition("+")[0], "python": platform.python_version()},
         )
 
