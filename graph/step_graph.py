@@ -80,6 +80,8 @@ class Facts:
     """What backward runs again, as under a checkpoint, and how often: module paths, names of functions with ``()``."""
     assumptions: tuple[Mapping[str, object], ...] = ()
     notes: tuple[str, ...] = ()
+    backends: Mapping[str, bool] = field(default_factory=dict)
+    """Settings of CUDA's libraries other than PyTorch's own: ``matmul_tf32``, ``cudnn_tf32``, ``cudnn_benchmark``."""
     versions: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -29,7 +29,7 @@ from .key import KEY, quiet
 from .log import Log
 from .numbers import SavedNumbers
 from .replay import AS_RUN, depends_on_data, fill, shapes_of
-from .signature import Signature, in_order
+from .signature import Signature, decompose, in_order
 from .special import READS, SPECIAL
 
 MAX_OPS = 2_000_000
@@ -72,6 +72,8 @@ class Recorder(Log):
         """Devices that Python code is asking a factory for just now, innermost last."""
         self.recording_model = False
         """True while the model's step runs, when C++ code that copies a tensor's options means our device."""
+        self.roads: dict[Any, Callable[..., Any]] = {}
+        """What to run for composite ops that take CUDA's road, where no autograd kernel did (``inference_mode``)."""
         self._signatures: dict[Any, Signature] = {}
         self._specs: dict[Any, Any] = {}
         self._guessed: set[str] = set()
@@ -587,9 +589,11 @@ def _fallback(func: Any, *args: Any, **kwargs: Any) -> Any:
     if recorder is None or func.namespace == "profiler":
         with quiet():
             return func(*args, **kwargs)
+    if func in recorder.roads:
+        return recorder.roads[func](*args, **kwargs)
     sig = recorder.signature(func)
     if sig.composite:
-        return func.decompose(*args, **kwargs)
+        return decompose(func, *args, **kwargs)
     if sig.name in sparse.INSTEAD and (made := sparse.INSTEAD[sig.name](*args, **kwargs)) is not None:
         return made
     with quiet():

@@ -79,6 +79,19 @@ def read(func: torch._ops.OpOverload) -> Signature:
     )
 
 
+def decompose(func: Any, *args: Any, **kwargs: Any) -> Any:
+    """Run a composite op by its kernel in C++, as a real run does.
+
+    ``func.decompose`` prefers a decomposition in Python where there is one. Those are made for compilers, and some do
+    otherwise: that of a dropout which drops nothing copies (torch/_decomp/decompositions.py of 2.13), while the kernel
+    hands its input on (ATen/native/Dropout.cpp).
+    """
+    key = torch._C.DispatchKey.CompositeImplicitAutograd
+    if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key):
+        return func._op_dk(key, *args, **kwargs)
+    return func.decompose(*args, **kwargs)
+
+
 def in_order(sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
     """The arguments by their positions in the schema, where a result is one that is given by name (``out=``)."""
     if all(alias is None or alias < len(args) for alias in sig.aliases):

@@ -16,6 +16,7 @@ from ..graph import ForetraceError, Outcomes, Phase, StepGraph, capability_of
 from .again import remembered
 from .assumptions import Assumptions, Setting
 from .autocast import autocast_dtype, cuda_autocast, region
+from .backends import WORDS, backends
 from .cuda import cuda_kernels
 from .disguise import disguise
 from .fold import Folding
@@ -267,6 +268,7 @@ def _run(step: Step, recorder: Recorder, settings: Settings, folding: Callable[.
         watch.look(Phase.OPTIMIZER)
         unfold(recorder, folds, watch.roles.gradients)
         notes = tuple(f"{count} times: {choice}" for choice, count in sorted(choices.items()))
+        notes += tuple(WORDS[name] for name in backends(recorder.device) if name in WORDS)
         graph = lift(recorder, watch.roles, watch.facts(settings, (*step.notes, *notes)))
         loop.close()
         return graph

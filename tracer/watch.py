@@ -12,6 +12,7 @@ from torch import nn
 
 from ..graph import Facts, Named, Phase
 from ..graph.bulk import of_columns
+from .backends import backends
 from .lift import Roles, storage_numbers
 from .log import dtype_name
 from .record import Recorder
@@ -98,6 +99,7 @@ class Watch:
             recomputed=self.recorder.callers.again,
             assumptions=tuple(self.recorder.assumptions.used()),
             notes=notes,
+            backends=backends(self.recorder.device),
             versions={"torch": torch.__version__.partition("+")[0], "python": platform.python_version()},
         )
 

@@ -111,6 +111,18 @@ def test_an_own_step_function_is_followed() -> None:
     assert gradients <= {op.outputs[0].storage for op in accumulated}
 
 
+@pytest.mark.parametrize("warmup", [1, 2, 3])
+def test_gradients_that_a_step_drops_first_are_gradients_by_name(warmup: int) -> None:
+    def step(model: nn.Module, optimizer: None, inputs: dict) -> None:
+        model.zero_grad()
+        model(**inputs).backward()
+
+    graph = trace(*_model_and_inputs(), step=step, optimizer=None, device="cuda", warmup=warmup)
+    dropped = {s.name: s.bytes for s in graph.at_start if s.category is Category.GRADIENT}
+    kept = {s.name: s.bytes for s in graph.storages if s.category is Category.GRADIENT and s.died is None}
+    assert dropped == kept and len(kept) == len(list(graph.facts.parameters))
+
+
 def test_inference_keeps_nothing_for_backward() -> None:
     graph = trace(*_model_and_inputs(), step="inference", device="cuda")
     assert {s.category for s in graph.storages} <= {
