@@ -40,7 +40,7 @@ def cuda_kernels(recorder: Recorder) -> Iterator[Counter[str]]:
             for key in ("AutogradCPU", "CPU") if _is_composite(name) else ("AutogradCPU",):
                 library.impl(name, kernel, key)
                 if key == "CPU":  # which makes the composite look like an op with a kernel of its own
-                    recorder.roads[_op(name)] = kernel
+                    recorder.roads[str(_op(name))] = kernel
         yield choices
     finally:
         recorder.roads.clear()

@@ -72,9 +72,9 @@ class Recorder(Log):
         """Devices that Python code is asking a factory for just now, innermost last."""
         self.recording_model = False
         """True while the model's step runs, when C++ code that copies a tensor's options means our device."""
-        self.roads: dict[Any, Callable[..., Any]] = {}
+        self.roads: dict[str, Callable[..., Any]] = {}
         """What to run for composite ops that take CUDA's road, where no autograd kernel did (``inference_mode``)."""
-        self._signatures: dict[Any, Signature] = {}
+        self._signatures: dict[int, Signature] = {}
         self._specs: dict[Any, Any] = {}
         self._guessed: set[str] = set()
         self._numbers = SavedNumbers(self)
@@ -114,9 +114,9 @@ class Recorder(Log):
 
     def signature(self, func: Any) -> Signature:
         """The overload's schema, read once."""
-        found = self._signatures.get(func)
+        found = self._signatures.get(id(func))  # torch computes an overload's hash in Python; ours keeps it alive
         if found is None:
-            found = self._signatures[func] = signature.read(func)
+            found = self._signatures[id(func)] = signature.read(func)
         return found
 
     def dispatch(self, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -135,7 +135,7 @@ class Recorder(Log):
             listed(args, given)
             listed(kwargs.values(), given)
         else:
-            key += (sig.func, torch.is_grad_enabled())
+            key += (sig.name, torch.is_grad_enabled())
             for value in args:
                 scan(value, key, given)
             for name, value in kwargs.items():
@@ -144,7 +144,8 @@ class Recorder(Log):
         owners = self.owners_of(given)
         in_memory = all(owners)
         self.at_hand = dict(zip(map(id, given), owners, strict=True))
-        self._numbers.before(sig.name, args)
+        if sig.keeps_number or self._numbers.waiting:
+            self._numbers.before(sig, args)
         place = kwargs.get("device")
         if (place is not None and place.type == "meta") or (not in_memory and any(t.is_meta for t in given)):
             self.at_hand = {}
@@ -165,7 +166,8 @@ class Recorder(Log):
                 self.at_hand = {}
         else:
             result = self._compute(sig, tuple(key), args, kwargs, given, owners)
-        self._numbers.after(result)
+        if sig.keeps_number:
+            self._numbers.after(result)
         if self.recording:
             self.record(sig, args, kwargs, result)
         self.at_hand = {}
@@ -586,15 +588,15 @@ def _install() -> None:
 
 def _fallback(func: Any, *args: Any, **kwargs: Any) -> Any:
     recorder = _active[-1] if _active else None
-    if recorder is None or func.namespace == "profiler":
+    if recorder is None:
         with quiet():
             return func(*args, **kwargs)
-    if func in recorder.roads:
-        return recorder.roads[func](*args, **kwargs)
     sig = recorder.signature(func)
+    if sig.name in recorder.roads:
+        return recorder.roads[sig.name](*args, **kwargs)
     if sig.composite:
         return decompose(func, *args, **kwargs)
     if sig.name in sparse.INSTEAD and (made := sparse.INSTEAD[sig.name](*args, **kwargs)) is not None:
         return made
     with quiet():
-        return recorder.dispatch(sig, args, kwargs)
+        return func(*args, **kwargs) if sig.of_profiler else recorder.dispatch(sig, args, kwargs)

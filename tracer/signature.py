@@ -26,6 +26,9 @@ DYNAMIC_SILENTLY = frozenset({"torchvision.nms.default"})
 
 _DYNAMIC = frozenset({torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output})
 
+KEEPS_NUMBER = frozenset({"aten.mul.Tensor", "aten.mul_.Tensor", "aten.div.Tensor", "aten.div_.Tensor"})
+"""Ops whose derivative saves the second factor, also where it is a number (tools/autograd/derivatives.yaml)."""
+
 OVERWRITES = frozenset({"aten.fill_", "aten.zero_", "aten.copy_", "aten.normal_", "aten.uniform_", "aten.random_"})
 """In-place ops after which the old values no longer matter."""
 
@@ -51,6 +54,10 @@ class Signature:
     composite: bool
     """Made of other ops only, so that it must not be recorded itself."""
     overwrites: bool
+    keeps_number: bool = False
+    """Its derivative saves the second argument, also where that is a number."""
+    of_profiler: bool = False
+    """Not part of the step."""
     told_from_lists: bool = False
     """Gives each tensor of its first list back, changed (`foreach`); a key of its call would cost more than asking."""
 
@@ -75,6 +82,8 @@ def read(func: torch._ops.OpOverload) -> Signature:
         dynamic=name in DYNAMIC_SILENTLY or bool(_DYNAMIC.intersection(func.tags)),
         composite=_is_composite(func),
         overwrites=name.rsplit(".", 1)[0] in OVERWRITES,
+        keeps_number=name in KEEPS_NUMBER,
+        of_profiler=name.startswith("profiler."),
         told_from_lists=name.rsplit(".", 1)[0].rstrip("_") in ELEMENTWISE,
     )
 
