@@ -22,6 +22,7 @@ from foretrace.hardware import DeviceMemory, Profile, device_memory
 from foretrace.hardware.replay import BEFORE, STEPS, allocator_of, requests
 from foretrace.hardware.requests import ask
 from foretrace.hardware.workspaces import extras
+from memory_runs import Shape, is_of_a_run, peaks, shape_of
 from published_rows import DATA, HERE, Row, kept
 
 UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
@@ -127,12 +128,20 @@ def _parts(graph: StepGraph) -> list[str]:
     ]
 
 
+@cache
+def peaks_of_run(model: str) -> dict[Shape, int]:
+    """The peaks of a model's rows that ran one after the other in one process."""
+    return peaks([row for row in rows() if is_of_a_run(row) and row["model"] == model], traced)
+
+
 @dataclass
 class Prediction:
     """All that the replay of one trace on one device says; computed when it is asked for, and once."""
 
     graph: StepGraph
     profile: Profile
+    alone: bool = False
+    """Replay the step by itself also where it is known what ran before it."""
 
     @cached_property
     def memory(self) -> DeviceMemory:
@@ -145,6 +154,8 @@ class Prediction:
     def bytes_of(self, row: Row) -> int:
         """What the row's figure should be."""
         kind, part = row["kind"], row["part"]
+        if is_of_a_run(row) and not self.alone:
+            return peaks_of_run(row["model"])[shape_of(row)]
         if kind == "reserved":
             return self.memory.reserved_peak_bytes
         if kind == "device":

@@ -84,6 +84,8 @@ def hf_pretraining(row: Row) -> Step:
 
 
 CHECKPOINTS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "albert/albert-base-v2": ("AlbertConfig", "AlbertForMaskedLM", {
+        "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}),
     "bert-base-uncased": ("BertConfig", "BertForMaskedLM", {}),
     "facebook/opt-350m": (
         "OPTConfig",

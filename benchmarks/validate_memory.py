@@ -1,14 +1,14 @@
 """Published memory figures beside predicted ones: every row of `data/memory.csv` whose model can be built here.
 
-    python benchmarks/validate_memory.py [--only REGEX] [--family NAME ...] [--each] [--page docs/accuracy_memory.md]
+    python benchmarks/validate_memory.py [--only REGEX] [--family NAME ...] [--each] [--alone] [--page PAGE]
 
 Each row's step is traced without a GPU (or loaded from the cache), replayed on the model of the caching allocator,
 and compared with what was measured. What a figure measures stands beside it: ``allocated`` is PyTorch's
 ``max_memory_allocated``, or ``memory_allocated`` at the end of a part; ``reserved`` its ``memory_reserved``; ``device``
-what nvidia-smi shows. Rows of the kind ``fits`` say that a step ran (1) or ran out of memory (0). ``--page`` writes the
-tables between
-the markers of that page; where libraries lie in several environments, ``--keep`` and ``--merge`` carry results from one
-to the next.
+what nvidia-smi shows. Where it is known what ran before a step, that is replayed too (`memory_runs`), unless
+``--alone``. Rows of the kind ``fits`` say that a step ran (1) or ran out of memory (0). ``--page`` writes the tables
+between the markers of that page (docs/accuracy_memory.md); where libraries lie in several environments, ``--keep`` and
+``--merge`` carry results from one to the next.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def predict(row: Row, prediction: Prediction) -> Result:
     return Result(row, measured_bytes(row), prediction.bytes_of(row), prediction.memory.fits)
 
 
-def results(chosen: Sequence[Row]) -> tuple[list[Result], Counter[str]]:
+def results(chosen: Sequence[Row], *, alone: bool = False) -> tuple[list[Result], Counter[str]]:
     """Every row predicted, and how many were skipped for what reason."""
     from memory_models import missing, unbuilt
 
@@ -88,7 +88,7 @@ def results(chosen: Sequence[Row]) -> tuple[list[Result], Counter[str]]:
         else:
             try:
                 if (step_key(row), profile.name) != key or prediction is None:
-                    key, prediction = (step_key(row), profile.name), Prediction(traced(row), profile)
+                    key, prediction = (step_key(row), profile.name), Prediction(traced(row), profile, alone)
                 found.append(predict(row, prediction))
                 print(found[-1].name, file=sys.stderr, flush=True)
             except ForetraceError as error:
@@ -115,7 +115,7 @@ def with_context(found: Sequence[Result]) -> list[Result]:
 
 TITLES = {
     "course_gpt": "hand-written GPT of 3.4 billion parameters",
-    "hf_attention": "BERT, ELECTRA, OPT: eager and fused attention",
+    "hf_attention": "ALBERT, BERT, ELECTRA, OPT: eager and fused attention",
     "bert_trainer": "BERT-large in a trainer",
     "resnet_trace": "ResNet-50, above the start of the step",
     "timm_train": "timm's training script",
@@ -285,11 +285,12 @@ def main() -> int:
     parser.add_argument("--page", type=Path, help="write the tables into that page, between its markers")
     parser.add_argument("--keep", type=Path, help="write the results into that file too")
     parser.add_argument("--merge", type=Path, nargs="+", help="take results for other rows from files of --keep")
+    parser.add_argument("--alone", action="store_true", help="replay no step after those that ran before it")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     chosen = [r for r in rows() if not options.family or r["family"] in options.family]
     chosen = [r for r in chosen if re.search(options.only, " ".join(r.values()))]
-    found, skipped = results(chosen)
+    found, skipped = results(chosen, alone=options.alone)
     for kept in options.merge or ():
         _merge(kept, found, skipped)
     if options.keep:

@@ -43,13 +43,13 @@ def _depth(text: str) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from ..graph.serde import write_whole
-    from ..hardware.profile import load as load_profile
     from ..report import price
     from ..report.exports import export
 
-    profile = load_profile(options.on or shared.profile_of(options.target))
-    memory = shared.size(options.memory) if options.memory else None
-    report = price(shared.graph_of(options, profile.capability), on=profile, conf=options.conf, memory_bytes=memory)
+    profile = shared.device(options, options.on or shared.profile_of(options.target))
+    graph = shared.graph_of(options, profile.capability)
+    shared.of_cuda(options, graph.facts.device)
+    report = price(graph, on=profile, conf=options.conf)
     written = export(report, options.to, options.depth)
     if options.output is None:
         _print(written, options.to)

@@ -38,13 +38,13 @@ def fit(
     """
     from ..hardware.fit import fit as search
 
-    given = dict(parameters or {})
+    most, given = limit(memory, on), dict(parameters or {})
     near = full_sizes(target, [vary], given)[vary]
     given.pop(vary, None)
     return search(
         tracing(target, given, how),
         vary,
-        limit(memory, on),
+        most,
         near=near,
         headroom=headroom,
         reserved=reserved or _reserved(memory, on, how),
@@ -65,10 +65,10 @@ def frontier(
     """For several values of the second of `vary` the largest of the first that fits; arguments as `fit` has them."""
     from ..hardware.fit import frontier as search
 
-    given = dict(parameters or {})
+    most, given = limit(memory, on), dict(parameters or {})
     near = full_sizes(target, list(vary), given)
     fixed = {name: value for name, value in given.items() if name not in vary}
-    return search(tracing(target, fixed, how), *vary, limit(memory, on), near=near, asked=progress)
+    return search(tracing(target, fixed, how), *vary, most, near=near, asked=progress)
 
 
 def fit_step(
@@ -110,10 +110,13 @@ def fit_step(
 
 def limit(memory: int | str | None, on: str) -> int:
     """The bytes that a step may take: those given, or what the profile has after the context and cuBLAS."""
-    if isinstance(memory, int):
-        return memory
     if memory is not None:
-        return shared.size(memory)
+        from ..graph import ForetraceError
+
+        given = memory if isinstance(memory, int) else shared.size(memory)
+        if given <= 0:
+            raise ForetraceError(f"{memory!r} is no memory to fit into", "Give what a step may take, such as 24GiB.")
+        return given
     from ..hardware.profile import load as load_profile
 
     profile = load_profile(on)

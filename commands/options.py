@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..checks import Config, Target
     from ..graph import StepGraph
+    from ..hardware import Profile
 
 Commands = argparse._SubParsersAction
 """What `add` of a command is given."""
@@ -44,6 +45,29 @@ def add_profile(parser: argparse.ArgumentParser) -> None:
         metavar="PROFILE",
         help=f"hardware profile: a name or a .toml file (what is configured for the target, or {DEFAULT_PROFILE})",
     )
+
+
+def device(options: argparse.Namespace, on: str) -> Profile:
+    """The profile `on` with the memory that was given, before any trace: what makes no sense is refused first."""
+    from ..hardware.alloc_conf import parse
+    from ..hardware.profile import load
+
+    of_cuda(options, options.device or "cuda")
+    if options.conf:
+        parse(options.conf)
+    return load(on).with_memory(size(options.memory)) if options.memory else load(on)
+
+
+def of_cuda(options: argparse.Namespace, traced_for: str) -> None:
+    """Refuse what would be passed over of a step for the CPU."""
+    from ..graph import ForetraceError
+
+    given = [flag for flag, text in (("--memory", options.memory), ("--alloc-conf", options.conf)) if text]
+    if given and not traced_for.startswith("cuda"):
+        raise ForetraceError(
+            f"{given[0]} is of a GPU, and this step is one for the {traced_for}",
+            "Leave it out, or trace with --device cuda; that needs no GPU.",
+        )
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

@@ -54,28 +54,16 @@ def add(commands: shared.Commands[argparse.ArgumentParser]) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    _check_settings(options)
     cases = shared.cases(options)
     if len(cases) > 1 or "," in cases[0].on or options.format == "csv":
         return _several(cases)
     return _one(cases[0])
 
 
-def _check_settings(options: argparse.Namespace) -> None:
-    """Refuse before the trace what would be refused after it."""
-    from ..hardware.alloc_conf import parse
-
-    if options.memory:
-        shared.size(options.memory)
-    if options.conf:
-        parse(options.conf)
-
-
 def _several(cases: list[argparse.Namespace]) -> int:
     """One row for each case on each profile; a step is traced once for all devices of one compute capability."""
     from ..graph import ForetraceError
     from ..graph.serde import write_whole
-    from ..hardware.profile import load as load_profile
     from ..report.layout import terminal_width
     from ..report.side_by_side import side_by_side, side_by_side_csv, side_by_side_json
     from ..report.sweep_svg import sweep_svg
@@ -87,7 +75,9 @@ def _several(cases: list[argparse.Namespace]) -> int:
                 f"--{flag.replace('_', '-')} is of one step",
                 "Give one target, size and profile; several are drawn by --svg.",
             )
-    devices = {on: [load_profile(name) for name in on.split(",")] for on in dict.fromkeys(case.on for case in cases)}
+    devices = {
+        on: [shared.device(first, name) for name in on.split(",")] for on in dict.fromkeys(case.on for case in cases)
+    }
     reports = [report for case in cases for report in _on_each(case, devices[case.on])]
     if first.svg:
         write_whole(first.svg, sweep_svg(reports).encode("utf-8", "backslashreplace"))
@@ -109,19 +99,18 @@ def _on_each(case: argparse.Namespace, devices: list[Profile]) -> Iterator[Repor
 def _priced(graph: StepGraph, profile: Profile, options: argparse.Namespace) -> Report:
     from ..report import price
 
-    memory = shared.size(options.memory) if options.memory else None
-    return price(graph, on=profile, conf=options.conf, memory_bytes=memory)
+    shared.of_cuda(options, graph.facts.device)
+    return price(graph, on=profile, conf=options.conf)
 
 
 def _one(options: argparse.Namespace) -> int:
     from ..graph import ForetraceError, save
-    from ..hardware.profile import load as load_profile
 
     if options.against and not options.html:
         raise ForetraceError("--against means nothing without --html", "Add --html FILE.")
     if options.tree and options.format == "json":
         raise ForetraceError("--tree is text", "Leave out --format json.")
-    profile = load_profile(options.on)
+    profile = shared.device(options, options.on)
     graph = shared.graph_of(options, profile.capability)
     if options.save:
         save(graph, options.save)

@@ -7,22 +7,27 @@ Module, line, sequence number and the storages themselves may differ. A kind is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from .op import Op, Tensor, Value
 
+_NONE: Mapping[int, int] = MappingProxyType({})
 
-def kinds_of(ops: Sequence[Op]) -> tuple[int, ...]:
-    """The kind of each op, as a place in `ops`."""
+
+def kinds_of(ops: Sequence[Op], copies: Mapping[int, int] = _NONE) -> tuple[int, ...]:
+    """The kind of each op, as a place in `ops`. `copies` are known to be alike: the place of one, by another's."""
+    found = dict(copies)
     first: dict[object, int] = {}
     forms = _Forms()
-    found = []
     for place, op in enumerate(ops):
-        storages = [t.storage for t in op.inputs + op.outputs]
-        shared = _shared(storages) if len(set(storages)) < len(storages) else ()
-        key = (op.name, op.phase, op.mutates, *op.args, *forms.of((*op.args.values(), op.result)), *shared)
-        found.append(first.setdefault(key, place))
-    return tuple(found)
+        if place not in copies:
+            storages = [t.storage for t in op.inputs + op.outputs]
+            shared = _shared(storages) if len(set(storages)) < len(storages) else ()
+            key = (op.name, op.phase, op.mutates, *op.args, *forms.of((*op.args.values(), op.result)), *shared)
+            found[place] = first.setdefault(key, place)
+    earliest: dict[int, int] = {}
+    return tuple([earliest.setdefault(found[copies.get(place, place)], place) for place in range(len(ops))])
 
 
 def _shared(storages: Sequence[int]) -> list[int]:

@@ -159,13 +159,27 @@ class Op:
         return all(t.storage in given for t in self.outputs)
 
 
+Given = Sequence[tuple[Tensor, ...] | None]
+
+
 def ops_of(
-    *, args: Sequence[Mapping[str, Value]], result: Sequence[Value], **columns: Sequence[object]
+    *,
+    args: Sequence[Mapping[str, Value]],
+    result: Sequence[Value],
+    inputs: Given = (),
+    outputs: Given = (),
+    **columns: Sequence[object],
 ) -> tuple[Op, ...]:
     """Ops from a column of values for each field, all at once; their ids are their places.
 
-    Raises ``ValueError`` for columns of unequal length.
+    Where `inputs` and `outputs` are None, or left out, they are looked for. Raises ``ValueError`` for columns of
+    unequal length.
     """
-    inputs, outputs = [_tensors(given.values()) for given in args], [_tensors((made,)) for made in result]
-    several = {**columns, "args": args, "result": result, "inputs": inputs, "outputs": outputs}
-    return tuple(of_columns(Op, len(args), id=range(len(args)), **several))
+    inputs, outputs = inputs or [None] * len(args), outputs or [None] * len(result)
+    columns["inputs"] = [
+        _tensors(values.values()) if known is None else known for known, values in zip(inputs, args, strict=True)
+    ]
+    columns["outputs"] = [
+        _tensors((made,)) if known is None else known for known, made in zip(outputs, result, strict=True)
+    ]
+    return tuple(of_columns(Op, len(args), id=range(len(args)), args=args, result=result, **columns))

@@ -80,6 +80,8 @@ class Facts:
     """What backward runs again, as under a checkpoint, and how often: module paths, names of functions with ``()``."""
     assumptions: tuple[Mapping[str, object], ...] = ()
     notes: tuple[str, ...] = ()
+    backends: Mapping[str, bool] = field(default_factory=dict)
+    """Settings of CUDA's libraries other than PyTorch's own: ``matmul_tf32``, ``cudnn_tf32``, ``cudnn_benchmark``."""
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -101,6 +103,12 @@ class StepGraph:
     facts: Facts = field(default_factory=Facts)
     again: Callable[..., StepGraph] | None = field(default=None, init=False, compare=False, repr=False)
     """Traces the same step at other sizes, given as keyword arguments; None for one that was loaded, or edited."""
+    copies: Mapping[int, int] = field(default_factory=dict, init=False, compare=False, repr=False)
+    """Ops that a folded block was given, each with the op of the block that it repeats: the two are alike."""
+
+    def repeat(self, copies: Mapping[int, int]) -> None:
+        """Note which ops are copies of which; what is known of them saves time, and is not saved."""
+        object.__setattr__(self, "copies", copies)
 
     def remember(self, again: Callable[..., StepGraph]) -> None:
         """Note how the same step is traced at other sizes."""
@@ -123,7 +131,7 @@ class StepGraph:
     @cached_property
     def kinds(self) -> tuple[int, ...]:
         """For each op the id of the first one that it is alike, as `alike` has it."""
-        return kinds_of(self.ops)
+        return kinds_of(self.ops, self.copies)
 
     @cached_property
     def on_device(self) -> tuple[bool, ...]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -132,7 +133,7 @@ def _number(key: str, text: str) -> float:
 
 def _threshold(key: str, text: str, settings: Settings) -> float:
     value = _number(key, text)
-    if not 0 < value < 1:
+    if not sys.float_info.min <= value < 1:  # std::stod, which PyTorch reads it by, takes no subnormal number
         raise _refuse(key, f"{text} is out of bounds", "Give a number above 0 and below 1")
     return value
 

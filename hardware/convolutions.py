@@ -68,7 +68,7 @@ def forward(op: Op, setting: Setting) -> Iterator[Extra]:
     found = convolution_of(op)
     if found is not None:
         asked = input_gradient_bytes if op.get("transposed", False) else forward_bytes
-        yield Scratch(asked(found, setting.gpu), CUDNN)
+        yield Scratch(asked(found, setting.gpu, tf32=setting.cudnn_tf32), CUDNN)
 
 
 @rule("convolution_backward")
@@ -80,10 +80,10 @@ def backward(op: Op, setting: Setting) -> Iterator[Extra]:
         return
     if mask[0]:
         asked = forward_bytes if op.get("transposed", False) else input_gradient_bytes
-        yield Scratch(asked(found, setting.gpu), CUDNN)
+        yield Scratch(asked(found, setting.gpu, tf32=setting.cudnn_tf32), CUDNN)
         yield Return(CUDNN)
     if mask[1]:
-        yield Scratch(weight_gradient_bytes(found, setting.gpu), CUDNN)
+        yield Scratch(weight_gradient_bytes(found, setting.gpu, tf32=setting.cudnn_tf32), CUDNN)
 
 
 def forward_bytes(convolution: Convolution, gpu: Gpu, *, tf32: bool = True) -> int:

@@ -18,7 +18,7 @@ from .blocks import Counters
 from .profile import Profile
 from .replay import Failure, replay_steps, run_of
 from .script import Scripts, once_each
-from .workspaces import extras
+from .workspaces import extras_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ def device_memory(graph: StepGraph, profile: Profile, *, conf: AllocConf | None 
 
     Raises `ForetraceError` for a trace of another device.
     """
-    taken = once_each(extras(profile), graph.kinds)
+    taken = once_each(extras_of(graph, profile), graph.kinds)
     steps = run_of(graph)
     scripts = Scripts(taken)
     found = replay_steps(steps, profile=profile, conf=conf, extras=scripts, with_segments=False)

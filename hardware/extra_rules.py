@@ -34,6 +34,8 @@ class Setting(NamedTuple):
 
     gpu: Gpu
     lt: LtWorkspace
+    cudnn_tf32: bool = True
+    """Whether cuDNN may compute float32 in TF32."""
 
 
 Rule = Callable[[Op, Setting], Iterator[Extra]]

@@ -186,6 +186,16 @@ class Profile:
         _check_whole(name, made)
         return made
 
+    def with_memory(self, memory_bytes: int) -> Profile:
+        """This profile with so much memory, the CUDA context included. Raises `ForetraceError` where that fills it."""
+        if memory_bytes <= self.cuda_context_bytes:
+            raise ForetraceError(
+                f"a device with {memory_bytes:,} bytes has no room beside the CUDA context of "
+                f"{self.cuda_context_bytes:,} bytes",
+                "Give the memory of the whole device.",
+            )
+        return replace(self, memory_total_bytes=memory_bytes)
+
     def facts(self) -> Iterator[Fact]:
         """Every number with its unit and source, in the order of the file."""
         for key in TEXT_KEYS:

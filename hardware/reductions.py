@@ -19,7 +19,9 @@ from math import prod
 from typing import NamedTuple
 
 from ..graph import Tensor
+from .extra_rules import Setting
 from .gpu import Gpu
+from .script import Extra, Return, Scratch
 
 WARP = 32
 MOST_THREADS = 512
@@ -65,6 +67,19 @@ def accumulation_bytes(kernel: Kernel, dims: list[Dimension]) -> int:
         return 0
     extent = max((d.size * d.result for d in dims), default=0)
     return max(extent, kernel.result_bytes) // kernel.result_bytes * kernel.partial_bytes
+
+
+def reduction(value: Tensor, reduced: frozenset[int], kernel: Kernel, setting: Setting) -> Iterator[Extra]:
+    """The buffers of one reduction over the dimensions `reduced`; those of a launch are gone when it is made."""
+    dims = iteration(value, reduced, kernel)
+    if accumulation_bytes(kernel, dims):
+        yield Scratch(accumulation_bytes(kernel, dims), "accumulation buffer")
+    for buffers in launches(setting.gpu, kernel, dims, value.offset):
+        if buffers.partials_bytes:
+            yield Scratch(buffers.partials_bytes, "partial results")
+            yield Scratch(buffers.semaphores_bytes, "semaphores")
+            yield Return("semaphores")
+            yield Return("partial results")
 
 
 def launches(gpu: Gpu, kernel: Kernel, dims: list[Dimension], offset: int = 0) -> Iterator[Buffers]:

@@ -6,7 +6,8 @@ names the function in PyTorch that it follows. The links are to 2.13.0; what was
 that was at hand, of headers the one that is installed with 2.14.1. A rule for one more op is one function with the
 decorator `rule`.
 
-The rules of ops that select, sort or draw are in `selections`; cuDNN's convolutions are estimated in `convolutions`.
+The rules of ops that select, sort or draw are in `selections`, those of losses and other ops that run several kernels
+in `composites`; cuDNN's convolutions are estimated in `convolutions`.
 Not covered, and so taken to be nothing: what cuDNN takes for recurrent layers, batch norm and its attention; the
 workspaces of cuSOLVER, cuSPARSE and cuFFT; ROCm. Reports name such ops (`unknown`).
 """
@@ -17,14 +18,15 @@ from collections.abc import Iterable, Iterator
 from math import ceil, prod
 from typing import NamedTuple
 
-from ..graph import ForetraceError, Op, Phase, Tensor
+from ..graph import ForetraceError, Op, Phase, StepGraph, Tensor
+from . import composites as composites
 from . import convolutions as convolutions
 from . import selections as selections
 from .extra_rules import RULES, WIDE, LtWorkspace, Setting, rule
 from .gpu import Gpu, gpu_of
 from .operands import is_contiguous, operand_copies
 from .profile import Profile
-from .reductions import Kernel, accumulation_bytes, iteration, launches
+from .reductions import Kernel, reduction
 from .script import Extra, Extras, Lasting, Return, Scratch
 from .sorts import bits_of, radix_sort_bytes, scan_bytes
 
@@ -37,7 +39,19 @@ CUBLASLT_BYTES = 1 << 20
 UNKNOWN = frozenset(
     f"aten.{name}"
     for name in (
-        *("mode", "unique_dim", "_cudnn_rnn", "_cudnn_rnn_backward", "_cudnn_ctc_loss", "cudnn_grid_sampler"),
+        *(
+            "mode",
+            "unique_dim",
+            "soft_margin_loss",
+            "_trilinear",
+            "linalg_pinv",
+            "linalg_matrix_exp",
+            "renorm",
+            "_cudnn_rnn",
+            "_cudnn_rnn_backward",
+            "_cudnn_ctc_loss",
+            "cudnn_grid_sampler",
+        ),
         *("_scaled_dot_product_cudnn_attention", "_scaled_dot_product_cudnn_attention_backward"),
         *("_fft_r2c", "_fft_c2r", "_fft_c2c", "_sparse_mm", "_cslt_sparse_mm"),
         *("_linalg_svd", "_linalg_eigh", "_linalg_eigvals", "linalg_eig", "linalg_qr", "geqrf", "ormqr", "_linalg_det"),
@@ -49,13 +63,30 @@ UNKNOWN = frozenset(
 """Ops whose kernels take memory on the device for which there is no rule."""
 
 
+def extras_of(graph: StepGraph, profile: Profile) -> Extras:
+    """Those of a step, by the settings that it was traced with."""
+    return extras(profile, cudnn_tf32=graph.facts.backends.get("cudnn_tf32", True))
+
+
 def unknown(ops: Iterable[Op]) -> tuple[str, ...]:
     """Which of the ops' packets take memory that nobody here knows, in the order of the alphabet."""
-    names = {op.name for op in ops}
-    return tuple(sorted({name.rsplit(".", 1)[0] for name in names} & UNKNOWN))
+    packets = {op.name.rsplit(".", 1)[0]: op for op in ops}
+    found = packets.keys() & UNKNOWN
+    if "aten._ctc_loss" in packets and _may_be_cudnns(packets["aten._ctc_loss"]):
+        found.add("aten._ctc_loss")
+    return tuple(sorted(found))
 
 
-def extras(profile: Profile, *, cublaslt: LtWorkspace | str = LtWorkspace.SHARED) -> Extras:
+def _may_be_cudnns(loss: Op) -> bool:
+    """Whether a CTC loss is one that cuDNN takes if its targets are on the host.
+
+    https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cudnn/LossCTC.cpp, _use_cudnn_ctc_loss.
+    """
+    scores, targets = loss.tensor("log_probs"), loss.tensor("targets")
+    return (scores.dtype, targets.dtype, len(targets.shape), loss.get("blank", 0)) == ("float32", "int32", 1, 0)
+
+
+def extras(profile: Profile, *, cublaslt: LtWorkspace | str = LtWorkspace.SHARED, cudnn_tf32: bool = True) -> Extras:
     """What ops take beside their outputs on the device of a profile, for `replay.replay_steps`.
 
     For GPUs of other makers than NVIDIA it is nothing. Raises `ForetraceError` for an unknown `cublaslt`.
@@ -63,7 +94,7 @@ def extras(profile: Profile, *, cublaslt: LtWorkspace | str = LtWorkspace.SHARED
     gpu = gpu_of(profile)
     if cublaslt not in tuple(LtWorkspace):
         raise ForetraceError(f"{cublaslt!r} is no place for cuBLASLt", f"Say one of {', '.join(LtWorkspace)}")
-    setting = Setting(gpu, LtWorkspace(cublaslt))
+    setting = Setting(gpu, LtWorkspace(cublaslt), cudnn_tf32)
 
     def of(op: Op) -> Iterable[Extra]:
         found = RULES.get(op.packet) if gpu.is_nvidia else None
@@ -204,19 +235,6 @@ def norm(op: Op, setting: Setting) -> Iterator[Extra]:
 def _reduced(op: Op, value: Tensor, kernel: Kernel, setting: Setting) -> Iterator[Extra]:
     if value.numel > 1:
         yield from reduction(value, _dims(op, value), kernel, setting)
-
-
-def reduction(value: Tensor, reduced: frozenset[int], kernel: Kernel, setting: Setting) -> Iterator[Extra]:
-    """The buffers of one reduction over the dimensions `reduced`; those of a launch are gone when it is made."""
-    dims = iteration(value, reduced, kernel)
-    if accumulation_bytes(kernel, dims):
-        yield Scratch(accumulation_bytes(kernel, dims), "accumulation buffer")
-    for buffers in launches(setting.gpu, kernel, dims, value.offset):
-        if buffers.partials_bytes:
-            yield Scratch(buffers.partials_bytes, "partial results")
-            yield Scratch(buffers.semaphores_bytes, "semaphores")
-            yield Return("semaphores")
-            yield Return("partial results")
 
 
 def _dims(op: Op, value: Tensor) -> frozenset[int]:

@@ -20,7 +20,7 @@ from ..hardware.allocator import CachingAllocator
 from ..hardware.blocks import SegmentState
 from ..hardware.replay import STEPS, Place, allocator_of, requests, run_of
 from ..hardware.requests import Free, Malloc, ask
-from ..hardware.workspaces import extras
+from ..hardware.workspaces import extras_of
 from .result import Report
 from .words import phase_text
 
@@ -65,7 +65,7 @@ class _Recorder:
         self.allocator = allocator_of(self.report.trace, None, self.report.conf, self.report.profile.memory_total_bytes)
 
     def snapshot(self) -> Plain:
-        asked = requests(run_of(self.report.trace), extras(self.report.profile))
+        asked = requests(run_of(self.report.trace), extras_of(self.report.trace, self.report.profile))
         before: tuple[SegmentState, ...] | None = None
         for request, place in asked:
             if before is None and place.step == STEPS - 1:

@@ -8,7 +8,7 @@ context.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from math import prod
 from pathlib import Path
@@ -34,6 +34,9 @@ NOT_MODELLED = (
     "workspaces of cuDNN (of convolutions: an estimate)",
     "copies between host and device, and data loading",
 )
+
+TRIES = "what cuDNN takes once to try its plans, gigabytes for some: torch.backends.cudnn.benchmark is on"
+CONVOLUTIONS = frozenset(("aten.convolution", "aten.convolution_backward"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,11 +311,24 @@ def price(
     device's memory, the CUDA context included. Raises `ForetraceError` for a profile or a setting that makes no sense.
     """
     profile = on if isinstance(on, Profile) else load_profile(on)
+    if conf is not None and not trace.facts.device.startswith("cuda"):
+        raise ForetraceError(
+            f"the allocator's settings are CUDA's, and this step was traced for the {trace.facts.device}",
+            'Leave them out, or trace with device="cuda"; that needs no GPU.',
+        )
     if memory_bytes is not None:
-        profile = _with_memory(profile, memory_bytes)
+        profile = profile.with_memory(memory_bytes)
     priced = price_ops(trace)
     work = totals(priced)
-    time = estimate(priced, profile, host_storages=host_storages(trace), kinds=trace.kinds)
+    backends = trace.facts.backends
+    time = estimate(
+        priced,
+        profile,
+        tf32=backends.get("matmul_tf32", False),
+        cudnn_tf32=backends.get("cudnn_tf32", True),
+        host_storages=host_storages(trace),
+        kinds=trace.kinds,
+    )
     return Report(
         trace=trace,
         profile=profile,
@@ -325,16 +341,6 @@ def price(
         coverage=_coverage(trace, profile, priced, work, time),
         conf=parse(conf) if isinstance(conf, str) else conf,
     )
-
-
-def _with_memory(profile: Profile, memory_bytes: int) -> Profile:
-    if memory_bytes <= profile.cuda_context_bytes:
-        raise ForetraceError(
-            f"a device with {memory_bytes:,} bytes has no room beside the CUDA context of "
-            f"{profile.cuda_context_bytes:,} bytes",
-            "Give the memory of the whole device.",
-        )
-    return replace(profile, memory_total_bytes=memory_bytes)
 
 
 def _flops(work: Totals) -> Flops:
@@ -364,7 +370,9 @@ def not_modelled(trace: StepGraph, profile: Profile) -> tuple[str, ...]:
         return NOT_MODELLED
     taken = unknown(trace.ops)
     names = ", ".join(packet.removeprefix("aten.") for packet in taken)
-    inside = (f"what kernels take inside of {names}",) if taken else ()
+    inside: tuple[str, ...] = (f"what kernels take inside of {names}",) if taken else ()
+    if trace.facts.backends.get("cudnn_benchmark") and any(op.packet in CONVOLUTIONS for op in trace.ops):
+        inside += (TRIES,)
     traced_for = trace.facts.capability or "8.0"
     if profile.capability == traced_for:
         return (*NOT_MODELLED, *inside)

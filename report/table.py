@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .result import Report
 
 MOST_ROWS = 8
+MOST_AT_FAILURE = 4
 MOST_NAMES = 6
 
 CATEGORY_WORDS = {
@@ -56,7 +57,8 @@ TIER_WORDS = {
 def to_table(report: Report, width: int = WIDTH) -> str:
     """The whole screen of `width` columns, as text that ends in a newline."""
     answer: list[Sequence[Part]] = [_header(report), _answer(report), timeline_lines(report, width)]
-    blocks = [*answer, _holders(report), _takers(report), _doubt(report), _next(report, width)]
+    held = [_holders_at_failure(report), _holders(report)]
+    blocks = [*answer, *held, _takers(report), _doubt(report), _next(report, width)]
     return screen(laid_out(block, width) for block in blocks)
 
 
@@ -117,11 +119,11 @@ def _fits(report: Report) -> list[Part]:
 
 def _failure(failure: Failure) -> list[Part]:
     """Where it would fail, and what PyTorch would say there."""
-    op = failure.op
+    op, step = failure.op, f"of step {failure.step + 1}"
     where = (
-        (f"in {phase_text(op.phase)}", failure.module, short(op.packet), line_text(op.source))
+        (f"in {phase_text(op.phase)} {step}", failure.module, short(op.packet), line_text(op.source))
         if op
-        else ("at the start",)
+        else (f"at the start {step}",)
     )
     said = failure.message.partition(". GPU")[0]
     return _labelled("  fails", [*filter(None, where), f'"{said}"'])
@@ -224,20 +226,32 @@ def _parameters(report: Report) -> list[Part]:
 
 
 def _holders(report: Report) -> list[Part]:
-    shown = report.holders[:MOST_ROWS]
-    peak = report.memory.peak_bytes
+    return _held("who holds the peak", report.holders, report.memory.peak_bytes)
+
+
+def _holders_at_failure(report: Report) -> list[Part]:
+    """What PyTorch would print where memory runs out, and who has it then."""
+    found = report.device_memory
+    if found is None or found.failure is None:
+        return []
+    holders = found.failure.holders
+    rows = _held("who holds the memory when it fails", holders, sum(row.bytes for row in holders), MOST_AT_FAILURE)
+    return [*rows, Paragraph(found.failure.message.partition(" If reserved but")[0], "  ")]
+
+
+def _held(title: str, holders: Sequence[Holder], total_bytes: int, most: int = MOST_ROWS) -> list[Part]:
     rows = [
         (
             _holder_name(row),
             CATEGORY_WORDS[row.category] if row.category else "",
             f"{row.count:,} x {bytes_text(row.bytes_each)}" if row.count > 1 else "",
             bytes_text(row.bytes),
-            share_text(row.bytes, peak),
+            share_text(row.bytes, total_bytes),
             line_text(row.source),
         )
-        for row in shown
+        for row in holders[:most]
     ]
-    return [f"who holds the peak{_rest(len(report.holders))}", Rows(rows, "llrrrl", spare=(2, 1))] if rows else []
+    return [f"{title}{_rest(len(holders), most)}", Rows(rows, "llrrrl", spare=(2, 1))] if rows else []
 
 
 def _holder_name(row: Holder) -> str:
@@ -263,8 +277,8 @@ def _takers(report: Report) -> list[Part]:
     return [f"who takes the time{_rest(len(report.takers))}", Rows(rows, "lrrrl", spare=(1,))] if rows else []
 
 
-def _rest(count: int) -> str:
-    return f" ({MOST_ROWS} largest of {count:,})" if count > MOST_ROWS else ""
+def _rest(count: int, most: int = MOST_ROWS) -> str:
+    return f" ({most} largest of {count:,})" if count > most else ""
 
 
 # --- what is doubtful, and what next ---

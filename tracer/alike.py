@@ -265,10 +265,10 @@ def state(block: nn.Module) -> State:
         seen.append([*attributes, *attributes.values()])
         for value in attributes.values():
             kind = type(value)
-            if kind is dict:
+            if kind in _TABLES:
                 if value:
-                    seen.append([*value, *value.values()])
-            elif kind is list or isinstance(value, (dict, list, set)):
+                    seen.append(_seen(value))
+            elif kind not in _SIMPLE and isinstance(value, (dict, list, set)):
                 seen.append(_seen(value))
     return seen
 

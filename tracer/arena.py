@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..graph import Tensor
+
 SPACING_BYTES = 64
 """Distance of the addresses of neighbouring storages. They overlap, which nobody can see: no kernel reads them."""
 
@@ -51,7 +53,7 @@ SMALL_INTEGER_BYTES = 16 << 20
 class Owner(weakref.ref):  # type: ignore[type-arg]
     """What the recorder knows of one live storage; also the finalizer that reports its death."""
 
-    __slots__ = ("assumed", "base", "bytes", "device", "id", "known", "small")
+    __slots__ = ("assumed", "base", "bytes", "device", "id", "known", "noun", "small")
 
     assumed: tuple[str, str, str] | None
     """The assumption from which its values derive, if any; said when a size or a branch comes to depend on them."""
@@ -61,6 +63,8 @@ class Owner(weakref.ref):  # type: ignore[type-arg]
     device: str
     known: bool
     """Whether its memory holds the values of a real run."""
+    noun: Tensor | None
+    """The tensor over it that was written down last."""
     small: bool
     """Whether it has memory of its own, so that it can hold values."""
 
@@ -93,20 +97,19 @@ class Arena:
         self._region = _region()
 
     def new(
-        self, shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype, small: bool
+        self, shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype, nbytes: int, small: bool
     ) -> tuple[torch.Tensor, Owner]:
-        """A tensor over a new storage, and its owner. Call it with autograd out of the way.
+        """A tensor over a new storage of `nbytes`, and its owner. Call it with autograd out of the way.
 
         Raises ``MemoryError`` when one tensor is larger than the whole region.
         """
         itemsize = dtype.itemsize
         kind: Any = _NUMPY.get(dtype) or _BY_SIZE[itemsize]
-        steps = tuple(stride * itemsize for stride in strides)
+        steps = [stride * itemsize for stride in strides]
         if small:
-            memory = np.zeros(storage_bytes(shape, strides, itemsize), np.uint8)
-            array = np.ndarray(shape, kind, memory, 0, steps)
+            array = np.ndarray(shape, kind, np.zeros(nbytes, np.uint8), 0, steps)
         else:
-            array = np.ndarray(shape, kind, self._region, self._take(shape, strides, itemsize), steps)
+            array = np.ndarray(shape, kind, self._region, self._take(nbytes), steps)
         tensor = torch.from_numpy(array)
         if dtype not in _NUMPY:
             tensor = tensor.view(dtype)
@@ -115,8 +118,7 @@ class Arena:
         owner.small = small
         return tensor, owner
 
-    def _take(self, shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> int:
-        nbytes = storage_bytes(shape, strides, itemsize)
+    def _take(self, nbytes: int) -> int:
         if nbytes > self._region.nbytes:
             raise MemoryError(f"a tensor of {nbytes:,} bytes is larger than the addresses that this system reserves")
         start = _next[0]

@@ -7,6 +7,7 @@ A *description* of a result is one of ``("new", shape, strides, dtype)``, ``("ar
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -31,6 +32,15 @@ def scan(value: Any, key: list[Any], given: list[torch.Tensor]) -> None:
         key.append(value)
     else:
         key.append(value if value.__hash__ is not None else repr(value))
+
+
+def listed(values: Iterable[Any], given: list[torch.Tensor]) -> None:
+    """Add the tensors among values, and in lists among them, to those given."""
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            given.append(value)
+        elif isinstance(value, (list, tuple)):
+            given += [item for item in value if isinstance(item, torch.Tensor)]
 
 
 def on_meta(value: Any, twins: dict[int, torch.Tensor]) -> Any:

@@ -17,7 +17,6 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,101 +29,10 @@ from .alike import Run, State, inside, runs, shared, shared_state, state, surrou
 from .arena import base_of, storage_bytes
 from .key import quiet
 from .record import Recorder
+from .turn import VALUES, Argument, Before, Call, Given, Kind, Mark, New, Turn, Unfoldable, filled
 from .watch import members
 
 _ENGINE = "_engine_run_backward"
-
-
-class Unfoldable(BaseException):
-    """Something could make one block differ from another. No model's code shall catch it."""
-
-
-class Mark(NamedTuple):
-    """A place in the log: how many ops, events and autograd nodes there are before it."""
-
-    ops: int
-    events: int
-    sequence: int
-
-
-class Kind(NamedTuple):
-    """A tensor without its storage."""
-
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    dtype: torch.dtype
-    device: str
-    requires_grad: bool
-    offset: int
-    nbytes: int
-    """Of the whole storage."""
-
-
-class Given(NamedTuple):
-    """A tensor that a block is given."""
-
-    whose: tuple[str, int]
-    """("carried", which of the results of the block before) or ("shared", its storage)."""
-    kind: Kind
-    is_leaf: bool
-    of: type
-
-
-@dataclass(slots=True)
-class Call:
-    """How a block was called and what it returned, without holding a tensor of it."""
-
-    around: tuple[Any, ...]
-    """Where it was called from, and under which switches."""
-    given: list[Any]
-    structure: Any
-    """The result with a `Kind` for each new tensor and an `_Argument` for each thing that it was given."""
-    kinds: list[Kind]
-    order: list[int]
-    """The new tensors in the order of their birth."""
-    values: dict[int, torch.Tensor]
-    """The values of those that are known."""
-    choices: Counter[str]
-    shared: State
-    cached: tuple[caches.Filled, Any] | None = None
-    """What the block put into its cache, and the same with its new tensors described."""
-    written: list[str] = field(default_factory=list)
-    """The buffers that it wrote to."""
-    kept: list[int] = field(default_factory=list)
-    """The new tensors that their own nodes save, as that of a relu does."""
-
-
-class _Argument(NamedTuple):
-    place: int
-
-
-class _New(NamedTuple):
-    place: int
-
-
-class _Before(NamedTuple):
-    name: str
-
-
-Gradient = tuple[int, Kind] | None
-
-
-@dataclass(slots=True)
-class Turn:
-    """What one step showed of one run, by the block's place in it."""
-
-    calls: dict[int, Call] = field(default_factory=dict)
-    entries: list[Mark] = field(default_factory=list)
-    exits: list[Mark] = field(default_factory=list)
-    results: list[list[int]] = field(default_factory=list)
-    """The storages of each block's new tensors."""
-    cached: dict[int, dict[str, int]] = field(default_factory=dict)
-    """The storages that each block found in its layer of a cache."""
-    gradients: dict[int, list[Gradient]] = field(default_factory=dict)
-    """The gradients with respect to them, as they came."""
-    backward: dict[int, Mark] = field(default_factory=dict)
-    """Where the backward of a folded block begins."""
-    differentiable: bool = False
 
 
 class Folding:
@@ -232,8 +140,8 @@ class FoldedRun:
         self.keeps = True
         """Whether a block keeps what it is given until its backward."""
         self.states: list[State] = []
-        self.parameters = [members(block, "_parameters") for _, block in run.blocks]
-        self.buffers = [members(block, "_buffers") for _, block in run.blocks]
+        both = [members(block, "_parameters", "_buffers") for _, block in run.blocks]
+        self.parameters, self.buffers = [parameters for parameters, _ in both], [buffers for _, buffers in both]
         self.shared: list[dict[str, Any]] = []
 
     def reference(self, place: int) -> int:
@@ -337,7 +245,7 @@ class FoldedRun:
             else:
                 whose = ("shared", owner.id)
             return Given(whose, self.kind(leaf), leaf.is_leaf, type(leaf))
-        if type(leaf) in _VALUES:
+        if type(leaf) in VALUES:
             return (type(leaf), leaf)
         if isinstance(leaf, tuple) and leaf and leaf[0] in (tuple, list, dict):
             return leaf
@@ -404,8 +312,8 @@ class FoldedRun:
             return {key: self._structure(item, leaves, born, kinds, storages) for key, item in value.items()}
         for place, leaf in enumerate(leaves):
             if leaf is value and isinstance(value, torch.Tensor):
-                return _Argument(place)
-        if kind in _VALUES:
+                return Argument(place)
+        if kind in VALUES:
             return value
         if not isinstance(value, torch.Tensor):
             raise self.refuse(f"a block returns a {kind.__name__}")
@@ -414,7 +322,7 @@ class FoldedRun:
             raise self.refuse("a block returns something twice or not its own, or numbers that are known")
         kinds.append(self.kind(value))
         storages.append(owner.id)
-        return _New(len(storages) - 1)
+        return New(len(storages) - 1)
 
     def _cache(self, leaves: list[Any]) -> Any:
         found = {id(leaf): leaf for leaf in leaves if caches.is_cache(leaf)}
@@ -441,11 +349,11 @@ class FoldedRun:
                 continue
             owner = self._owner(value)
             if owner.id == did.storages.get(name):
-                after[name] = _Before(name)
+                after[name] = Before(name)
             elif owner.known and owner.id >= born:
                 with quiet():
                     call.values[len(storages)] = value.detach().clone()
-                after[name] = _New(len(storages))
+                after[name] = New(len(storages))
                 call.kinds.append(self.kind(value))
                 storages.append(owner.id)
             else:
@@ -455,7 +363,7 @@ class FoldedRun:
     def _told(self, value: Any) -> Any:
         """What is in a layer of a cache, without holding it."""
         if not isinstance(value, torch.Tensor):
-            if type(value) not in _VALUES:
+            if type(value) not in VALUES:
                 raise self.refuse(f"a layer of the cache holds a {type(value).__name__}")
             return value
         if not value.numel():
@@ -476,8 +384,7 @@ class FoldedRun:
         self.turn.cached[place] = like._replace(before=now).storages
         inside_it = vars(layer)
         filling = {
-            name: inside_it[name] if type(value) is _Before else _filled(value, [], made)
-            for name, value in after.items()
+            name: inside_it[name] if type(value) is Before else filled(value, [], made) for name, value in after.items()
         }
         caches.fill(cache, layer, like, filling)
 
@@ -526,7 +433,7 @@ class FoldedRun:
         self.recorder.pass_over_nodes()
         self._write_buffers(place, call)
         self._fill_cache(place, call, self._cache(leaves), made)
-        return _filled(call.structure, leaves, made)
+        return filled(call.structure, leaves, made)
 
     def _write_buffers(self, place: int, call: Call) -> None:
         """Buffers that the template block has written to hold what its own hold."""
@@ -596,43 +503,32 @@ class FoldedRun:
 
     def give_gradients(self, place: int) -> None:
         """Gradients for the block's parameters like those of the reference block's, born in the same order."""
-        coming: list[tuple[int, torch.Tensor, Kind]] = []
-        for (_, parameter), (_, like) in zip(
-            self.parameters[place], self.parameters[self.reference(place)], strict=True
-        ):
-            if like.grad is None or parameter.grad is not None:
-                continue
-            owner, kind = self._owner(like.grad), self.kind(like.grad)
-            if owner.known:
-                raise self.refuse("the numbers of a gradient are known")
-            coming.append((owner.id, parameter, kind))
-        for _, parameter, kind in sorted(coming, key=lambda one: one[0]):
-            parameter.grad = self.make(kind)
+        for number, kind in self._gradients_of(self.reference(place)):
+            parameter = self.parameters[place][number][1]
+            if parameter.grad is None:
+                parameter.grad = self.make(kind)
         self.recorder.hold_place()
+
+    def _gradients_of(self, place: int) -> list[tuple[int, Kind]]:
+        """Which parameters of a block whose backward is done have gradients, and of what kind, in order of birth."""
+        found = self.turn.own_gradients.get(place)
+        if found is None:
+            given = [(number, p.grad) for number, (_, p) in enumerate(self.parameters[place]) if p.grad is not None]
+            owners = [self._owner(gradient) for _, gradient in given]
+            if any(owner.known for owner in owners):
+                raise self.refuse("the numbers of a gradient are known")
+            born = sorted((owner.id, n, self.kind(t)) for owner, (n, t) in zip(owners, given, strict=True))
+            found = self.turn.own_gradients[place] = [(number, kind) for _, number, kind in born]
+        return found
 
 
 _MOST_BYTES = 4096
 """Of a known tensor in a cache, these are compared; there it is a length or a window."""
 
-_VALUES = (type(None), bool, int, float, str, torch.dtype, torch.device, torch.Size)
-
 
 def _of_any(layer: caches.Layer) -> list[Any]:
     """What is in a layer, whichever it is."""
     return [(k, type(v), v._replace(storage=0) if type(v) is caches.Held else v) for k, v in layer.items()]
-
-
-def _filled(structure: Any, leaves: list[Any], made: tuple[torch.Tensor, ...]) -> Any:
-    kind = type(structure)
-    if kind is _Argument:
-        return leaves[structure.place]
-    if kind is _New:
-        return made[structure.place]
-    if kind is tuple or kind is list:
-        return kind(_filled(item, leaves, made) for item in structure)
-    if kind is dict:
-        return {key: _filled(item, leaves, made) for key, item in structure.items()}
-    return structure
 
 
 class _Listener:

@@ -5,11 +5,12 @@ Results are described as in `calls`.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .signature import Signature
+if TYPE_CHECKING:
+    from .signature import Signature
 
 ELEMENTWISE = frozenset(
     f"aten._foreach_{name}"
@@ -35,11 +36,7 @@ ELEMENTWISE = frozenset(
 
 def answer(sig: Signature, args: tuple[Any, ...]) -> Any:
     """The container of the results and a description of each; None where the meta kernels must be asked."""
-    name = sig.name.rpartition(".")[0]
-    in_place = name.endswith("_")
-    if name.rstrip("_") not in ELEMENTWISE:
-        return None
-    if in_place:
+    if sig.mutates:
         return None, [("value", None)]
     tensors = args[0]
     if not all(_gives_its_own_kind(tensor) for tensor in tensors) or not _keeps_dtype(tensors[0].dtype, args[1:]):

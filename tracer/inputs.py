@@ -159,5 +159,5 @@ def _settle(value: torch.Tensor, recorder: Recorder) -> torch.Tensor:
     if owner is not None:
         owner.device = recorder.device_of[owner.id] = recorder.device
         return value
-    tensor = recorder.twin(value.detach(), recorder.device)
+    tensor = recorder.twin(value, recorder.device)
     return tensor.requires_grad_() if value.requires_grad else tensor

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from types import CodeType
+from typing import NamedTuple
 
 from ..graph import Category, Event, Facts, Op, Phase, Source, Span, StepGraph, Storage, Tensor
 from ..graph.bulk import of_columns
 from ..graph.op import ops_of
 from .frames import shorten
-from .log import Row
+from .log import Copy, Row
+from .pattern import Pattern
 from .record import Recorder
 
 
@@ -33,7 +35,9 @@ def lift(recorder: Recorder, roles: Roles, facts: Facts) -> StepGraph:
     ops = _ops(recorder, numbers)
     events = _events(recorder, numbers)
     storages = _storages(recorder, roles, numbers, events, ops, spans)
-    return StepGraph(ops, storages, events, spans, facts)
+    graph = StepGraph(ops, storages, events, spans, facts)
+    graph.repeat({copy.first + n: copy.like + n for copy in recorder.copies for n in range(len(copy.modules))})
+    return graph
 
 
 def storage_numbers(recorder: Recorder) -> dict[int, int]:
@@ -60,19 +64,26 @@ def _spans(recorder: Recorder) -> tuple[Span, ...]:
 
 
 def _ops(recorder: Recorder, numbers: dict[int, int]) -> tuple[Op, ...]:
-    rows, renumbered = recorder.rows, _Renumbered(numbers)
-    forward = [row.forward if row.forward is not None and row.forward < i else None for i, row in enumerate(rows)]
-    module, source = _places(rows, forward)
+    rows, copies = recorder.rows, recorder.copies
+    modules, sequences, forwards = ([getattr(row, name) for row in rows] for name in ("module", "sequence", "forward"))
+    for copy in copies:
+        there = slice(copy.first, copy.first + len(copy.modules))
+        modules[there], sequences[there], forwards[there] = copy.modules, copy.sequences, copy.forwards
+    forwards = [forward if forward is not None and forward < place else None for place, forward in enumerate(forwards)]
+    modules, sources = _places(rows, modules, forwards)
+    args, results, inputs, outputs = _arguments(rows, copies, numbers)
     return ops_of(
         name=[row.signature.name for row in rows],
         phase=[row.phase for row in rows],
-        args=[dict(zip(row.args, renumbered.of(row.args.values()), strict=True)) for row in rows],
-        result=renumbered.of([row.result for row in rows]),
+        args=args,
+        result=results,
         mutates=[_mutates(row) for row in rows],
-        module=module,
-        source=source,
-        sequence=[row.sequence for row in rows],
-        forward=forward,
+        module=modules,
+        source=sources,
+        sequence=sequences,
+        forward=forwards,
+        inputs=inputs,
+        outputs=outputs,
     )
 
 
@@ -81,22 +92,59 @@ def _mutates(row: Row) -> tuple[str, ...]:
     return tuple([name for name in named if name in row.args]) if named else ()
 
 
-def _places(rows: list[Row], forward: list[int | None]) -> tuple[list[str], list[Source | None]]:
+def _places(rows: list[Row], own: list[str], forwards: list[int | None]) -> tuple[list[str], list[Source | None]]:
     """The module and the line of each op: its own, or else those of the forward op that it differentiates."""
     sources: dict[tuple[CodeType, int], Source] = {}
     modules: list[str] = []
     found: list[Source | None] = []
-    for row, its_forward in zip(rows, forward, strict=True):
-        module, source = row.module, _source(row, sources)
-        if its_forward is not None:
-            module, source = module or modules[its_forward], source or found[its_forward]
+    for row, module, forward in zip(rows, own, forwards, strict=True):
+        source = _source(row, sources)
+        if forward is not None:
+            module, source = module or modules[forward], source or found[forward]
         modules.append(module)
         found.append(source)
     return modules, found
 
 
+class _Arguments(NamedTuple):
+    args: list[dict[str, object]]
+    results: list[object]
+    inputs: list[tuple[Tensor, ...] | None]
+    outputs: list[tuple[Tensor, ...] | None]
+
+
+def _arguments(rows: list[Row], copies: list[Copy], numbers: dict[int, int]) -> _Arguments:
+    """Arguments and results of all rows with the new numbers of their storages; of copies the tensors in them, too."""
+    new, count = _Renumbered(numbers), len(rows)
+    made = _Arguments([{}] * count, [None] * count, [None] * count, [None] * count)
+    for place in _own_places(count, copies):
+        row = rows[place]
+        made.args[place] = dict(zip(row.args, new.of(row.args.values()), strict=True))
+        (made.results[place],) = new.of((row.result,))
+    patterns: dict[int, Pattern] = {}
+    for copy in copies:
+        length = len(copy.modules)
+        template, there = slice(copy.like, copy.like + length), slice(copy.first, copy.first + length)
+        pattern = patterns.get(copy.like) or patterns.setdefault(
+            copy.like, Pattern(made.args[template], made.results[template])
+        )
+        storages = {numbers[its]: numbers[own] for its, own in copy.storages.items() if its in numbers}
+        for column, stamped in zip(made, pattern.stamp(storages), strict=True):
+            column[there] = stamped  # type: ignore[index]
+    return made
+
+
+def _own_places(count: int, copies: list[Copy]) -> Iterator[int]:
+    """Where the rows are that repeat no others."""
+    place = 0
+    for copy in copies:
+        yield from range(place, copy.first)
+        place = copy.first + len(copy.modules)
+    yield from range(place, count)
+
+
 class _Renumbered:
-    """The recorder's tensors with the new numbers of their storages, one object for all that are equal."""
+    """Tensors with new numbers for their storages, one object for all that are equal."""
 
     def __init__(self, numbers: dict[int, int]) -> None:
         self.numbers = numbers
@@ -108,7 +156,7 @@ class _Renumbered:
         """What arguments are with those."""
         seen = self.seen
         return [
-            (seen.get(id(value)) or self._renumbered(value))
+            (seen.get(id(value)) or self._new(value))
             if type(value) is Tensor
             else tuple(self.of(value))
             if type(value) is tuple
@@ -116,11 +164,10 @@ class _Renumbered:
             for value in values
         ]
 
-    def _renumbered(self, tensor: Tensor) -> Tensor:
-        found = self.equal.get(tensor)
-        if found is None:
-            found = self.equal[tensor] = Tensor(self.numbers[tensor.storage], *tensor[1:])
-        self.seen[id(tensor)] = found
+    def _new(self, tensor: Tensor) -> Tensor:
+        storage, dtype, shape, strides, offset = tensor
+        new: Tensor = tuple.__new__(Tensor, (self.numbers[storage], dtype, shape, strides, offset))
+        found = self.seen[id(tensor)] = self.equal.setdefault(new, new)
         return found
 
 

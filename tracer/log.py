@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import CodeType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,6 +18,7 @@ from .frames import Frames, shorten
 from .key import quiet
 from .signature import Signature
 
+_STRIDED = torch.strided
 _DTYPE_NAMES: dict[torch.dtype, str] = {}
 
 
@@ -67,6 +68,19 @@ class Row:
     forward: int | None
 
 
+class Copy(NamedTuple):
+    """Rows that repeat others, and are the very same objects; what is their own stands here."""
+
+    first: int
+    like: int
+    """The places of the first of them, and of the first of those that they repeat."""
+    modules: list[str]
+    sequences: list[int | None]
+    forwards: list[int | None]
+    storages: Mapping[int, int]
+    """Here, by those that stand in the others."""
+
+
 @dataclass(slots=True)
 class Marker:
     """A phase begins: the number of ops and of events recorded before it."""
@@ -85,6 +99,7 @@ class Log:
         self.bytes_of: list[int] = []
         self.device_of: list[str] = []
         self.rows: list[Row] = []
+        self.copies: list[Copy] = []
         self.events: list[tuple[int, int, int]] = []
         self.markers: list[Marker] = []
         self.at_start: frozenset[int] = frozenset()
@@ -108,7 +123,7 @@ class Log:
 
     def start(self) -> None:
         """Begin the recorded step: what is live now was live at its start."""
-        self.rows, self.events, self.markers = [], [], []
+        self.rows, self.copies, self.events, self.markers = [], [], [], []
         self._sequence_owner = {}
         self.callers.forget()
         self._next_sequence = self.first_sequence = torch._C._autograd._get_sequence_nr()
@@ -148,7 +163,7 @@ class Log:
         return len(self.bytes_of) - 1
 
     def _born(self, owner: Owner, nbytes: int, device: str, known: bool, op: int) -> Owner:
-        owner.bytes, owner.device, owner.known, owner.assumed = nbytes, device, known, None
+        owner.bytes, owner.device, owner.known, owner.assumed, owner.noun = nbytes, device, known, None, None
         owner.id = self.new_id(nbytes, device)
         self.owners[owner.base] = owner
         if self.recording and nbytes:
@@ -182,6 +197,19 @@ class Log:
         owner = self.owners.get(base - int(offset) * tensor.itemsize if offset else base)
         return self._adopt(tensor) if owner is None else owner
 
+    def owners_of(self, tensors: list[torch.Tensor]) -> list[Owner | None]:
+        """The same for several; None also for a tensor that is not strided."""
+        owners, found = self.owners, []
+        for tensor in tensors:
+            owner = None
+            if tensor.layout is _STRIDED and (base := tensor.data_ptr()):
+                offset = tensor.storage_offset()
+                owner = owners.get(base - int(offset) * tensor.itemsize if offset else base)
+                if owner is None:
+                    owner = self._adopt(tensor)
+            found.append(owner)
+        return found
+
     def _adopt(self, tensor: torch.Tensor) -> Owner:
         """Take in a tensor that came from elsewhere (Python numbers, NumPy, a constant from before the trace)."""
         storage = tensor.untyped_storage()
@@ -212,7 +240,7 @@ class Log:
         nbytes = storage_bytes(shape, strides, dtype.itemsize)
         if not nbytes:
             return torch.empty_strided(shape, strides, dtype=dtype)
-        tensor, owner = self._arena.new(shape, strides, dtype, known or holds_values(nbytes, dtype))
+        tensor, owner = self._arena.new(shape, strides, dtype, nbytes, known or holds_values(nbytes, dtype))
         self._born(owner, nbytes, device, known, len(self.rows))
         return tensor
 
@@ -221,7 +249,8 @@ class Log:
         with quiet():
             shape, strides = tuple(tensor.shape), tensor.stride()
             nbytes = storage_bytes(shape, strides, tensor.dtype.itemsize)
-            real = tensor.device.type == "cpu" and holds_values(nbytes, tensor.dtype)
+            # Of the storage, which says where it is; the tensor would say where it is to be.
+            real = holds_values(nbytes, tensor.dtype) and tensor.untyped_storage().device.type == "cpu"
             known = real and self._has_values(tensor)
             copy = self.new(shape, strides, tensor.dtype, device, known)
             if known:
@@ -285,7 +314,10 @@ class Log:
                 return (self.tensor(value._indices()), self.tensor(value._values()))
             return self.tensor(value)
         if isinstance(value, (list, tuple)):
-            return tuple([self._encode(v) for v in value])
+            tensor = self.tensor
+            return tuple(
+                [tensor(v) if isinstance(v, torch.Tensor) and v.layout is _STRIDED else self._encode(v) for v in value]
+            )
         if kind is torch.dtype:
             return Const("dtype", dtype_name(value))
         if kind is torch.device:
@@ -304,7 +336,10 @@ class Log:
             strides = tensor.stride() if tensor.layout is torch.strided else ()
             return Tensor(self._empty, dtype_name(tensor.dtype), shape, strides or dense(shape), 0)
         dtype = _DTYPE_NAMES.get(tensor.dtype) or dtype_name(tensor.dtype)
-        return Tensor(owner.id, dtype, shape, tensor.stride(), int(tensor.storage_offset()))
+        strides, offset, noun = tensor.stride(), tensor.storage_offset(), owner.noun
+        if noun is None or noun[2] != shape or noun[3] != strides or noun[4] != offset or noun[1] != dtype:
+            noun = owner.noun = Tensor(owner.id, dtype, shape, strides, int(offset))
+        return noun
 
     def where(self) -> str:
         """The module path and the user's line that is running now, for a message."""

@@ -7,6 +7,7 @@ hooks and flags, whether the trace went well or not.
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from torch import nn
 from torch.nn.modules import module as nn_module
 
 from .arena import base_of
+from .key import quiet
 from .record import Recorder
 
 
@@ -46,14 +48,13 @@ def module_paths(model: nn.Module, recorder: Recorder) -> Iterator[None]:
 def stand_ins(model: nn.Module, recorder: Recorder) -> Iterator[None]:
     """Put an arena tensor behind every parameter and buffer of `model`, and everything back at the end."""
     with ExitStack() as undo:
-        for module in model.modules():
-            undo.callback(_restore_attributes, module, _attributes(module))
+        modules = [(module, _attributes(module)) for module in model.modules()]
+        undo.callback(_restore_all, modules)
+        tensors = {id(t): t for t in (*model.parameters(), *model.buffers()) if not _is_lazy(t)}.values()
+        holders = Counter(t.untyped_storage()._cdata for t in tensors)
         storages: dict[Any, torch.Tensor] = {}
-        seen: set[int] = set()
-        for tensor in (*model.parameters(), *model.buffers()):
-            if id(tensor) not in seen and not _is_lazy(tensor):
-                seen.add(id(tensor))
-                _stand_in(tensor, recorder, storages, undo)
+        for tensor in tensors:
+            _stand_in(tensor, recorder, storages, holders, undo)
         yield
 
 
@@ -61,35 +62,53 @@ def _is_lazy(tensor: torch.Tensor) -> bool:
     return isinstance(tensor, nn.parameter.UninitializedTensorMixin)  # type: ignore[attr-defined]
 
 
-def _attributes(module: nn.Module) -> dict[str, Any]:
-    return {
-        name: (type(value)(value) if name.startswith("_") and isinstance(value, (dict, set)) else value)
-        for name, value in module.__dict__.items()
-    }
+Attribute = tuple[str, Any, Any]
+"""Name and value; of a table of the module's own also what is in it, or None for nothing, else the value again."""
 
 
-def _restore_attributes(module: nn.Module, attributes: dict[str, Any]) -> None:
-    # The dictionaries of parameters, buffers and hooks keep their identity; only their content goes back.
-    for name in [name for name in module.__dict__ if name not in attributes]:
-        del module.__dict__[name]
-    for name, value in attributes.items():
-        current: Any = module.__dict__.get(name)
-        if name.startswith("_") and isinstance(value, (dict, set)) and type(current) is type(value):
-            if not _same(current, value):
-                current.clear()
-                current.update(value)
-        else:
-            module.__dict__[name] = value
+def _attributes(module: nn.Module) -> list[Attribute]:
+    found: list[Attribute] = []
+    for name, value in module.__dict__.items():
+        table = name.startswith("_") and isinstance(value, (dict, set))
+        found.append((name, value, (value.copy() if value else None) if table else value))
+    return found
+
+
+def _restore_all(modules: list[tuple[nn.Module, list[Attribute]]]) -> None:
+    for module, before in modules:
+        _restore_attributes(module, before)
+
+
+def _restore_attributes(module: nn.Module, before: list[Attribute]) -> None:
+    now = module.__dict__
+    if len(now) > len(before) or any(name not in now for name, _, _ in before):
+        for name in now.keys() - {name for name, _, _ in before}:
+            del now[name]
+    for name, value, held in before:
+        if now.get(name, now) is not value:
+            now[name] = value
+        # The dictionaries of parameters, buffers and hooks keep their identity; only their content goes back.
+        if held is not value and not _same(value, held):
+            value.clear()
+            value.update(held or ())
 
 
 def _same(current: Any, before: Any) -> bool:
     """Whether a dictionary or set holds the very same objects in the same order; tensors must not be compared."""
+    if not before or len(current) != len(before):
+        return not before and not current
     if isinstance(before, dict):
         return list(current) == list(before) and all(current[key] is before[key] for key in before)
     return bool(current == before) and list(current) == list(before)
 
 
-def _stand_in(tensor: torch.Tensor, recorder: Recorder, storages: dict[Any, torch.Tensor], undo: ExitStack) -> None:
+def _stand_in(
+    tensor: torch.Tensor,
+    recorder: Recorder,
+    storages: dict[Any, torch.Tensor],
+    holders: Counter[int],
+    undo: ExitStack,
+) -> None:
     owner = recorder.owners.get(base_of(tensor))
     if owner is not None and not tensor.is_meta:
         before = owner.device
@@ -97,17 +116,18 @@ def _stand_in(tensor: torch.Tensor, recorder: Recorder, storages: dict[Any, torc
         undo.callback(setattr, owner, "device", before)
         undo.callback(setattr, tensor, "grad", tensor.grad)
         return
-    undo.callback(_restore_grad, tensor, tensor.grad)
-    tensor.grad = None
-    twin = _view_of_twin(tensor, recorder, storages)
+    grad, tensor.grad = tensor.grad, None
+    alone = holders[tensor.untyped_storage()._cdata] == 1
+    twin = recorder.twin(tensor, recorder.device) if alone and _fills(tensor) else _view(tensor, recorder, storages)
     if tensor.is_meta:
-        _swap(tensor, twin, undo)
+        undo.callback(_swap_back, tensor, twin, grad)
+        _swap(tensor, twin)
     else:
-        undo.callback(_restore_data, tensor, tensor.data)
+        undo.callback(_restore_data, tensor, tensor.data, grad)
         tensor.data = twin
 
 
-def _swap(tensor: torch.Tensor, twin: torch.Tensor, undo: ExitStack) -> None:
+def _swap(tensor: torch.Tensor, twin: torch.Tensor) -> None:
     """A meta tensor cannot be pointed at CPU memory, so what is behind the two Python objects changes places.
 
     ``torch.utils.swap_tensors`` does so too, but refuses where there are weak references (an LSTM has them to its
@@ -118,30 +138,34 @@ def _swap(tensor: torch.Tensor, twin: torch.Tensor, undo: ExitStack) -> None:
         setattr(twin, name, getattr(tensor, name))
     torch._C._swap_tensor_impl(tensor, twin)
 
-    def back() -> None:
-        tensor.grad = None
-        torch._C._swap_tensor_impl(tensor, twin)
 
-    undo.callback(back)
-
-
-def _restore_grad(tensor: torch.Tensor, grad: torch.Tensor | None) -> None:
+def _swap_back(tensor: torch.Tensor, twin: torch.Tensor, grad: torch.Tensor | None) -> None:
+    tensor.grad = None
+    torch._C._swap_tensor_impl(tensor, twin)
     tensor.grad = grad
 
 
-def _restore_data(tensor: torch.Tensor, data: torch.Tensor) -> None:
+def _restore_data(tensor: torch.Tensor, data: torch.Tensor, grad: torch.Tensor | None) -> None:
     tensor.grad = None
     tensor.data = data
+    tensor.grad = grad
 
 
-def _view_of_twin(tensor: torch.Tensor, recorder: Recorder, storages: dict[Any, torch.Tensor]) -> torch.Tensor:
+def _fills(tensor: torch.Tensor) -> bool:
+    """Whether the tensor is all of its storage."""
+    nbytes = tensor.numel() * tensor.itemsize
+    return not tensor.storage_offset() and tensor.is_contiguous() and tensor.untyped_storage().nbytes() == nbytes
+
+
+def _view(tensor: torch.Tensor, recorder: Recorder, storages: dict[Any, torch.Tensor]) -> torch.Tensor:
     """A twin of the tensor's storage, shared by all tensors that share it, seen through the tensor's strides."""
     storage = tensor.untyped_storage()
     count = storage.nbytes() // tensor.itemsize
     dense = count == tensor.numel()
-    whole = tensor.detach() if dense else tensor.detach().as_strided((count,), (1,), 0)
     key = (storage._cdata, tensor.dtype)
     twin = storages.get(key)
-    if twin is None:
-        twin = storages[key] = recorder.twin(whole, recorder.device)
-    return twin.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).detach()
+    with quiet():  # unseen: the user's own tensor is no part of the step
+        if twin is None:
+            whole = tensor.detach() if dense else tensor.detach().as_strided((count,), (1,), 0)
+            twin = storages[key] = recorder.twin(whole, recorder.device)
+        return twin.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).detach()

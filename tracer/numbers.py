@@ -13,9 +13,7 @@ import torch
 
 from ..graph import Phase
 from .log import Log
-
-KEEPS = frozenset({"aten.mul.Tensor", "aten.mul_.Tensor", "aten.div.Tensor", "aten.div_.Tensor"})
-"""Ops whose derivative saves the second factor, also where it is a number (tools/autograd/derivatives.yaml)."""
+from .signature import Signature
 
 
 class _OfNode:
@@ -37,14 +35,19 @@ class SavedNumbers:
         self._kept: int | None = None
         self._made: tuple[weakref.ref[torch.Tensor], int] | None = None
 
-    def before(self, name: str, args: tuple[Any, ...]) -> None:
+    @property
+    def waiting(self) -> bool:
+        """Whether a number is saved, or has been born just now, so that the next op has to be seen."""
+        return self._made is not None or bool(self._log.numbers)
+
+    def before(self, sig: Signature, args: tuple[Any, ...]) -> None:
         """An op is about to be answered: a number may be freed by now, or be born with it."""
         if self._log.numbers:
             self.release()
         if self._made is not None:
             self._watch(*self._made)
             self._made = None
-        if name in KEEPS and not isinstance(args[1], torch.Tensor):
+        if sig.keeps_number and not isinstance(args[1], torch.Tensor):
             self._keep(args[0], args[1])
 
     def _keep(self, tensor: torch.Tensor, number: Any) -> None:

@@ -20,16 +20,16 @@ import torch
 
 from ..graph import ForetraceError, Outcome, Phase, Result
 from . import foreach, kernels, signature, sparse
-from .arena import SMALL_FLOAT_BYTES, Owner, base_of, storage_bytes
+from .arena import SMALL_FLOAT_BYTES, Owner, base_of, holds_values, storage_bytes
 from .assumptions import Assumptions
-from .calls import META, dense, describe, fits, has_mask, on_meta, scan
+from .calls import META, dense, describe, fits, has_mask, listed, on_meta, scan
 from .choices import ASSIGNS, CHOICES, HALF, fill_places, half
 from .corrections import CORRECTIONS, SHAPES, STANDS_FOR_META
 from .key import KEY, quiet
 from .log import Log
 from .numbers import SavedNumbers
 from .replay import AS_RUN, depends_on_data, fill, shapes_of
-from .signature import Signature, in_order
+from .signature import Signature, decompose, in_order
 from .special import READS, SPECIAL
 
 MAX_OPS = 2_000_000
@@ -72,7 +72,9 @@ class Recorder(Log):
         """Devices that Python code is asking a factory for just now, innermost last."""
         self.recording_model = False
         """True while the model's step runs, when C++ code that copies a tensor's options means our device."""
-        self._signatures: dict[Any, Signature] = {}
+        self.roads: dict[str, Callable[..., Any]] = {}
+        """What to run for composite ops that take CUDA's road, where no autograd kernel did (``inference_mode``)."""
+        self._signatures: dict[int, Signature] = {}
         self._specs: dict[Any, Any] = {}
         self._guessed: set[str] = set()
         self._numbers = SavedNumbers(self)
@@ -93,7 +95,7 @@ class Recorder(Log):
 
     def forget(self) -> None:
         """Let go of all that was written down: it has become a graph, and some references lead round in circles."""
-        for kept in (self.rows, self.events, self.markers, self.owners, self._specs, self._signatures):
+        for kept in (self.rows, self.copies, self.events, self.markers, self.owners, self._specs, self._signatures):
             kept.clear()
         self.observe = self.progress = None
 
@@ -112,9 +114,9 @@ class Recorder(Log):
 
     def signature(self, func: Any) -> Signature:
         """The overload's schema, read once."""
-        found = self._signatures.get(func)
+        found = self._signatures.get(id(func))  # torch computes an overload's hash in Python; ours keeps it alive
         if found is None:
-            found = self._signatures[func] = signature.read(func)
+            found = self._signatures[id(func)] = signature.read(func)
         return found
 
     def dispatch(self, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -127,20 +129,28 @@ class Recorder(Log):
             )
         if self.recording and self.markers[-1].phase is not self.phase:
             self._mark()
-        key: list[Any] = [sig.func, torch.is_grad_enabled()]
+        key: list[Any] = []
         given: list[torch.Tensor] = []
-        for value in args:
-            scan(value, key, given)
-        for name, value in kwargs.items():
-            key.append(name)
-            scan(value, key, given)
-        owners = [self.owner_of(t) if t.layout is torch.strided else None for t in given]
+        if sig.told_from_lists:
+            listed(args, given)
+            listed(kwargs.values(), given)
+        else:
+            key += (sig.name, torch.is_grad_enabled())
+            for value in args:
+                scan(value, key, given)
+            for name, value in kwargs.items():
+                key.append(name)
+                scan(value, key, given)
+        owners = self.owners_of(given)
+        in_memory = all(owners)
         self.at_hand = dict(zip(map(id, given), owners, strict=True))
-        self._numbers.before(sig.name, args)
+        if sig.keeps_number or self._numbers.waiting:
+            self._numbers.before(sig, args)
         place = kwargs.get("device")
-        if (place is not None and place.type == "meta") or any(t.is_meta for t in given):
+        if (place is not None and place.type == "meta") or (not in_memory and any(t.is_meta for t in given)):
             self.at_hand = {}
-            return sig.func(*args, **kwargs)
+            # To fill what has no memory changes nothing, and the meta kernels of it are slow.
+            return args[0] if sig.overwrites and len(given) == 1 and args else sig.func(*args, **kwargs)
         if self.assumptions.replay is not None:
             self.outcome = self._outcome_of(sig, args)
         answer = SPECIAL.get(sig.name)
@@ -148,7 +158,7 @@ class Recorder(Log):
             self.at_hand = {}
             self.looks += sig.name in READS
             result = answer(self, sig, args, kwargs, owners)
-        elif any(t.layout is not torch.strided for t in given):
+        elif not in_memory and any(t.layout is not torch.strided for t in given):
             result = sparse.answer(self, sig, args, kwargs)
         elif sig.view or sig.restrides:
             result = sig.func(*args, **kwargs)
@@ -156,7 +166,8 @@ class Recorder(Log):
                 self.at_hand = {}
         else:
             result = self._compute(sig, tuple(key), args, kwargs, given, owners)
-        self._numbers.after(result)
+        if sig.keeps_number:
+            self._numbers.after(result)
         if self.recording:
             self.record(sig, args, kwargs, result)
         self.at_hand = {}
@@ -177,12 +188,14 @@ class Recorder(Log):
         known = all(owner is None or owner.known for owner in read)
         if sig.dynamic and sig.name not in STANDS_FOR_META and (sig.name != "aten.index.Tensor" or has_mask(args[1])):
             return self._dynamic(sig, args, kwargs, owners, known)
-        spec = self._specs.get(key)
+        spec = self._specs.get(key) if key else self._ask(sig, args, kwargs)
         if spec is None:
             spec = self._specs[key] = self._ask(sig, args, kwargs)
         if sig.name in self._guessed:
             self.looks += 1
             self.assumptions.say(sig.name, "its results are like its first input", self.where(), told=True)
+        if sig.name in _ZEROS:
+            return self._zeros(spec[1][0], self._device(kwargs, owners))
         if (known or sig.overwrites) and self._is_small(sig, spec, args, kwargs, given, owners):
             # The CPU may have no kernel for a dtype for which the GPU has one.
             with suppress(NotImplementedError):
@@ -197,6 +210,12 @@ class Recorder(Log):
             owner.known = False
         result = self._allocate(spec, in_order(sig, args, kwargs), device)
         return self._assume(sig, args, kwargs, result) if sig.name.split(".")[1] in CHOICES else result
+
+    def _zeros(self, item: Any, device: str) -> torch.Tensor:
+        """Zeros as described. What is small is known: new memory holds zeros."""
+        _, shape, strides, dtype = item
+        known = holds_values(storage_bytes(shape, strides, dtype.itemsize), dtype)
+        return self.new(shape, strides, dtype, device, known)
 
     def _is_small(
         self,
@@ -392,7 +411,7 @@ class Recorder(Log):
         if sig.name in SHAPES:
             results = SHAPES[sig.name](args)
             return (tuple if len(sig.aliases) > 1 else None, results)
-        if sig.name.startswith("aten._foreach_") and (told := foreach.answer(sig, args)) is not None:
+        if sig.told_from_lists and (told := foreach.answer(sig, args)) is not None:
             return told
         if self.device == "cpu" and sig.name in kernels.CPU_DIFFERS:
             asked = kernels.ask(sig.func, args, kwargs)
@@ -539,6 +558,9 @@ _LIKE = frozenset(
 )
 """Ops that take shape and dtype of what they are given, and read no values."""
 
+_ZEROS = frozenset({"aten.zeros_like.default", "aten.new_zeros.default"})
+"""Those that make zeros of it."""
+
 
 def _listed(value: Any) -> Any:
     return value if isinstance(value, (list, tuple)) else (value,)
@@ -566,13 +588,15 @@ def _install() -> None:
 
 def _fallback(func: Any, *args: Any, **kwargs: Any) -> Any:
     recorder = _active[-1] if _active else None
-    if recorder is None or func.namespace == "profiler":
+    if recorder is None:
         with quiet():
             return func(*args, **kwargs)
     sig = recorder.signature(func)
+    if sig.name in recorder.roads:
+        return recorder.roads[sig.name](*args, **kwargs)
     if sig.composite:
-        return func.decompose(*args, **kwargs)
+        return decompose(func, *args, **kwargs)
     if sig.name in sparse.INSTEAD and (made := sparse.INSTEAD[sig.name](*args, **kwargs)) is not None:
         return made
     with quiet():
-        return recorder.dispatch(sig, args, kwargs)
+        return func(*args, **kwargs) if sig.of_profiler else recorder.dispatch(sig, args, kwargs)

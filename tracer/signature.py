@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from .foreach import ELEMENTWISE
+
 SHARES_SILENTLY = frozenset(
     {
         "aten._unsafe_view.default",
@@ -23,6 +25,9 @@ DYNAMIC_SILENTLY = frozenset({"torchvision.nms.default"})
 """Ops whose result's size depends on values although they have no tag that says so."""
 
 _DYNAMIC = frozenset({torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output})
+
+KEEPS_NUMBER = frozenset({"aten.mul.Tensor", "aten.mul_.Tensor", "aten.div.Tensor", "aten.div_.Tensor"})
+"""Ops whose derivative saves the second factor, also where it is a number (tools/autograd/derivatives.yaml)."""
 
 OVERWRITES = frozenset({"aten.fill_", "aten.zero_", "aten.copy_", "aten.normal_", "aten.uniform_", "aten.random_"})
 """In-place ops after which the old values no longer matter."""
@@ -49,6 +54,12 @@ class Signature:
     composite: bool
     """Made of other ops only, so that it must not be recorded itself."""
     overwrites: bool
+    keeps_number: bool = False
+    """Its derivative saves the second argument, also where that is a number."""
+    of_profiler: bool = False
+    """Not part of the step."""
+    told_from_lists: bool = False
+    """Gives each tensor of its first list back, changed (`foreach`); a key of its call would cost more than asking."""
 
 
 def read(func: torch._ops.OpOverload) -> Signature:
@@ -71,7 +82,23 @@ def read(func: torch._ops.OpOverload) -> Signature:
         dynamic=name in DYNAMIC_SILENTLY or bool(_DYNAMIC.intersection(func.tags)),
         composite=_is_composite(func),
         overwrites=name.rsplit(".", 1)[0] in OVERWRITES,
+        keeps_number=name in KEEPS_NUMBER,
+        of_profiler=name.startswith("profiler."),
+        told_from_lists=name.rsplit(".", 1)[0].rstrip("_") in ELEMENTWISE,
     )
+
+
+def decompose(func: Any, *args: Any, **kwargs: Any) -> Any:
+    """Run a composite op by its kernel in C++, as a real run does.
+
+    ``func.decompose`` prefers a decomposition in Python where there is one. Those are made for compilers, and some do
+    otherwise: that of a dropout which drops nothing copies (torch/_decomp/decompositions.py of 2.13), while the kernel
+    hands its input on (ATen/native/Dropout.cpp).
+    """
+    key = torch._C.DispatchKey.CompositeImplicitAutograd
+    if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key):
+        return func._op_dk(key, *args, **kwargs)
+    return func.decompose(*args, **kwargs)
 
 
 def in_order(sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:

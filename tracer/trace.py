@@ -16,9 +16,10 @@ from ..graph import ForetraceError, Outcomes, Phase, StepGraph, capability_of
 from .again import remembered
 from .assumptions import Assumptions, Setting
 from .autocast import autocast_dtype, cuda_autocast, region
+from .backends import WORDS, backends
 from .cuda import cuda_kernels
 from .disguise import disguise
-from .fold import Folding, Unfoldable
+from .fold import Folding
 from .frames import raised_at, shorten
 from .inputs import Sizes, as_call, stand_in
 from .lift import lift
@@ -29,6 +30,7 @@ from .record import Recorder
 from .scratch import with_scratch
 from .step import Step, make_optimizer, phases, run_step
 from .target import as_step, describe, resolve
+from .turn import Unfoldable
 from .unfold import unfold
 from .variants import variant as named
 from .watch import Settings, Watch
@@ -258,6 +260,7 @@ def _run(step: Step, recorder: Recorder, settings: Settings, folding: Callable[.
         loop = run_step(model, optimizer, call, step, region(recorder.device, settings.autocast))
         for _ in range(settings.warmup):
             _turn(loop, recorder, folds)
+        watch.look(Phase.OPTIMIZER)
         gc.collect()
         recorder.start()
         _turn(loop, recorder, folds)
@@ -265,6 +268,7 @@ def _run(step: Step, recorder: Recorder, settings: Settings, folding: Callable[.
         watch.look(Phase.OPTIMIZER)
         unfold(recorder, folds, watch.roles.gradients)
         notes = tuple(f"{count} times: {choice}" for choice, count in sorted(choices.items()))
+        notes += tuple(WORDS[name] for name in backends(recorder.device) if name in WORDS)
         graph = lift(recorder, watch.roles, watch.facts(settings, (*step.notes, *notes)))
         loop.close()
         return graph

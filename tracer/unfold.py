@@ -11,15 +11,16 @@ folded block in between, over its own storages. What does not fit raises `Unfold
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..graph import Phase, Tensor
 from ..graph.op import tensors
-from .fold import FoldedRun, Folding, Mark, Unfoldable
-from .log import PLACEHOLDER, Marker, Row
+from .fold import FoldedRun, Folding
+from .log import PLACEHOLDER, Copy, Marker, Row
 from .record import Recorder
 from .special import READS
+from .turn import Mark, Unfoldable
 
 Role = tuple[Any, ...]
 
@@ -54,7 +55,9 @@ class Gap:
 class Written:
     """What a template block has in one phase, told by roles."""
 
-    rows: list[Row]
+    modules: list[str]
+    sequences: list[int | None]
+    forwards: list[int | None]
     part: Part
     nodes: int
     calls: list[tuple[str, Any]]
@@ -359,6 +362,7 @@ class _Writer:
     def __init__(self, recorder: Recorder, gaps: list[Gap], blocks: dict[tuple[int, int], Block]) -> None:
         self.recorder, self.gaps, self.blocks = recorder, gaps, blocks
         self.rows: list[Row] = []
+        self.copies: list[Copy] = []
         self.events: list[tuple[int, int, int]] = []
         self.places: list[int] = [0] * len(recorder.rows)
         """The new place of each old row outside of the gaps."""
@@ -390,6 +394,7 @@ class _Writer:
             op, event = gap.part.end_op, gap.part.end_event
         self._keep(Part(op, len(recorder.rows), event, len(old)))
         self._check(old)
+        recorder.copies = [copy._replace(like=self.places[copy.like]) for copy in self.copies]
         recorder.markers = [self._moved(marker) for marker in recorder.markers]
         recorder.rows, recorder.events = self.rows, self.events
         if len(self.rows) > recorder.max_ops:
@@ -401,7 +406,9 @@ class _Writer:
         name = block.view.run.run.blocks[block.place][0]
         return [
             Written(
-                [replace(row) for row in rows[part.first_op : part.end_op]],
+                [row.module for row in rows[part.first_op : part.end_op]],
+                [row.sequence for row in rows[part.first_op : part.end_op]],
+                [row.forward for row in rows[part.first_op : part.end_op]],
                 part,
                 block.view.nodes(block.place) if part is block.forward else 0,
                 *callers.within(range(part.first_op, part.end_op), name),
@@ -436,24 +443,21 @@ class _Writer:
         nodes = self.shift + self._node_shift(gap, block)
         first = len(self.rows)
         renamed = _renaming(*names)
-        tensors = _renumbering(storages)
         self.recorder.callers.copied(
             first, [(renamed(path), line) for path, line in written.calls], map(renamed, written.again)
         )
-        for row in written.rows:
-            self.rows.append(
-                Row(
-                    row.signature,
-                    {name: tensors(value) for name, value in row.args.items()},
-                    tensors(row.result),
-                    row.phase,
-                    renamed(row.module),
-                    row.code,
-                    row.line,
-                    None if row.sequence is None else row.sequence + nodes,
-                    None if row.forward is None else row.forward - block.forward.first_op + began,
-                )
+        by = began - block.forward.first_op
+        self.copies.append(
+            Copy(
+                first,
+                written.part.first_op,
+                [renamed(module) for module in written.modules],
+                [None if sequence is None else sequence + nodes for sequence in written.sequences],
+                [None if forward is None else forward + by for forward in written.forwards],
+                storages,
             )
+        )
+        self.rows += self.recorder.rows[written.part.first_op : written.part.end_op]
         by = first - written.part.first_op
         events = self.recorder.events[written.part.first_event : written.part.end_event]
         self.events += [(op + by, storages.get(storage, storage), nbytes) for op, storage, nbytes in events]
@@ -508,22 +512,3 @@ def _renaming(old: str, new: str) -> Callable[[str], str]:
         return found
 
     return renamed
-
-
-def _renumbering(storages: dict[int, int]) -> Callable[[Any], Any]:
-    known: dict[int, Tensor] = {}
-    """By the ids of the template's nouns, so that what is one there is one here."""
-
-    def renumbered(value: Any) -> Any:
-        kind = type(value)
-        if kind is Tensor:
-            found = known.get(id(value))
-            if found is None:
-                own = storages.get(value.storage)
-                found = known[id(value)] = value if own is None else Tensor(own, *value[1:])
-            return found
-        if kind is tuple:
-            return tuple([renumbered(item) for item in value])
-        return value
-
-    return renumbered

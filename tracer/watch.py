@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from ..graph import Facts, Named, Phase
+from ..graph.bulk import of_columns
+from .backends import backends
 from .lift import Roles, storage_numbers
 from .log import dtype_name
 from .record import Recorder
@@ -42,26 +44,26 @@ class Watch:
     ) -> None:
         self.model, self.recorder, self.optimizers, self.inputs = model, recorder, optimizers, inputs
         self.roles = Roles()
-        self.seen = -1
-        """How many ops there were at the last look."""
+        self.seen = self.seen_with_state = (-1, -1)
+        """How many ops, and storages, there were at the last look, and at the last one at the state as well."""
         self.names = {id(p): name for name, p in model.named_parameters()}
-        for name, tensor in inputs:
-            self._note(self.roles.inputs, tensor, name)
+        self._note(self.roles.inputs, inputs)
 
     def look(self, phase: Phase) -> None:
         """Note what the storages hold now; between two looks without an op nothing has changed."""
-        if phase is Phase.ZERO_GRAD or (phase is not Phase.OPTIMIZER and self.seen == self.recorder.answered):
+        with_state, now = phase is Phase.OPTIMIZER, (self.recorder.answered, len(self.recorder.bytes_of))
+        if phase is Phase.ZERO_GRAD or now == (self.seen_with_state if with_state else self.seen):
             return
-        self.seen = self.recorder.answered
-        for name, parameter in members(self.model, "_parameters"):
-            self._note(self.roles.parameters, parameter, name)
-            if parameter.grad is not None:
-                self._note(self.roles.gradients, parameter.grad, name)
-        for name, buffer in members(self.model, "_buffers"):
-            self._note(self.roles.buffers, buffer, name)
-        if phase is Phase.OPTIMIZER:
-            for name, value in self._state():
-                self._note(self.roles.state, value, name)
+        if not (with_state or self.recorder.recording):
+            return  # what a step before left is looked at when it is over
+        self.seen = now
+        parameters, buffers = members(self.model, "_parameters", "_buffers")
+        self._note(self.roles.parameters, parameters)
+        self._note(self.roles.gradients, [(name, p.grad) for name, p in parameters if p.grad is not None])
+        self._note(self.roles.buffers, buffers)
+        if with_state:
+            self.seen_with_state = now
+            self._note(self.roles.state, list(self._state()))
 
     def _state(self) -> Iterator[tuple[str, torch.Tensor]]:
         """The optimizers' tensors of this moment. Nothing here may hold them: an optimizer may replace them."""
@@ -70,15 +72,16 @@ class Watch:
                 name = self.names.get(id(parameter), "parameter")
                 yield from _tensors(name, values)
 
-    def _note(self, names: dict[int, str], tensor: torch.Tensor, name: str) -> None:
-        if tensor.layout is torch.strided and not tensor.is_meta:
-            owner = self.recorder.owner_of(tensor)
+    def _note(self, names: dict[int, str], tensors: list[tuple[str, torch.Tensor]]) -> None:
+        owners = self.recorder.owners_of([tensor for _, tensor in tensors])
+        for (name, _), owner in zip(tensors, owners, strict=True):
             if owner is not None:
                 names.setdefault(owner.id, name)
 
     def facts(self, settings: Settings, notes: tuple[str, ...]) -> Facts:
         """What is known of the trace, with storages by the ids that the lifted graph gives them."""
         numbers = storage_numbers(self.recorder)
+        parameters, buffers = members(self.model, "_parameters", "_buffers")
         return Facts(
             target=settings.target,
             arguments={name: _plain(value) for name, value in sorted(settings.arguments.items())},
@@ -87,25 +90,33 @@ class Watch:
             autocast=dtype_name(settings.autocast) if settings.autocast is not None else None,
             warmup=settings.warmup,
             optimizer=self._optimizer(),
-            parameters=self._named(members(self.model, "_parameters"), numbers),
-            buffers=self._named(members(self.model, "_buffers"), numbers),
+            parameters=self._named(parameters, numbers),
+            buffers=self._named(buffers, numbers),
             inputs=self._named(self.inputs, numbers),
-            state=self._named(dict(self._state()).items(), numbers),
+            state=self._named(list(dict(self._state()).items()), numbers),
             modules={name: type(module).__name__ for name, module in self.model.named_modules()},
             calls=self.recorder.callers.lines,
             recomputed=self.recorder.callers.again,
             assumptions=tuple(self.recorder.assumptions.used()),
             notes=notes,
+            backends=backends(self.recorder.device),
             versions={"torch": torch.__version__.partition("+")[0], "python": platform.python_version()},
         )
 
-    def _named(self, tensors: Any, numbers: dict[int, int]) -> tuple[Named, ...]:
-        named = []
-        for name, tensor in tensors:
-            owner = self.recorder.owner_of(tensor) if tensor.layout is torch.strided else None
-            storage = numbers.get(owner.id if owner is not None else 0, numbers[0])
-            named.append(Named(name, storage, tuple(tensor.shape), dtype_name(tensor.dtype), tensor.requires_grad))
-        return tuple(named)
+    def _named(self, named: list[tuple[str, torch.Tensor]], numbers: dict[int, int]) -> tuple[Named, ...]:
+        tensors = [tensor for _, tensor in named]
+        owners = self.recorder.owners_of(tensors)
+        return tuple(
+            of_columns(
+                Named,
+                len(named),
+                name=[name for name, _ in named],
+                storage=[numbers.get(owner.id if owner is not None else 0, numbers[0]) for owner in owners],
+                shape=[tuple(tensor.shape) for tensor in tensors],
+                dtype=[dtype_name(tensor.dtype) for tensor in tensors],
+                trainable=[tensor.requires_grad for tensor in tensors],
+            )
+        )
 
     def _optimizer(self) -> dict[str, object]:
         if not self.optimizers:
@@ -123,9 +134,9 @@ class Watch:
         return {"class": type(optimizer).__name__, "implementation": way, **dict(sorted(group.items()))}
 
 
-def members(model: nn.Module, table: str) -> list[tuple[str, torch.Tensor]]:
-    """What ``named_parameters`` or ``named_buffers`` tell, without a generator for each module."""
-    found: dict[int, tuple[str, torch.Tensor]] = {}
+def members(model: nn.Module, *tables: str) -> list[list[tuple[str, torch.Tensor]]]:
+    """What ``named_parameters`` or ``named_buffers`` tell for each of these tables, by one walk without generators."""
+    found: list[dict[int, tuple[str, torch.Tensor]]] = [{} for _ in tables]
     seen: set[int] = set()
     waiting = [("", model)]
     while waiting:
@@ -133,12 +144,14 @@ def members(model: nn.Module, table: str) -> list[tuple[str, torch.Tensor]]:
         if id(module) in seen:
             continue
         seen.add(id(module))
-        for name, tensor in module.__dict__[table].items():
-            if tensor is not None:
-                found.setdefault(id(tensor), (prefix + name, tensor))
+        inside = module.__dict__
+        for table, by_id in zip(tables, found, strict=True):
+            for name, tensor in inside[table].items():
+                if tensor is not None:
+                    by_id.setdefault(id(tensor), (prefix + name, tensor))
         children = [(f"{prefix}{name}.", child) for name, child in module._modules.items() if child is not None]
         waiting += children[::-1]
-    return list(found.values())
+    return [list(by_id.values()) for by_id in found]
 
 
 def _tensors(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:

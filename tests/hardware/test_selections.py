@@ -250,6 +250,22 @@ def test_ops_without_a_rule_are_named() -> None:
     assert unknown([*known, *nameless]) == ("aten._fft_r2c", "aten._linalg_svd")
 
 
+@pytest.mark.parametrize(
+    ("dtype", "targets", "blank", "found"),
+    [
+        ("int32", (30,), 0, ("aten._ctc_loss",)),
+        ("int64", (30,), 0, ()),
+        ("int32", (3, 10), 0, ()),
+        ("int32", (30,), 1, ()),
+    ],
+)
+def test_a_ctc_loss_that_cudnn_may_take_is_named(
+    dtype: str, targets: tuple[int, ...], blank: int, found: tuple[str, ...]
+) -> None:
+    given = {"log_probs": new(100, 3, 30), "targets": new(*targets, dtype=dtype), "blank": blank}
+    assert unknown([aten("_ctc_loss.default", new(3), **given)]) == found
+
+
 def strided(*shape: int) -> Tensor:
     """The transpose of a dense tensor."""
     return new(*shape)._replace(strides=(1, shape[0]))

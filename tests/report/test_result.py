@@ -163,6 +163,14 @@ def test_a_device_smaller_than_the_context_is_no_device() -> None:
         price(perceptron(), on=TOY, memory_bytes=1_000)
 
 
+def test_a_step_on_the_cpu_has_no_allocator_of_cudas() -> None:
+    graph = perceptron()
+    on_cpu = tuple(replace(storage, device="cpu") for storage in graph.storages)
+    graph = replace(graph, storages=on_cpu, facts=replace(graph.facts, device="cpu"))
+    with pytest.raises(foretrace.ForetraceError, match="traced for the cpu"):
+        price(graph, on=TOY, conf="expandable_segments:True")
+
+
 def test_the_allocators_settings_change_what_is_reserved() -> None:
     plain = price(perceptron(), on=TOY)
     expandable = price(perceptron(), on=TOY, conf="expandable_segments:True")

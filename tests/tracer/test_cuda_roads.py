@@ -221,3 +221,31 @@ def test_an_encoder_that_makes_nested_tensors_is_told_how_not_to() -> None:
     with pytest.raises(ForetraceError, match="nested tensors") as raised:
         trace(Padded().eval(), (torch.randn(2, 16, 64),), step="inference", device="cuda")
     assert "enable_nested_tensor=False" in raised.value.mend
+
+
+@pytest.mark.parametrize(("share", "training"), [(0.0, True), (0.5, False)])
+@pytest.mark.parametrize("inference", [False, True])
+def test_a_dropout_that_drops_nothing_hands_its_input_on(share: float, training: bool, inference: bool) -> None:
+    def dropped(y: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode(inference):
+            return F.dropout(y.tanh(), share, training)
+
+    with_it, without = (traced(f, step="inference") for f in (dropped, lambda y: y.tanh()))
+    assert [op.name for op in with_it.ops] == [op.name for op in without.ops]
+
+
+def test_inference_mode_takes_the_roads_of_no_grad() -> None:
+    """No autograd kernel runs there, and it is those that take CUDA's road otherwise."""
+
+    def roads(mode: Any) -> list[str]:
+        def function(y: torch.Tensor) -> torch.Tensor:
+            with mode():
+                heads = y.view(8, 8, 4, 64).half()
+                heads = F.dropout(F.scaled_dot_product_attention(heads, heads, heads), 0.1, True)
+                return F.group_norm(F.softmax(heads, -1, dtype=torch.float32), 2)
+
+        return [op.name for op in traced(function, step="inference").ops]
+
+    found = roads(torch.inference_mode)
+    assert found == roads(torch.no_grad)
+    assert {"aten._scaled_dot_product_flash_attention.default", "aten.native_dropout.default"} <= set(found)

@@ -93,6 +93,7 @@ def both(target: Callable[[], Step], path: Path, **options: Any) -> StepGraph:
     graphs = [trace(target, fold=fold, **options) for fold in (True, False)]
     for part in ("ops", "storages", "events", "spans", "facts"):
         assert getattr(graphs[0], part) == getattr(graphs[1], part)
+    assert graphs[0].kinds == graphs[1].kinds
     for name, graph in zip("ab", graphs, strict=True):
         save(graph, path / name)
     assert (path / "a").read_bytes() == (path / "b").read_bytes()

@@ -111,6 +111,18 @@ def test_an_own_step_function_is_followed() -> None:
     assert gradients <= {op.outputs[0].storage for op in accumulated}
 
 
+@pytest.mark.parametrize("warmup", [1, 2, 3])
+def test_gradients_that_a_step_drops_first_are_gradients_by_name(warmup: int) -> None:
+    def step(model: nn.Module, optimizer: None, inputs: dict) -> None:
+        model.zero_grad()
+        model(**inputs).backward()
+
+    graph = trace(*_model_and_inputs(), step=step, optimizer=None, device="cuda", warmup=warmup)
+    dropped = {s.name: s.bytes for s in graph.at_start if s.category is Category.GRADIENT}
+    kept = {s.name: s.bytes for s in graph.storages if s.category is Category.GRADIENT and s.died is None}
+    assert dropped == kept and len(kept) == len(list(graph.facts.parameters))
+
+
 def test_inference_keeps_nothing_for_backward() -> None:
     graph = trace(*_model_and_inputs(), step="inference", device="cuda")
     assert {s.category for s in graph.storages} <= {
@@ -403,3 +415,30 @@ def test_a_failing_forward_leaves_meta_parameters_where_they_were() -> None:
     with pytest.raises(ForetraceError, match=r"must have same reduction dim"):
         trace(model, (torch.randn(2, 16),), loss=torch.sum)
     assert all(p.is_meta for p in model.parameters())
+
+
+class Shared(nn.Module):
+    """Tied weights, and two parameters on one storage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.head = nn.Embedding(50, 64), nn.Linear(64, 50, bias=False)
+        self.head.weight = self.tokens.weight
+        both = torch.randn(128, 64)
+        self.one, self.other = nn.Parameter(both[:64]), nn.Parameter(both[64:].t())
+        self.register_buffer("table", torch.randn(300, 300))
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.head(self.tokens(ids) @ self.one @ self.other).sum() + self.table.sum()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_what_is_live_at_the_start_is_the_steps_own(device: str) -> None:
+    """The tensors that the user gave, which stand aside meanwhile, are no part of it."""
+    graph = trace(Shared(), (torch.randint(0, 50, (4, 3000)),), loss=lambda out: out, optimizer="sgd", device=device)
+    found = {s.name: s.bytes for s in graph.at_start if s.bytes}
+    loss = found.pop("kept from the step before")
+    two = 4 * 128 * 64
+    assert loss == 4
+    assert sum(found.values()) == 4 * 50 * 64 + two + 4 * 300 * 300 + 8 * 4 * 3000
+    assert all(s.device.startswith(device) for s in graph.at_start)

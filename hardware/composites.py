@@ -1,0 +1,143 @@
+"""Ops that PyTorch writes as several kernels under one name -> what lies between them.
+
+Losses with a reduction compute every element first; ``logsumexp`` and distances hold what they add up. A trace has one
+op there, whose temporaries no other op shows. The C++ is the same for all devices, so a run on the CPU shows the same
+sequence; a test holds these rules against one.
+
+Not covered: the small copies that complex numbers and integers take; ``soft_margin_loss``, ``_trilinear``, ``renorm``,
+``linalg_pinv`` and ``linalg_matrix_exp``, which reports name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+
+from ..graph import Op, Tensor
+from .extra_rules import WIDE, Setting, rule
+from .reductions import Kernel, reduction
+from .script import Extra, Return, Scratch
+
+NO_REDUCTION = 0
+"""``at::Reduction::None``."""
+ELEMENTS = "loss of each element"
+
+
+@rule("mse_loss", "smooth_l1_loss")
+def structured_loss(op: Op, setting: Setting) -> Iterator[Extra]:
+    """The losses, beside an output that was allocated as large and is cut to a number.
+
+    https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/BinaryOps.cpp, TORCH_META_FUNC(mse_loss);
+    https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/Loss.cpp, TORCH_IMPL_FUNC(mse_loss_out).
+    """
+    if _reduces(op):
+        losses = _elements(op)
+        yield Scratch(losses.bytes, ELEMENTS)
+        yield from _added_up(losses, setting)
+
+
+@rule("huber_loss")
+def huber_loss(op: Op, setting: Setting) -> Iterator[Extra]:
+    """The losses, before the output (Loss.cpp, huber_loss)."""
+    if _reduces(op):
+        losses = _elements(op)
+        yield Scratch(losses.bytes, ELEMENTS, True)
+        yield from _added_up(losses, setting)
+
+
+@rule("binary_cross_entropy_with_logits")
+def with_logits(op: Op, setting: Setting) -> Iterator[Extra]:
+    """The logarithms of the sigmoid, weighted if positive ones are, and the losses, which are the output unreduced.
+
+    https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/Loss.cpp, binary_cross_entropy_with_logits.
+    """
+    losses, positive = _elements(op), op.get("pos_weight")
+    yield Scratch(losses.bytes, "logarithms of the sigmoid", True)
+    if isinstance(positive, Tensor):
+        yield Scratch(positive.bytes, "weight less one", True)
+        yield Scratch(losses.bytes, "weight of each element", True)
+        yield Return("weight less one", True)
+        yield Return("weight of each element", True)
+    if _reduces(op):
+        yield Scratch(losses.bytes, ELEMENTS, True)
+        yield from _added_up(losses, setting)
+
+
+@rule("logsumexp")
+def logsumexp(op: Op, setting: Setting) -> Iterator[Extra]:
+    """The maxima, and where they are infinite; then an exponential for each element, before the output.
+
+    https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/ReduceOps.cpp, logsumexp_out_impl.
+    """
+    value, result = op.tensor("self"), op.outputs[0]
+    if not value.numel:
+        return
+    yield Scratch(result.bytes, "maxima", True)
+    yield Scratch(result.bytes, "their size", True)
+    yield Scratch(result.numel, "whether they are infinite", True)
+    yield Return("their size", True)
+    yield Return("whether they are infinite", True)
+    yield Scratch(value.numel * result.itemsize, "exponentials", True)
+
+
+@rule("dist")
+def dist(op: Op, setting: Setting) -> Iterator[Extra]:
+    """The difference (https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/Distance.cpp, dist)."""
+    shapes = op.tensor("self").shape, op.tensor("other").shape
+    yield Scratch(prod(_broadcast(*shapes)) * op.outputs[0].itemsize, "difference", True)
+
+
+@rule("_euclidean_dist")
+def euclidean_dist(op: Op, setting: Setting) -> Iterator[Extra]:
+    """Squares of both, one after the other; then both with two columns more, so that one product gives all distances.
+
+    https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/Distance.cpp, _euclidean_dist.
+    """
+    left, right = op.tensor("x1"), op.tensor("x2")
+    for value, name in ((left, "left"), (right, "right")):
+        yield Scratch(value.bytes, f"squares of the {name}", True)
+        yield Scratch(_row_bytes(value), f"norms of the {name}", True)
+        yield Return(f"squares of the {name}", True)
+        yield Scratch(_row_bytes(value), f"ones beside the {name}", True)
+    yield Scratch(left.bytes, "minus twice the left", True)
+    yield Scratch(left.bytes + 2 * _row_bytes(left), "wide left", True)
+    for name in ("norms of the left", "ones beside the left", "minus twice the left"):
+        yield Return(name, True)
+    yield Scratch(right.bytes + 2 * _row_bytes(right), "wide right", True)
+    yield Return("norms of the right", True)
+    yield Return("ones beside the right", True)
+
+
+def _row_bytes(value: Tensor) -> int:
+    return prod(value.shape[:-1]) * value.itemsize
+
+
+def _reduces(op: Op) -> bool:
+    return op.get("reduction", 1) != NO_REDUCTION
+
+
+def _elements(op: Op) -> Tensor:
+    """A dense tensor of the losses, before they are reduced."""
+    value, target = op.tensor("self"), op.tensor("target")
+    shape = _broadcast(value.shape, target.shape)
+    return Tensor(0, op.outputs[0].dtype, shape, tuple(prod(shape[i + 1 :]) for i in range(len(shape))))
+
+
+def _broadcast(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
+    count = max(len(one), len(other))
+    padded = ((1,) * (count - len(shape)) + shape for shape in (one, other))
+    return tuple(0 if 0 in sizes else max(sizes) for sizes in zip(*padded, strict=True))
+
+
+def _added_up(value: Tensor, setting: Setting) -> Iterator[Extra]:
+    """The buffers of the sum or mean of all elements."""
+    halves = value.itemsize == 2
+    kernel = Kernel(
+        value_bytes=value.itemsize,
+        partial_bytes=WIDE.get(value.dtype, value.itemsize),
+        result_bytes=value.itemsize,
+        vector=8 if halves else 4,
+        accumulates_in_result=not halves,
+    )
+    if value.numel > 1:
+        yield from reduction(value, frozenset(range(len(value.shape))), kernel, setting)
