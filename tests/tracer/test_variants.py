@@ -33,6 +33,21 @@ def test_checkpointed_blocks_are_those_of_a_model_that_checkpoints_by_hand() -> 
     assert step(GPT(), "checkpointed").events == step(Checkpointed()).events
 
 
+def test_a_model_that_keeps_keys_and_values_keeps_none_while_it_is_checkpointed() -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
+
+    def made(use_cache: bool) -> tuple[nn.Module, dict[str, torch.Tensor]]:
+        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=64, use_cache=use_cache, **sizes))
+        ids = torch.zeros(2, 16, dtype=torch.int64)
+        return model, {"input_ids": ids, "labels": ids}
+
+    model, inputs = made(use_cache=True)
+    graph = trace(model, inputs, variant="checkpointed")
+    assert graph.events == trace(*made(use_cache=False), variant="checkpointed").events
+    assert model.config.use_cache is True
+
+
 def test_blocks_are_the_outermost_of_a_kind() -> None:
     nested = nn.Sequential(*(nn.Sequential(nn.Linear(4, 4), nn.ReLU()) for _ in range(3)))
     assert blocks(nested) == list(nested)
