@@ -27,7 +27,7 @@ def checkpointed(model: nn.Module) -> Iterator[None]:
     """Every block of a repeated kind keeps its input only, and runs again in backward.
 
     Models of transformers keep no keys and values for generation then, to which a block that runs again would add its
-    own once more; they do the same where they checkpoint by themselves (modeling_layers.py, GradientCheckpointingLayer).
+    own once more. They do the same where they checkpoint by themselves (GradientCheckpointingLayer).
     """
     found = blocks(model)
     if not found:

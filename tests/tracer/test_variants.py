@@ -9,6 +9,8 @@ from torch.utils.checkpoint import checkpoint
 
 from foretrace.costmodels import timeline
 from foretrace.graph import ForetraceError, StepGraph
+from foretrace.report import price
+from foretrace.report.what_if import ALREADY, what_if
 from foretrace.tracer import trace
 from foretrace.tracer.variants import VARIANTS, blocks
 from small_models import GPT
@@ -46,6 +48,15 @@ def test_a_model_that_keeps_keys_and_values_keeps_none_while_it_is_checkpointed(
     graph = trace(model, inputs, variant="checkpointed")
     assert graph.events == trace(*made(use_cache=False), variant="checkpointed").events
     assert model.config.use_cache is True
+
+
+def test_a_step_whose_attention_is_fused_is_told_so() -> None:
+    def again(variant: str | None = None, autocast: str | None = None) -> StepGraph:
+        return step(GPT(), variant)
+
+    report = price(step(GPT()), on="a100-sxm4-80gb")
+    assert any(op.packet == "aten._scaled_dot_product_efficient_attention" for op in report.trace.ops)
+    assert what_if(report, again).left_out["fused attention"] == ALREADY
 
 
 def test_blocks_are_the_outermost_of_a_kind() -> None:
