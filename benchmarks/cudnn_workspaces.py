@@ -22,6 +22,7 @@ import ctypes
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -273,9 +274,13 @@ class Cudnn:
 
     def workspace(self, case: Case, setting: Setting, name: str) -> int | None:
         """Bytes of the first plan that can be had; None where there is none."""
+        return next(iter(self.tried(case, setting, name, 1)), None)
+
+    def tried(self, case: Case, setting: Setting, name: str, limit: int) -> list[int]:
+        """Bytes of each of the first `limit` plans that can be had."""
         try:
             device, graph = self._devices[setting.gpu], self._graph(case, setting, name)
-            return next(self._plans(graph, device, setting), None)
+            return list(islice(self._plans(graph, device, setting), limit))
         finally:
             while self._made:
                 self._library.cudnnBackendDestroyDescriptor(self._made.pop())

@@ -5,12 +5,13 @@ PyTorch asks cuDNN for a plan and takes the plan's *workspace* from the caching 
 is comes from heuristics inside cuDNN, so what stands here is an **estimate**: a count of what the usual plan copies.
 
 Kernels for tensor cores work in channels-last order on whole vectors of 16 bytes, so what lies otherwise is copied
-before and after; on compute capability 8.x float32 operands are also rounded to TF32 in a copy. The gradient of the
-weight is added up in parts besides. Plans that use no tensor cores (float32 before 8.0 or without TF32, and float64)
-take next to nothing, and so do depthwise convolutions, which have kernels of PyTorch's.
+before and after, and so are groups of other widths than there are kernels for; on compute capability 8.x float32
+operands are also rounded to TF32 in a copy. The gradient of the weight is added up in parts besides. Plans that use no
+tensor cores (float32 before 8.0 or without TF32, and float64) take next to nothing, and so do depthwise convolutions,
+which have kernels of PyTorch's.
 
 ``benchmarks/cudnn_workspaces.py`` asks cuDNN itself, which answers without a GPU, and compares;
-``docs/accuracy_memory.md`` has the result. The two numbers of `partial_sums` were chosen on its first part.
+``docs/accuracy_memory.md`` has the result. The numbers of `PARTS` and `GROUP_WIDTHS` were chosen on its first part.
 
 Not covered: ``torch.backends.cudnn.benchmark``, with which every plan is tried once and the fastest kept; the fallback
 to a smaller plan where memory is short; ``CUDNN_CONV_WSCAP_DBG``; depthwise convolutions that cuDNN does run
@@ -31,8 +32,11 @@ from .script import Extra, Return, Scratch
 CUDNN = "cuDNN workspace (estimate)"
 
 VECTOR_BYTES = 16
-PART_BYTES, MOST_PARTS = 16 * 1024, 8
-"""Partial sums of a weight's gradient: bytes for each multiprocessor, and whole gradients at most."""
+GROUP_WIDTHS, GROUP_LANE = (4, 8, 16, 32), 32
+"""Channels of a group for which half precision has kernels of its own; others are gathered, in lanes of so many."""
+PARTS = {4: (16 * 1024, 8), 2: (32 * 1024, 24)}
+"""Partial sums of a weight's gradient, by an element's bytes: bytes for each multiprocessor, and whole
+gradients at most."""
 
 
 class Sizes(NamedTuple):
@@ -55,6 +59,8 @@ class Convolution(NamedTuple):
     is_pointwise: bool
     """True for windows of one element, whose weight lies the same in both orders."""
     is_depthwise: bool
+    is_gathered: bool
+    """True where each group's channels are copied beside each other, filled up to whole lanes."""
     weight_elements: int
 
 
@@ -114,12 +120,13 @@ def weight_gradient_bytes(convolution: Convolution, gpu: Gpu, *, tf32: bool = Tr
     copies = _reordered(convolution)
     if _rounds(convolution, gpu):
         copies = sizes.input + sizes.result + (0 if convolution.is_channels_last else sizes.weight)
-    return copies + partial_sums(convolution.weight_elements, gpu)
+    return copies + partial_sums(convolution, gpu)
 
 
-def partial_sums(weight_elements: int, gpu: Gpu) -> int:
+def partial_sums(convolution: Convolution, gpu: Gpu) -> int:
     """Bytes of the float32 parts that a weight's gradient is added up in."""
-    return min(PART_BYTES * gpu.sm_count, MOST_PARTS * 4 * weight_elements)
+    part_bytes, most = PARTS[2 if convolution.dtype in ("float16", "bfloat16") else 4]
+    return min(part_bytes * gpu.sm_count, most * 4 * convolution.weight_elements)
 
 
 def uses_tensor_cores(convolution: Convolution, gpu: Gpu, *, tf32: bool = True) -> bool:
@@ -139,6 +146,8 @@ def _rounds(convolution: Convolution, gpu: Gpu) -> bool:
 def _reordered(convolution: Convolution) -> int:
     """Copies of what does not lie in channels-last order, or not in whole vectors."""
     sizes = convolution.sizes
+    if convolution.is_channels_last and convolution.is_gathered:
+        return sizes.input + sizes.result + (0 if convolution.has_whole_vectors else sizes.weight)
     if convolution.is_channels_last:
         return 0 if convolution.has_whole_vectors else sizes.input + sizes.weight
     return sizes.input + sizes.result + (0 if convolution.is_pointwise else sizes.weight)
@@ -158,27 +167,27 @@ def convolution_of(op: Op) -> Convolution | None:
 
 def convolution(value: Tensor, weight: Tensor, result: Tensor, groups: int = 1) -> Convolution:
     """The convolution of these tensors."""
-    lane = max(VECTOR_BYTES // value.itemsize, 1)
-    padded = _padded(weight.shape, lane)
+    width = weight.shape[1]
+    is_depthwise = groups > 1 and width == 1
+    is_gathered = groups > 1 and not is_depthwise and value.itemsize == 2 and width not in GROUP_WIDTHS
+    vector = max(VECTOR_BYTES // value.itemsize, 1)
+    lane, apart = (GROUP_LANE, groups) if is_gathered else (vector, 1)
+    filled = _filled(value.shape, lane, apart), _filled(weight.shape, lane, 1), _filled(result.shape, lane, apart)
     return Convolution(
-        sizes=Sizes(*(prod(shape) * value.itemsize for shape in _filled(value, weight, result, lane))),
+        sizes=Sizes(*(prod(shape) * value.itemsize for shape in filled)),
         dtype=value.dtype,
         is_channels_last=is_channels_last(value),
-        has_whole_vectors=value.shape[1] % lane == 0,
+        has_whole_vectors=value.shape[1] % (lane * apart) == 0,
         is_pointwise=prod(weight.shape[2:]) == 1,
-        is_depthwise=groups > 1 and weight.shape[1] == 1,
-        weight_elements=prod(padded),
+        is_depthwise=is_depthwise,
+        is_gathered=is_gathered,
+        weight_elements=prod(_filled(weight.shape, vector, 1)),
     )
 
 
-def _filled(value: Tensor, weight: Tensor, result: Tensor, lane: int) -> Iterator[tuple[int, ...]]:
-    yield _padded(value.shape, lane)
-    yield _padded(weight.shape, lane)
-    yield _padded(result.shape, lane)
-
-
-def _padded(shape: tuple[int, ...], lane: int) -> tuple[int, ...]:
-    return (shape[0], -(-shape[1] // lane) * lane, *shape[2:])
+def _filled(shape: tuple[int, ...], lane: int, groups: int) -> tuple[int, ...]:
+    """A shape with the channels of each group filled up to whole lanes."""
+    return (shape[0], groups * -(-shape[1] // (lane * groups)) * lane, *shape[2:])
 
 
 def is_channels_last(tensor: Tensor) -> bool:

@@ -9,7 +9,8 @@ decorator `rule`.
 The rules of ops that select, sort or draw are in `selections`, those of losses and other ops that run several kernels
 in `composites`; cuDNN's convolutions are estimated in `convolutions`.
 Not covered, and so taken to be nothing: what cuDNN takes for recurrent layers, batch norm and its attention; the
-workspaces of cuSOLVER, cuSPARSE and cuFFT; ROCm. Reports name such ops (`unknown`).
+workspaces of cuSOLVER, cuSPARSE and cuFFT, which say what they would take only where there is a GPU
+(``cufftEstimateMany`` and ``cusolverDnCreate`` of CUDA 13 fail without one); ROCm. Reports name such ops (`unknown`).
 """
 
 from __future__ import annotations

@@ -258,6 +258,8 @@ def _holder_name(row: Holder) -> str:
     made = short(row.packet)
     if row.category in (Category.TEMPORARY, Category.SAVED) and not made:
         return "from the step before"
+    if row.category is Category.WORKSPACE and not made:
+        return "cuBLAS"  # which alone keeps what it takes
     return f"{row.module} {made}".strip() or "(no module)"
 
 

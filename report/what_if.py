@@ -35,6 +35,7 @@ TRACED: Mapping[str, Mapping[str, str]] = {
 }
 """What is traced again, and the options that it takes."""
 EXPANDABLE = "expandable segments"
+FUSED_ATTENTION = frozenset(f"aten._scaled_dot_product_{kind}_attention" for kind in ("flash", "efficient", "cudnn"))
 WIDTH = 80
 
 
@@ -94,10 +95,15 @@ def what_if(report: Report, trace_again: TraceAgain | None = None) -> WhatIf:
             found[name] = _estimated(report, name, edited)
             left_out.pop(name, None)
         elif name not in found and left_out.get(name) != ALREADY:
-            left_out[name] = "the step has nothing of the kind"
+            left_out[name] = ALREADY if _does_so(report.trace, name) else "the step has nothing of the kind"
     found[EXPANDABLE] = _expandable(report)
     changes = sorted(found.values(), key=lambda change: (-change.saved_bytes, change.name))
     return WhatIf(report=report, changes=tuple(changes), left_out=left_out)
+
+
+def _does_so(graph: StepGraph, name: str) -> bool:
+    """Whether a step has nothing to exchange since it runs that way."""
+    return name == "fused attention" and any(op.packet in FUSED_ATTENTION for op in graph.ops)
 
 
 def _again(report: Report, trace_again: TraceAgain, options: Mapping[str, str]) -> StepGraph | None:

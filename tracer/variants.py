@@ -24,7 +24,11 @@ Variant = Callable[[nn.Module], AbstractContextManager[None]]
 
 @contextmanager
 def checkpointed(model: nn.Module) -> Iterator[None]:
-    """Every block of a repeated kind keeps its input only, and runs again in backward."""
+    """Every block of a repeated kind keeps its input only, and runs again in backward.
+
+    Models of transformers keep no keys and values for generation then, to which a block that runs again would add its
+    own once more. They do the same where they checkpoint by themselves (GradientCheckpointingLayer).
+    """
     found = blocks(model)
     if not found:
         raise ForetraceError("the module has no repeated blocks to checkpoint", "Checkpoint parts of it by hand.")
@@ -32,7 +36,16 @@ def checkpointed(model: nn.Module) -> Iterator[None]:
         for block in found:
             undo.callback(setattr if "forward" in block.__dict__ else _unset, block, "forward", block.forward)
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        for config in _caching(model):
+            undo.callback(setattr, config, "use_cache", True)
+            config.use_cache = False
         yield
+
+
+def _caching(model: nn.Module) -> list[Any]:
+    """The configurations of its modules that say that keys and values are kept."""
+    configs = {id(config): config for module in model.modules() if (config := getattr(module, "config", None))}
+    return [config for config in configs.values() if getattr(config, "use_cache", None) is True]
 
 
 def _unset(block: nn.Module, name: str, value: Any) -> None:

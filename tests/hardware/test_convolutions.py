@@ -90,6 +90,30 @@ def test_channels_are_filled_up_to_vectors_of_sixteen_bytes() -> None:
     assert asked(forward("float16", channels=3, last=True)) == [Scratch(2 * filled, CUDNN)]
 
 
+def grouped(width: int, groups: int, *, last: bool = True) -> Op:
+    value = images(8, width * groups, 56, 56, dtype="bfloat16", last=last)
+    weight = images(width * groups, width, 3, 3, dtype="bfloat16")
+    return call("aten.convolution.default", value, input=value, weight=weight, groups=groups)
+
+
+def test_groups_of_a_width_without_a_kernel_are_gathered() -> None:
+    """In lanes of 32 channels: 128 are four of them, 24 are filled up, and so is their weight."""
+    plane = 8 * 56 * 56
+    assert asked(grouped(32, 4)) == [Scratch(0, CUDNN)]
+    assert asked(grouped(128, 2)) == [Scratch(2 * 2 * plane * 256, CUDNN)]
+    assert asked(grouped(24, 2)) == [Scratch(2 * (2 * plane * 64 + 48 * 32 * 3 * 3), CUDNN)]
+    # Row-major, a weight is reordered besides.
+    assert asked(grouped(128, 2, last=False)) == [Scratch(2 * (2 * plane * 256 + 256 * 128 * 3 * 3), CUDNN)]
+
+
+def test_partial_sums_of_half_precision_are_more() -> None:
+    # 32 KiB for each of 108 multiprocessors is what 24 gradients of 64 x 64 x 3 x 3 in float32 are, to the byte.
+    assert 24 * 4 * WEIGHT == 32 * 1024 * 108
+    half = [forward("bfloat16", last=True, channels=channels) for channels in (32, 64, 128)]
+    found = [asked(backward(op, False, True, False)) for op in half]
+    assert found == [[Scratch(size, CUDNN)] for size in (12 * 4 * WEIGHT, 24 * 4 * WEIGHT, 24 * 4 * WEIGHT)]
+
+
 def test_hopper_multiplies_float32_as_it_is() -> None:
     assert asked(forward(), H100) == [Scratch(4 * (2 * IMAGES + WEIGHT), CUDNN)]
     assert asked(forward(last=True), H100) == [Scratch(0, CUDNN)]
@@ -117,6 +141,7 @@ def test_a_transposed_convolution_is_the_gradient_of_a_plain_one() -> None:
         has_whole_vectors=True,
         is_pointwise=False,
         is_depthwise=False,
+        is_gathered=False,
         weight_elements=64 * 32 * 2 * 2,
     )
     up = call("aten.convolution.default", large, input=small, weight=weight, transposed=True)

@@ -9,6 +9,8 @@ from torch.utils.checkpoint import checkpoint
 
 from foretrace.costmodels import timeline
 from foretrace.graph import ForetraceError, StepGraph
+from foretrace.report import price
+from foretrace.report.what_if import ALREADY, what_if
 from foretrace.tracer import trace
 from foretrace.tracer.variants import VARIANTS, blocks
 from small_models import GPT
@@ -31,6 +33,30 @@ def step(model: nn.Module, variant: str | None = None, device: str = "cuda") -> 
 
 def test_checkpointed_blocks_are_those_of_a_model_that_checkpoints_by_hand() -> None:
     assert step(GPT(), "checkpointed").events == step(Checkpointed()).events
+
+
+def test_a_model_that_keeps_keys_and_values_keeps_none_while_it_is_checkpointed() -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
+
+    def made(use_cache: bool) -> tuple[nn.Module, dict[str, torch.Tensor]]:
+        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=64, use_cache=use_cache, **sizes))
+        ids = torch.zeros(2, 16, dtype=torch.int64)
+        return model, {"input_ids": ids, "labels": ids}
+
+    model, inputs = made(use_cache=True)
+    graph = trace(model, inputs, variant="checkpointed")
+    assert graph.events == trace(*made(use_cache=False), variant="checkpointed").events
+    assert model.config.use_cache is True
+
+
+def test_a_step_whose_attention_is_fused_is_told_so() -> None:
+    def again(variant: str | None = None, autocast: str | None = None) -> StepGraph:
+        return step(GPT(), variant)
+
+    report = price(step(GPT()), on="a100-sxm4-80gb")
+    assert any(op.packet == "aten._scaled_dot_product_efficient_attention" for op in report.trace.ops)
+    assert what_if(report, again).left_out["fused attention"] == ALREADY
 
 
 def test_blocks_are_the_outermost_of_a_kind() -> None:
