@@ -218,7 +218,7 @@ def _tensor_face(recorder: Recorder) -> dict[str, Any]:
         options: dict[str, Any] = {"memory_format": memory_format} if memory_format is not None else {}
         if device is None or device.type == claimed(self).type:
             return stock_to(self, dtype or self.dtype, copy=copy, **options)
-        with _asked(recorder, device):
+        with _Asked(recorder, device):
             return torch.ops.aten._to_copy.default(self, dtype=dtype or self.dtype, **options)
 
     def as_type(self: torch.Tensor, dtype: Any = None, non_blocking: bool = False) -> Any:
@@ -241,13 +241,19 @@ def _tensor_face(recorder: Recorder) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def _asked(recorder: Recorder, device: torch.device) -> Iterator[None]:
-    recorder.asked_for.append("cuda:0" if device.type == "cuda" else str(device))
-    try:
-        yield
-    finally:
-        recorder.asked_for.pop()
+class _Asked:
+    """While this is entered, what is made without a device goes where Python asked for it."""
+
+    __slots__ = ("_asked_for", "_place")
+
+    def __init__(self, recorder: Recorder, device: torch.device) -> None:
+        self._asked_for, self._place = recorder.asked_for, "cuda:0" if device.type == "cuda" else str(device)
+
+    def __enter__(self) -> None:
+        self._asked_for.append(self._place)
+
+    def __exit__(self, *error: object) -> None:
+        self._asked_for.pop()
 
 
 def _asking(recorder: Recorder, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -264,7 +270,7 @@ def _asking(recorder: Recorder, function: Callable[..., Any]) -> Callable[..., A
         device = torch.device(device) if not isinstance(device, int) else _CUDA
         if device.type == "cuda" and function.__name__ in _FROM_DATA:
             return _copied(function, args, kwargs)
-        with _asked(recorder, device):
+        with _Asked(recorder, device):
             return function(*args, **kwargs)
 
     return factory

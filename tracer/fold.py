@@ -28,9 +28,9 @@ from . import caches
 from .alike import Run, State, inside, runs, shared, shared_state, state, surroundings, unchanged
 from .arena import base_of, storage_bytes
 from .key import quiet
+from .modules import members
 from .record import Recorder
 from .turn import VALUES, Argument, Before, Call, Given, Kind, Mark, New, Turn, Unfoldable, filled
-from .watch import members
 
 _ENGINE = "_engine_run_backward"
 

@@ -50,7 +50,8 @@ def stand_ins(model: nn.Module, recorder: Recorder) -> Iterator[None]:
     with ExitStack() as undo:
         modules = [(module, _attributes(module)) for module in model.modules()]
         undo.callback(_restore_all, modules)
-        tensors = {id(t): t for t in (*model.parameters(), *model.buffers()) if not _is_lazy(t)}.values()
+        tables = members(model, "_parameters", "_buffers")
+        tensors = {id(t): t for table in tables for _, t in table if not _is_lazy(t)}.values()
         holders = Counter(t.untyped_storage()._cdata for t in tensors)
         storages: dict[Any, torch.Tensor] = {}
         for tensor in tensors:
@@ -169,3 +170,23 @@ def _view(tensor: torch.Tensor, recorder: Recorder, storages: dict[Any, torch.Te
             whole = tensor.detach() if dense else tensor.detach().as_strided((count,), (1,), 0)
             twin = storages[key] = recorder.twin(whole, recorder.device)
         return twin.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).detach()
+
+
+def members(model: nn.Module, *tables: str) -> list[list[tuple[str, torch.Tensor]]]:
+    """What ``named_parameters`` or ``named_buffers`` tell for each of these tables, by one walk without generators."""
+    found: list[dict[int, tuple[str, torch.Tensor]]] = [{} for _ in tables]
+    seen: set[int] = set()
+    waiting = [("", model)]
+    while waiting:
+        prefix, module = waiting.pop()
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        inside = module.__dict__
+        for table, by_id in zip(tables, found, strict=True):
+            for name, tensor in inside[table].items():
+                if tensor is not None:
+                    by_id.setdefault(id(tensor), (prefix + name, tensor))
+        children = [(f"{prefix}{name}.", child) for name, child in module._modules.items() if child is not None]
+        waiting += children[::-1]
+    return [list(by_id.values()) for by_id in found]

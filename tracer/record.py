@@ -131,7 +131,7 @@ class Recorder(Log):
             self._mark()
         key: list[Any] = []
         given: list[torch.Tensor] = []
-        if sig.told_from_lists:
+        if sig.needs_no_key or sig.name in SPECIAL:
             listed(args, given)
             listed(kwargs.values(), given)
         else:

@@ -60,6 +60,8 @@ class Signature:
     """Not part of the step."""
     told_from_lists: bool = False
     """Gives each tensor of its first list back, changed (`foreach`); a key of its call would cost more than asking."""
+    needs_no_key: bool = False
+    """Nothing is remembered of its calls: it is really run on the tensors, or told from them."""
 
 
 def read(func: torch._ops.OpOverload) -> Signature:
@@ -69,22 +71,25 @@ def read(func: torch._ops.OpOverload) -> Signature:
     sets = [frozenset(a.alias_info.before_set) if a.alias_info else frozenset() for a in schema.arguments]
     writes = [bool(a.alias_info and a.alias_info.is_write) for a in schema.arguments]
     shared = [r for r in schema.returns if r.alias_info is not None]
+    view = name in SHARES_SILENTLY or bool(shared and not any(r.alias_info and r.alias_info.is_write for r in shared))
+    restrides = torch.Tag.inplace_view in func.tags or name.startswith(("aten.set_", "aten.resize_"))
+    from_lists = name.rsplit(".", 1)[0].rstrip("_") in ELEMENTWISE
     return Signature(
         func=func,
         name=name,
         names=tuple(a.name for a in schema.arguments),
         mutates=tuple(a.name for a, write in zip(schema.arguments, writes, strict=True) if write),
         aliases=tuple(_argument_of(r, sets) for r in schema.returns),
-        view=name in SHARES_SILENTLY
-        or bool(shared and not any(r.alias_info and r.alias_info.is_write for r in shared)),
-        restrides=torch.Tag.inplace_view in func.tags or name.startswith(("aten.set_", "aten.resize_")),
+        view=view,
+        restrides=restrides,
         random=torch.Tag.nondeterministic_seeded in func.tags,
         dynamic=name in DYNAMIC_SILENTLY or bool(_DYNAMIC.intersection(func.tags)),
         composite=_is_composite(func),
         overwrites=name.rsplit(".", 1)[0] in OVERWRITES,
         keeps_number=name in KEEPS_NUMBER,
         of_profiler=name.startswith("profiler."),
-        told_from_lists=name.rsplit(".", 1)[0].rstrip("_") in ELEMENTWISE,
+        told_from_lists=from_lists,
+        needs_no_key=view or restrides or from_lists,
     )
 
 

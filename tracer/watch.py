@@ -15,6 +15,7 @@ from ..graph.bulk import of_columns
 from .backends import backends
 from .lift import Roles, storage_numbers
 from .log import dtype_name
+from .modules import members
 from .record import Recorder
 from .variants import Variant
 
@@ -46,7 +47,8 @@ class Watch:
         self.roles = Roles()
         self.seen = self.seen_with_state = (-1, -1)
         """How many ops, and storages, there were at the last look, and at the last one at the state as well."""
-        self.names = {id(p): name for name, p in model.named_parameters()}
+        (parameters,) = members(model, "_parameters")
+        self.names = {id(parameter): name for name, parameter in parameters}
         self._note(self.roles.inputs, inputs)
 
     def look(self, phase: Phase) -> None:
@@ -132,26 +134,6 @@ class Watch:
         )
         group = {k: v for k, v in optimizer.param_groups[0].items() if isinstance(v, (int, float, bool, tuple))}
         return {"class": type(optimizer).__name__, "implementation": way, **dict(sorted(group.items()))}
-
-
-def members(model: nn.Module, *tables: str) -> list[list[tuple[str, torch.Tensor]]]:
-    """What ``named_parameters`` or ``named_buffers`` tell for each of these tables, by one walk without generators."""
-    found: list[dict[int, tuple[str, torch.Tensor]]] = [{} for _ in tables]
-    seen: set[int] = set()
-    waiting = [("", model)]
-    while waiting:
-        prefix, module = waiting.pop()
-        if id(module) in seen:
-            continue
-        seen.add(id(module))
-        inside = module.__dict__
-        for table, by_id in zip(tables, found, strict=True):
-            for name, tensor in inside[table].items():
-                if tensor is not None:
-                    by_id.setdefault(id(tensor), (prefix + name, tensor))
-        children = [(f"{prefix}{name}.", child) for name, child in module._modules.items() if child is not None]
-        waiting += children[::-1]
-    return [list(by_id.values()) for by_id in found]
 
 
 def _tensors(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
