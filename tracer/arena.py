@@ -17,7 +17,7 @@ import mmap
 import sys
 import weakref
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,7 @@ class Owner(weakref.ref):  # type: ignore[type-arg]
     """Whether it has memory of its own, so that it can hold values."""
 
 
+@lru_cache(maxsize=4096)
 def storage_bytes(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> int:
     """Bytes from the first to the last element of a tensor with non-negative strides."""
     last = 0

@@ -175,6 +175,7 @@ def _view(tensor: torch.Tensor, recorder: Recorder, storages: dict[Any, torch.Te
 def members(model: nn.Module, *tables: str) -> list[list[tuple[str, torch.Tensor]]]:
     """What ``named_parameters`` or ``named_buffers`` tell for each of these tables, by one walk without generators."""
     found: list[dict[int, tuple[str, torch.Tensor]]] = [{} for _ in tables]
+    by_table = list(zip(tables, found, strict=True))
     seen: set[int] = set()
     waiting = [("", model)]
     while waiting:
@@ -183,10 +184,11 @@ def members(model: nn.Module, *tables: str) -> list[list[tuple[str, torch.Tensor
             continue
         seen.add(id(module))
         inside = module.__dict__
-        for table, by_id in zip(tables, found, strict=True):
+        for table, by_id in by_table:
             for name, tensor in inside[table].items():
                 if tensor is not None:
                     by_id.setdefault(id(tensor), (prefix + name, tensor))
-        children = [(f"{prefix}{name}.", child) for name, child in module._modules.items() if child is not None]
-        waiting += children[::-1]
+        if module._modules:
+            children = [(f"{prefix}{name}.", child) for name, child in module._modules.items() if child is not None]
+            waiting += children[::-1]
     return [list(by_id.values()) for by_id in found]
