@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import gcd
 from typing import Any
 
 import numpy as np
 
-from ..costmodels.formula import Axis, Condition, Formula, Instances, line
+from ..costmodels.formula import HIGHEST_DEGREE, Axis, Condition, Formula, Instances, line, longer
 from ..graph import ForetraceError, StepGraph
 
 LARGEST = 1 << 20
@@ -51,6 +52,16 @@ MOST_PIECES = 8
 REMAINDER = 64
 """A size with a default from twice this on is followed on values with the default's remainder by it: padding and
 alignment ask no more. What lies between is found to be rounded, or not, by `costmodels.formula`."""
+
+FIRST_LAYERS = 3
+"""Where a size lengthens the program its values are followed from here on, where traces are short: a first, a middle and
+a last layer differ."""
+
+FEW = 2
+"""The highest degree looked for among the smallest values, so that a size that is no polynomial there costs little."""
+
+KEPT = 3
+"""How many of the last traces are kept."""
 
 ASKED_EVENLY = 5
 """After so many questions what an allocator reserves is taken to grow unevenly, and the interval is halved."""
@@ -176,19 +187,21 @@ class _Search:
         self.pieces: list[Piece] = []
         self.apart: dict[int, int] = {}
         self.why = ""
-        self.last: tuple[int, StepGraph] | None = None
+        self.latest: dict[int, StepGraph] = {}
 
     def kept(self, **sizes: int) -> StepGraph:
-        """A trace, the last of which is kept: what is reserved is asked of the same one."""
-        graph = self.trace_at(**sizes)
-        self.last = sizes[self.name], graph
-        return graph
+        """A trace, the last of which are kept: what is reserved is asked of the same ones."""
+        value = sizes[self.name]
+        self.latest[value] = self.trace_at(**sizes)
+        for old in list(self.latest)[:-KEPT]:
+            del self.latest[old]
+        return self.latest[value]
 
     def graph(self, value: int) -> StepGraph:
-        if self.last is None or self.last[0] != value:
+        if value not in self.latest:
             self.instances.traces += 1
             return self.kept(**{self.name: value})
-        return self.last[1]
+        return self.latest[value]
 
     def run(self, headroom: float, reserved: Callable[[StepGraph], int] | None) -> Fit:
         self.begin()
@@ -222,18 +235,31 @@ class _Search:
     def begin(self) -> None:
         """The first piece, if there is one: on small values where these are needed, on values of one remainder where
         those are no polynomial."""
-        if self.step > 1 and self.traced(self.start) > self.limit_bytes:
-            self.step, self.start = 1, 2
+        if self.step > 1 and (self.beyond(self.start) or self.lengthens()):
+            self.step, self.start = 1, 2 if self.beyond(self.start) else FIRST_LAYERS
+        if self.step == 1 and self.beyond(2):
+            self.start, self.why = 2, f"{self.name}=2 does not fit, so that there is nothing to make one for"
+            return
         for step, start in dict.fromkeys(((self.step, self.start), (REMAINDER, REMAINDER + self.near % REMAINDER))):
             try:
                 self.step, self.start = step, start
-                return self.add_piece(start)
+                return self.add_piece(start, FEW if step == 1 else HIGHEST_DEGREE)
             except ForetraceError as error:
                 self.why = error.message
 
-    def add_piece(self, first: int) -> None:
+    def beyond(self, value: int) -> bool:
+        """Whether a value can be built, and is too much."""
+        return self.instances.builds({self.name: value}) and self.traced(value) > self.limit_bytes
+
+    def lengthens(self) -> bool:
+        """Whether the size lengthens the program: then small values are cheap, and alignment is of no concern."""
+        first, second = ({self.name: self.start + k * self.step} for k in range(2))
+        there = self.instances.builds(first) and self.instances.builds(second)
+        return there and longer(self.instances.at(first), self.instances.at(second))
+
+    def add_piece(self, first: int, highest: int = HIGHEST_DEGREE) -> None:
         axis = Axis(self.name, first, self.step)
-        self.pieces.append(Piece(first, line(self.instances, [axis])))
+        self.pieces.append(Piece(first, line(self.instances, [axis], highest=highest)))
 
     def search(self, limit_bytes: int) -> int:
         """The largest value that the last pieces say fits; 0 where none of them does."""
@@ -269,11 +295,53 @@ class _Search:
         elif not best:
             low, high = 0, self.start
         else:
-            low, high = best, best + [piece for piece in self.pieces if piece.first <= best][-1].modulus
+            piece = [piece for piece in self.pieces if piece.first <= best][-1]
+            low, high = best, best + piece.modulus
+            known = {**self.apart, low: self.traced(low)} if piece.modulus > 1 else {}
+            low = max((v for v, size in known.items() if low <= v < high and size <= limit_bytes), default=low)
+            high = min((v for v, size in known.items() if low < v < high and size > limit_bytes), default=high)
+            if high - low > FEW:
+                likely = self.by_stairs(piece, limit_bytes)
+                low, high = self.narrowed(low, high, (likely, likely + 1), limit_bytes)
+                for _ in range(FEW):
+                    low, high = self.narrowed(low, high, (self.evenly(piece, low, high, limit_bytes),), limit_bytes)
         while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if self.known_apart(middle) <= limit_bytes else (low, middle)
+            low, high = self.narrowed(low, high, ((low + high) // 2,), limit_bytes)
         return low if best or self.apart.get(low) else 0
+
+    def narrowed(self, low: int, high: int, values: tuple[int, ...], limit_bytes: int) -> tuple[int, int]:
+        """The interval between what fits and what does not, after some values in it were traced."""
+        for value in values:
+            if low < value < high:
+                low, high = (value, high) if self.known_apart(value) <= limit_bytes else (low, value)
+        return low, high
+
+    def evenly(self, piece: Piece, low: int, high: int, limit_bytes: int) -> int:
+        """The last value between two to fit if the peak grows evenly from what was traced at the lower one."""
+        start, more = self.traced(low), piece.formula.peak.at(**{self.name: low})
+
+        def fits(k: int) -> bool:
+            return k < high - low and start + piece.formula.peak.at(**{self.name: low + k}) - more <= limit_bytes
+
+        return low + max(largest(fits), 1)
+
+    def by_stairs(self, piece: Piece, limit_bytes: int) -> int:
+        """The value that is likely the last to fit, if between a piece's values the peak goes in stairs.
+
+        How long a stair is, and whether it rises at its first value or after its last, is what explains the neighbours
+        of the piece's first value best.
+        """
+        first, step = piece.first, self.step
+
+        def level(value: int) -> int:
+            return int(piece.formula.peak.at(**{self.name: value}))
+
+        known = [(v, self.traced(v)) for v in (first + 1, first + step - 1) if self.instances.builds({self.name: v})]
+        stairs = [(length, up) for length in divisors(gcd(first, step)) for up in (True, False)]
+        off = {s: sum(abs(level(on_stair(v, *s)) - traced) for v, traced in known) for s in stairs}
+        length, up = min(stairs, key=lambda s: off[s])
+        even = first + largest(lambda more: level(first + more) <= limit_bytes)
+        return even // length * length if up else -(-(even + 1) // length) * length - 1
 
     def known_apart(self, value: int) -> int:
         """The peak at a value that no piece holds for; 0 where there is no instance of it."""
@@ -293,21 +361,14 @@ class _Search:
         return low
 
     def guess(self, over: Mapping[int, int], low: int, high: int) -> int:
-        """The last value between two that may not be too much, if what is too much grows evenly."""
+        """The last value between two that may not be too much, if what is reserved grows evenly, or as what is
+        allocated does."""
         if len(over) > ASKED_EVENLY:
             return (low + high) // 2
         if low in over:
             return low + (high - low) * -over[low] // max(over[high] - over[low], 1)
-        if not self.pieces:
-            return (low + high) // 2
-        first = self.pieces[0].first
-        grows = (self.peak_at(high) - self.peak_at(first)) // (high - first) if high > first else 0
-        return high - -(-over[high] // grows) if grows > 0 else (low + high) // 2
-
-    def peak_at(self, value: int) -> int:
-        formula = [piece for piece in self.pieces if piece.first <= value][-1].formula
-        found: int = formula.peak.at(**{self.name: value})
-        return found
+        allocated = self.limit_bytes * self.traced(high) // (over[high] + self.limit_bytes)
+        return self.search(allocated) or (low + high) // 2
 
     def breaks(self, value: int) -> str:
         if value in self.apart:
@@ -316,6 +377,20 @@ class _Search:
         if not below:
             raise ForetraceError(self.why, "Vary a size that the target takes, such as batch.")
         return str(below[-1].formula.peak.winner(**{self.name: value}).point)
+
+
+def divisors(number: int) -> list[int]:
+    """The whole numbers that divide one, in order."""
+    return [d for d in range(1, number + 1) if number % d == 0]
+
+
+def on_stair(value: int, length: int, up: bool) -> int:
+    """A value rounded up or down to a multiple.
+
+    >>> on_stair(33, 32, True), on_stair(33, 32, False)
+    (64, 32)
+    """
+    return (-(-value // length) if up else value // length) * length
 
 
 def _last_that_fits(piece: Piece, name: str, end: int, limit_bytes: int) -> int:

@@ -6,11 +6,13 @@ from .derive import derive, line
 from .digest import Digest, digest
 from .expression import check_expression, letters_for, parse, written
 from .instances import Instances, NoInstance, in_words
-from .lattice import Axis, Recovery, recover
+from .lattice import HIGHEST_DEGREE, Axis, Recovery, recover
+from .plan import longer
 from .polynomial import Atom, Polynomial
 from .result import Candidate, Condition, Formula, Part, Peak, Proof, Quantity, Regime, Residue
 
 __all__ = [
+    "HIGHEST_DEGREE",
     "Atom",
     "Axis",
     "Bound",
@@ -39,6 +41,7 @@ __all__ = [
     "in_words",
     "letters_for",
     "line",
+    "longer",
     "parse",
     "recover",
     "written",

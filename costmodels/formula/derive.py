@@ -22,7 +22,7 @@ from . import peak as peaks
 from .digest import AFTER_FORWARD, Counted, Digest, Live, Made, Point, Series, Spent, StorageClass
 from .expression import letters_for
 from .instances import Asked, Instances, Sizes, TraceAt, in_words
-from .lattice import Axis, Index, Recovery, recover
+from .lattice import HIGHEST_DEGREE, Axis, Index, Recovery, recover
 from .plan import Plan, check_same_regime, difference, plan
 from .polynomial import Atom, Polynomial
 from .result import (
@@ -101,13 +101,23 @@ def derive(
             chosen |= later
 
 
-def line(instances: Instances, axes: Sequence[Axis], letters: Mapping[str, str] | None = None) -> Formula:
-    """The formula on lattices that the caller chose, with no proof: `instances` that it holds for are to be compared.
+def line(
+    instances: Instances,
+    axes: Sequence[Axis],
+    letters: Mapping[str, str] | None = None,
+    *,
+    highest: int = HIGHEST_DEGREE,
+) -> Formula:
+    """The memory's formula on lattices that the caller chose, with no proof: it is to be compared with other traces.
 
-    Raises `ForetraceError` as `derive` does.
+    It has no FLOPs, which may need more points, and no count of parameters. Between the values of an axis it holds
+    where what is rounded there is known; else for the axis's values alone. Raises `ForetraceError` as `derive` does,
+    and where a quantity is of a degree above `highest`.
     """
     starts = {axis.name: axis.start for axis in axes}
-    deriver = _Deriver(instances, starts, {}, letters_for(list(starts), letters))
+    deriver = _Deriver(
+        instances, starts, {}, letters_for(list(starts), letters), memory_alone=True, highest=highest
+    )
     return deriver.on(Plan(instances, starts, {}, {axis.name: axis for axis in axes}))
 
 
@@ -177,6 +187,9 @@ class _Deriver:
     """Sizes whose 1 shall have a formula of its own, as those have that are 1 at the full sizes."""
     among: AbstractSet[Index] | None = None
     """The lattice points to which the recovery is limited; None for whatever it needs."""
+    memory_alone: bool = False
+    """Whether FLOPs and parameters are left out, and a rounding that is not known is not looked into."""
+    highest: int = HIGHEST_DEGREE
 
     def run(self, held_out: int, prove_at: Sequence[Sizes]) -> Formula:
         formula = self.formula(pin=True)
@@ -199,12 +212,21 @@ class _Deriver:
         self.points = peaks.points(self.base, [self.neighbour(name) for name in sorted(self.plan.structural)])
         self.lives = self.live_series()
         self.found: Recovery[Series] = recover(
-            list(self.plan.axes.values()), [*self.base.numbers, *self.lives], self.values, among=self.among
+            list(self.plan.axes.values()),
+            [*self.numbers, *self.lives],
+            self.values,
+            among=self.among,
+            highest=self.highest,
         )
         self.check_polynomial()
         self.atoms: dict[Series, dict[str, Atom]] = {}
         conditions = list(self.rounding())
         return self.assemble(tuple(conditions))
+
+    @property
+    def numbers(self) -> list[Series]:
+        """The series that are asked for, but for what is live at a point."""
+        return [s for s in self.base.numbers if isinstance(s, Made) or not self.memory_alone]
 
     def neighbour(self, name: str) -> Digest:
         return self.instances.at(self.plan.node(**{name: 1}))
@@ -242,7 +264,7 @@ class _Deriver:
         classes = {of: i for i, of in enumerate(found.classes)}
         table = np.pad(found.live_at(list(points)), ((0, 0), (0, 1)))  # a class that is not there has no bytes
         live = table[[points[s.at] for s in self.lives], [classes.get(s.of, -1) for s in self.lives]]
-        return [*found.numbers_of(self.base.numbers), *live.tolist()]
+        return [*found.numbers_of(self.numbers), *live.tolist()]
 
     def check_polynomial(self) -> None:
         failures = [f for f in self.found.failures if not isinstance(f.series, Live)]
@@ -277,7 +299,7 @@ class _Deriver:
             else:
                 other = next(d for d in seen if d.regime != self.base.regime)
                 why = f"at {name}={other.sizes[name]} other ops run: {difference(self.base, other)}"
-            modulus = self.finest(name)
+            modulus = axis.step if self.memory_alone else self.finest(name)
             yield Condition(name, why, modulus, axis.start % modulus)
 
     def finest(self, name: str) -> int:
@@ -304,7 +326,7 @@ class _Deriver:
 
         `seen` grows where several roundings explain all of it.
         """
-        for series in self.base.numbers:
+        for series in self.numbers:
             polynomial = self.polynomial(series)
             if all(polynomial.at(**d.sizes) == d.numbers[series] for d in seen):
                 continue
@@ -380,9 +402,9 @@ class _Deriver:
     def quantities(
         self, storages: Mapping[StorageClass, Polynomial], after_forward: Mapping[StorageClass, Polynomial]
     ) -> dict[str, Quantity]:
-        counted = [Part(s.of, self.polynomial(s)) for s in self.base.numbers if isinstance(s, Counted)]
-        spent = [Part(s.of, self.polynomial(s)) for s in self.base.numbers if isinstance(s, Spent)]
-        found = [self.quantity("parameters", "parameters", "numbers", counted)]
+        counted = [Part(s.of, self.polynomial(s)) for s in self.numbers if isinstance(s, Counted)]
+        spent = [Part(s.of, self.polynomial(s)) for s in self.numbers if isinstance(s, Spent)]
+        found = [] if self.memory_alone else [self.quantity("parameters", "parameters", "numbers", counted)]
         for name, (title, category) in BYTES.items():
             on_device = [self.part(c, p) for c, p in storages.items() if c.on_device and c.category is category]
             if on_device:
@@ -392,7 +414,8 @@ class _Deriver:
             if any(part.kind == phase for part in spent):
                 parts = [part for part in spent if part.kind == phase]
                 found.append(self.quantity(f"flops_{phase}", f"FLOPs of {phase.replace('_', ' ')}", "FLOPs", parts))
-        found.append(self.quantity("flops", "FLOPs of the step", "FLOPs", spent))
+        if not self.memory_alone:
+            found.append(self.quantity("flops", "FLOPs of the step", "FLOPs", spent))
         return {quantity.name: quantity for quantity in found}
 
     # --- regimes ---
