@@ -9,7 +9,7 @@ the confirming trace is not as predicted there is a *threshold* on the way, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd
 from typing import Any
 
@@ -60,6 +60,9 @@ a last layer differ."""
 FEW = 2
 """The highest degree looked for among the smallest values, so that a size that is no polynomial there costs little."""
 
+ALIGNED = 8
+"""Where the model can be built at multiples only, every so manieth of them is aligned as kernels like it."""
+
 KEPT = 3
 """How many of the last traces are kept."""
 
@@ -104,6 +107,8 @@ class Fit:
     traces: int
     why_no_pieces: str = ""
     """Why there are none, where there are none: then every value that was asked about was traced."""
+    unit: int = 1
+    """The model can be built at multiples of this alone, and was asked about those."""
 
     def peak(self, value: Any) -> Any:
         """The peak in bytes at a value of the size, a whole number or a numpy array of them.
@@ -183,7 +188,7 @@ class _Search:
         self.instances = Instances(self.kept, asked)
         self.step = REMAINDER if near >= 2 * REMAINDER else 1
         self.start = REMAINDER + near % REMAINDER if self.step > 1 else 2
-        self.near = near
+        self.near, self.unit = near, 1
         self.pieces: list[Piece] = []
         self.apart: dict[int, int] = {}
         self.why = ""
@@ -224,42 +229,71 @@ class _Search:
             largest_reserved=by_reserved,
             confirmed_bytes=self.traced(best) if best else 0,
             breaks=self.breaks(
-                best + 1 if best else min((v for v, size in self.apart.items() if size), default=self.start)
+                best + self.unit if best else min((v for v, size in self.apart.items() if size), default=self.start)
             ),
             pieces=tuple(self.pieces),
             apart_bytes={value: size for value, size in sorted(self.apart.items()) if size},
             traces=self.instances.traces,
             why_no_pieces="" if self.pieces else self.why,
+            unit=self.unit,
         )
 
     def begin(self) -> None:
         """The first piece, if there is one: on small values where these are needed, on values of one remainder where
         those are no polynomial."""
-        if self.step > 1 and (self.beyond(self.start) or self.lengthens()):
-            self.step, self.start = 1, 2 if self.beyond(self.start) else FIRST_LAYERS
-        if self.step == 1 and self.beyond(2):
-            self.start, self.why = 2, f"{self.name}=2 does not fit, so that there is nothing to make one for"
+        if self.step > 1 or not self.beyond(self.start):
+            self.find_unit()
+        unit = self.unit
+        if self.step > unit and (self.beyond(self.start) or self.lengthens()):
+            self.step, self.start = unit, unit * (2 if self.beyond(self.start) else FIRST_LAYERS)
+        if self.step == unit and self.beyond(2 * unit):
+            self.start = 2 * unit
+            self.why = f"{self.name}={self.start} does not fit, so that there is nothing to make one for"
             return
-        for step, start in dict.fromkeys(((self.step, self.start), (REMAINDER, REMAINDER + self.near % REMAINDER))):
+        again = (REMAINDER * unit, REMAINDER * unit + self.near % (REMAINDER * unit))
+        for step, start in dict.fromkeys(((self.step, self.start), again)):
             try:
                 self.step, self.start = step, start
-                return self.add_piece(start, FEW if step == 1 else HIGHEST_DEGREE)
+                return self.add_piece(start, FEW if step == unit else HIGHEST_DEGREE)
             except ForetraceError as error:
                 self.why = error.message
 
+    def find_unit(self) -> None:
+        """Where small values cannot be built, the multiples that can be: a width that heads must divide."""
+        if self.all_build(self.start, self.start + self.step):
+            return
+        self.instances.at({self.name: self.near})
+        units = (d for d in divisors(self.near) if self.all_build(*(self.near + k * d for k in range(3))))
+        self.unit = next(units, 0)
+        if not self.unit:
+            raise ForetraceError(
+                f"{self.name}={self.near} can be built, but no evenly spaced values from there on",
+                "Vary another size: what fits is looked for among all values, or among all multiples of one.",
+            )
+        self.step = self.unit * (ALIGNED if self.near >= 2 * ALIGNED * self.unit else 1)
+        first = self.step + self.near % self.step
+        self.start = first if self.all_build(first, first + self.step) else self.near
+
+    def all_build(self, *values: int) -> bool:
+        """Whether the model can be built at all of these values."""
+        return all(self.instances.builds({self.name: value}) for value in values)
+
     def beyond(self, value: int) -> bool:
         """Whether a value can be built, and is too much."""
-        return self.instances.builds({self.name: value}) and self.traced(value) > self.limit_bytes
+        return self.all_build(value) and self.traced(value) > self.limit_bytes
 
     def lengthens(self) -> bool:
         """Whether the size lengthens the program: then small values are cheap, and alignment is of no concern."""
-        first, second = ({self.name: self.start + k * self.step} for k in range(2))
-        there = self.instances.builds(first) and self.instances.builds(second)
-        return there and longer(self.instances.at(first), self.instances.at(second))
+        values = self.start, self.start + self.step
+        return self.all_build(*values) and longer(*(self.instances.at({self.name: value}) for value in values))
 
     def add_piece(self, first: int, highest: int = HIGHEST_DEGREE) -> None:
         axis = Axis(self.name, first, self.step)
-        self.pieces.append(Piece(first, line(self.instances, [axis], highest=highest)))
+        formula = line(self.instances, [axis], highest=highest)
+        if self.unit > 1:
+            only = Condition(self.name, "the model cannot be built at others", self.unit)
+            formula = replace(formula, conditions=(*formula.conditions, only))
+        self.pieces.append(Piece(first, formula))
 
     def search(self, limit_bytes: int) -> int:
         """The largest value that the last pieces say fits; 0 where none of them does."""
@@ -280,38 +314,38 @@ class _Search:
 
     def threshold(self, wrong: int) -> int:
         """The first value at which the last piece's formula is not the trace, between its start and `wrong`."""
-        low, high = self.pieces[-1].first, wrong
-        while high - low > 1:
-            middle = (low + high) // 2
+        low, high, modulus = self.pieces[-1].first, wrong, self.pieces[-1].modulus
+        while high - low > modulus:
+            middle = low + (high - low) // modulus // 2 * modulus
             low, high = (middle, high) if self.agrees(middle) else (low, middle)
         return high
 
     def exactly(self, best: int, limit_bytes: int) -> int:
         """The largest value that fits, from the largest that a piece holds for: what lies between is traced."""
         if not self.pieces:
-            low, high = 0, 1
+            low, high = 0, self.unit
             while self.known_apart(high) <= limit_bytes and high < LARGEST:
                 low, high = high, 2 * high
         elif not best:
-            low, high = 0, self.start
+            low, high = 0, self.start // self.unit * self.unit
         else:
             piece = [piece for piece in self.pieces if piece.first <= best][-1]
             low, high = best, best + piece.modulus
             known = {**self.apart, low: self.traced(low)} if piece.modulus > 1 else {}
             low = max((v for v, size in known.items() if low <= v < high and size <= limit_bytes), default=low)
             high = min((v for v, size in known.items() if low < v < high and size > limit_bytes), default=high)
-            if high - low > FEW:
+            if high - low > FEW * self.unit:
                 likely = self.by_stairs(piece, limit_bytes)
-                low, high = self.narrowed(low, high, (likely, likely + 1), limit_bytes)
+                low, high = self.narrowed(low, high, (likely, likely + self.unit), limit_bytes)
                 for _ in range(FEW):
                     low, high = self.narrowed(low, high, (self.evenly(piece, low, high, limit_bytes),), limit_bytes)
-        while high - low > 1:
+        while high - low > self.unit:
             low, high = self.narrowed(low, high, ((low + high) // 2,), limit_bytes)
         return low if best or self.apart.get(low) else 0
 
     def narrowed(self, low: int, high: int, values: tuple[int, ...], limit_bytes: int) -> tuple[int, int]:
         """The interval between what fits and what does not, after some values in it were traced."""
-        for value in values:
+        for value in (value // self.unit * self.unit for value in values):
             if low < value < high:
                 low, high = (value, high) if self.known_apart(value) <= limit_bytes else (low, value)
         return low, high
@@ -323,7 +357,7 @@ class _Search:
         def fits(k: int) -> bool:
             return k < high - low and start + piece.formula.peak.at(**{self.name: low + k}) - more <= limit_bytes
 
-        return low + max(largest(fits), 1)
+        return low + max(largest(fits), self.unit)
 
     def by_stairs(self, piece: Piece, limit_bytes: int) -> int:
         """The value that is likely the last to fit, if between a piece's values the peak goes in stairs.
@@ -336,12 +370,13 @@ class _Search:
         def level(value: int) -> int:
             return int(piece.formula.peak.at(**{self.name: value}))
 
-        known = [(v, self.traced(v)) for v in (first + 1, first + step - 1) if self.instances.builds({self.name: v})]
-        stairs = [(length, up) for length in divisors(gcd(first, step)) for up in (True, False)]
+        beside = [v for v in (first + self.unit, first + step - self.unit) if self.all_build(v)]
+        known = [(v, self.traced(v)) for v in beside]
+        stairs = [(length, up) for length in divisors(gcd(first, step)) if not length % self.unit for up in (True, False)]
         off = {s: sum(abs(level(on_stair(v, *s)) - traced) for v, traced in known) for s in stairs}
         length, up = min(stairs, key=lambda s: off[s])
         even = first + largest(lambda more: level(first + more) <= limit_bytes)
-        return even // length * length if up else -(-(even + 1) // length) * length - 1
+        return even // length * length if up else -(-(even + 1) // length) * length - self.unit
 
     def known_apart(self, value: int) -> int:
         """The peak at a value that no piece holds for; 0 where there is no instance of it."""
@@ -353,9 +388,10 @@ class _Search:
     def by_reserved(self, reserved: Callable[[StepGraph], int], most: int) -> int:
         """Search downwards from what fits by allocated bytes: reserved are no fewer, and grow much as these do."""
         over = {most: reserved(self.graph(most)) - self.limit_bytes} if most else {}
-        low, high = (0, most) if over and over[most] > 0 else (most, most + 1)
-        while high - low > 1:
-            value = min(max(self.guess(over, low, high), low + 1), high - 1)
+        unit = self.unit
+        low, high = (0, most) if over and over[most] > 0 else (most, most + unit)
+        while high - low > unit:
+            value = min(max(self.guess(over, low, high) // unit * unit, low + unit), high - unit)
             over[value] = reserved(self.graph(value)) - self.limit_bytes
             low, high = (low, value) if over[value] > 0 else (value, high)
         return low

@@ -284,7 +284,10 @@ class _Deriver:
         for name, axis in self.plan.axes.items():
             if axis.step == 1 or name in self.plan.structural:
                 continue
-            offsets = dict.fromkeys(d for d in (1, axis.step - 1, 2, 4, 8, 16, axis.step // 2) if d % axis.step)
+            divisors = (d for d in range(3, axis.step // 2) if self.memory_alone and axis.step % d == 0)
+            offsets = dict.fromkeys(
+                d for d in (1, axis.step - 1, 2, 4, 8, 16, axis.step // 2, *divisors) if d % axis.step
+            )
             there = (axis.start + d for d in offsets if self.is_there(name, axis.start + d))
             seen = [self.instances.at(self.plan.base(**{name: v})) for v in islice(there, 2)]
             alike = [d for d in seen if d.regime == self.base.regime]
@@ -299,7 +302,7 @@ class _Deriver:
             else:
                 other = next(d for d in seen if d.regime != self.base.regime)
                 why = f"at {name}={other.sizes[name]} other ops run: {difference(self.base, other)}"
-            modulus = axis.step if self.memory_alone else self.finest(name)
+            modulus = axis.step if self.memory_alone and unexplained else self.finest(name)
             yield Condition(name, why, modulus, axis.start % modulus)
 
     def finest(self, name: str) -> int:
@@ -315,7 +318,7 @@ class _Deriver:
 
     def is_plain(self, seen: Digest) -> bool:
         return seen.regime == self.base.regime and all(
-            self.polynomial(series).at(**seen.sizes) == value for series, value in seen.numbers.items()
+            self.polynomial(series).at(**seen.sizes) == seen.numbers[series] for series in self.numbers
         )
 
     def is_there(self, name: str, value: int) -> bool:
