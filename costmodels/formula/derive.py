@@ -21,7 +21,7 @@ from ...graph import Category, ForetraceError, Phase
 from . import peak as peaks
 from .digest import AFTER_FORWARD, Counted, Digest, Live, Made, Point, Series, Spent, StorageClass
 from .expression import letters_for
-from .instances import Asked, Instances, Sizes, TraceAt, in_words
+from .instances import Asked, Instances, Pinned, Sizes, TraceAt, in_words
 from .lattice import HIGHEST_DEGREE, Axis, Index, Recovery, recover
 from .plan import Plan, check_same_regime, difference, plan
 from .polynomial import Atom, Polynomial
@@ -87,7 +87,7 @@ def derive(
     """
     instances, chosen = Instances(trace_at, asked), dict(at or {})
     while True:
-        deriver = _Deriver(instances, full, chosen, letters_for(list(full), letters), apart)
+        deriver = Deriver(instances, full, chosen, letters_for(list(full), letters), apart)
         try:
             return deriver.run(held_out, prove_at)
         except NoPolynomial as error:
@@ -115,7 +115,7 @@ def line(
     and where a quantity is of a degree above `highest`.
     """
     starts = {axis.name: axis.start for axis in axes}
-    deriver = _Deriver(
+    deriver = Deriver(
         instances, starts, {}, letters_for(list(starts), letters), memory_alone=True, highest=highest
     )
     return deriver.on(Plan(instances, starts, {}, {axis.name: axis for axis in axes}))
@@ -136,7 +136,9 @@ class NotProved(ForetraceError):
 class NoPolynomial(ForetraceError):
     """Some quantities are no polynomial along an axis; with a `modulus` they seem to be one for each remainder."""
 
-    def __init__(self, axis: Axis, modulus: int, values: Sequence[tuple[str, Sequence[int]]]) -> None:
+    def __init__(
+        self, axis: Axis, modulus: int, values: Sequence[tuple[str, Sequence[int]]], series: Series
+    ) -> None:
         what, seen = values[0]
         places = ", ".join(str(axis.value(k)) for k in range(len(seen)))
         more = f" (and {len(values) - 1} more)" if len(values) > 1 else ""
@@ -150,6 +152,7 @@ class NoPolynomial(ForetraceError):
             "--bound above.",
         )
         self.axis, self.modulus = axis, modulus
+        self.series, self.all_values = series, tuple(seen)
 
     def of_one_remainder(self, full: int) -> list[int]:
         """The first two values along the axis that leave the remainder of the full one."""
@@ -178,7 +181,9 @@ def off_the_parabola(values: Sequence[int]) -> list[int]:
 
 
 @dataclass
-class _Deriver:
+class Deriver:
+    """Finds the formula of the sizes within some conditions."""
+
     instances: Instances
     full: Sizes
     given: Mapping[str, Sequence[int]]
@@ -190,6 +195,8 @@ class _Deriver:
     memory_alone: bool = False
     """Whether FLOPs and parameters are left out, and a rounding that is not known is not looked into."""
     highest: int = HIGHEST_DEGREE
+    within: tuple[Condition, ...] = ()
+    """What the sizes must meet."""
 
     def run(self, held_out: int, prove_at: Sequence[Sizes]) -> Formula:
         formula = self.formula(pin=True)
@@ -201,7 +208,7 @@ class _Deriver:
     # --- recovery ---
 
     def formula(self, *, pin: bool) -> Formula:
-        formula = self.on(plan(self.instances, self.full, self.given))
+        formula = self.on(plan(self.instances, self.full, self.given, self.within))
         return self.pinned(formula) if pin else formula
 
     def on(self, planned: Plan) -> Formula:
@@ -232,6 +239,7 @@ class _Deriver:
         return self.instances.at(self.plan.node(**{name: 1}))
 
     def digest(self, index: Sequence[int]) -> Digest:
+        self.plan.check_inside(self.plan.at(index))
         found = self.instances.at(self.plan.at(index))
         check_same_regime(self.base, found, "the first of the lattice")
         return found
@@ -272,7 +280,8 @@ class _Deriver:
             return
         axis = failures[0].axis
         modulus = next((m for m in PIECES if all(is_piecewise(f.values, m) for f in failures if f.axis is axis)), 0)
-        raise NoPolynomial(axis, modulus, [(describe(f.series), f.values) for f in failures if f.axis is axis])
+        said = [(describe(f.series), f.values) for f in failures if f.axis is axis]
+        raise NoPolynomial(axis, modulus, said, failures[0].series)
 
     def polynomial(self, series: Series) -> Polynomial:
         return self.found.polynomial(series, self.atoms.get(series))
@@ -322,7 +331,8 @@ class _Deriver:
         )
 
     def is_there(self, name: str, value: int) -> bool:
-        return self.instances.builds(self.plan.base(**{name: value}))
+        sizes = self.plan.base(**{name: value})
+        return self.plan.inside(sizes) and self.instances.builds(sizes)
 
     def explain_rounding(self, name: str, seen: list[Digest]) -> Series | None:
         """Give each series that differs between the lattice points its rounded size; the first that has none.
@@ -429,7 +439,7 @@ class _Deriver:
         conditions: list[Condition] = []
         for name, axis in self.plan.axes.items():
             sizes = self.plan.base(**{name: 1})
-            if axis.start == 1 or not self.instances.builds(sizes):
+            if axis.start == 1 or not self.is_there(name, 1):
                 continue
             found = self.instances.at(sizes)
             if not residues(formula, found) and found.regime == self.base.regime:
@@ -458,7 +468,7 @@ class _Deriver:
         return [Condition(name, why, least=values[high])] if values[high] > 1 and values[high] != modulus else []
 
     def holds_at(self, formula: Formula, sizes: Sizes) -> bool:
-        if not self.instances.builds(sizes):
+        if not self.plan.inside(sizes) or not self.instances.builds(sizes):
             return False
         found = self.instances.at(sizes)
         return found.regime == self.base.regime and not residues(formula, found)
@@ -469,7 +479,7 @@ class _Deriver:
         axes = {n: [a.start, a.start + a.step] for n, a in self.plan.axes.items() if n != name}
         place = list(self.plan.axes).index(name)
         among = frozenset((*index[:place], *index[place + 1 :]) for index in self.found.indices)
-        inner = _Deriver(_Pinned(self.instances, {name: 1}), others, axes, self.letters, among=among)
+        inner = Deriver(Pinned(self.instances, {name: 1}), others, axes, self.letters, among=among)
         return inner.formula(pin=False)
 
     def beyond(self, formula: Formula) -> Iterator[Condition]:
@@ -478,7 +488,7 @@ class _Deriver:
             step = self.plan.axes[name].step
             far = 2 * value - (2 * value - self.plan.axes[name].start) % step
             sizes = self.plan.base(**{name: far})
-            if name in self.plan.structural or far <= value or not self.instances.builds(sizes):
+            if name in self.plan.structural or far <= value or not self.is_there(name, far):
                 continue
             found = self.instances.at(sizes)
             if found.regime == self.base.regime and residues(formula, found):
@@ -510,14 +520,16 @@ class _Deriver:
         """The full sizes, those asked for, and random small ones, on the lattice's remainders and off them."""
         known = {in_words(self.plan.base())}
         for sizes in (self.full, self.plan.reference.sizes, *more):
-            if in_words(sizes) not in known:
+            if in_words(sizes) not in known and self.plan.inside(sizes):
                 known.add(in_words(sizes))
                 yield sizes
         asked = self.lattice_asked()
         chance = random.Random(0)
         for _ in range(40 * count):
             sizes = self.random_sizes(chance)
-            if in_words(sizes) not in known and tuple(sizes.items()) not in asked and self.instances.builds(sizes):
+            if in_words(sizes) in known or tuple(sizes.items()) in asked or not self.plan.inside(sizes):
+                continue
+            if self.instances.builds(sizes):
                 known.add(in_words(sizes))
                 yield sizes
 
@@ -536,17 +548,6 @@ class _Deriver:
         return sizes
 
     conditions_now: tuple[Condition, ...] = ()
-
-
-class _Pinned(Instances):
-    """The instances where some sizes are set."""
-
-    def __init__(self, inside: Instances, pinned: Sizes) -> None:
-        super().__init__(inside.trace_at, inside.asked)
-        self.inside, self.pinned = inside, dict(pinned)
-
-    def at(self, sizes: Sizes) -> Digest:
-        return self.inside.at({**sizes, **self.pinned})
 
 
 def _regime(formula: Formula, sizes: Sizes) -> Formula:

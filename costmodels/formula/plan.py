@@ -18,6 +18,7 @@ from ...graph import ForetraceError
 from .digest import Digest, Made, Place, Spent
 from .instances import Instances, Sizes, in_words
 from .lattice import Axis
+from .result import Condition
 
 STEP = 64
 REMAINDERS = (2, 3)
@@ -26,6 +27,9 @@ REMAINDERS = (2, 3)
 FIRST_LAYERS = 3
 DEEPEST = 2
 """How many axes may be enlarged for the sake of one another."""
+
+LINE = 6
+"""How many steps along an axis the recovery may take."""
 
 LOOKAHEAD = 4
 """How many steps along each axis are tried before the recovery begins."""
@@ -41,12 +45,18 @@ class Plan:
     axes: dict[str, Axis] = field(default_factory=dict)
     structural: set[str] = field(default_factory=set)
     """The sizes that lengthen the program."""
+    within: tuple[Condition, ...] = ()
+    """What the sizes must meet."""
 
     @cached_property
     def reference(self) -> Digest:
         """The instance at the full sizes, or its like with 2 in place of 1 where that can be built."""
         like = {name: max(value, 2) for name, value in self.full.items()}
-        return self.instances.at(like if self.instances.builds(like) else self.full)
+        return self.instances.at(like if self.inside(like) and self.instances.builds(like) else self.full)
+
+    def inside(self, sizes: Sizes) -> bool:
+        """Whether `sizes` are of those that the formula is for."""
+        return all(c.holds_at(self.instances.complete(sizes)) for c in self.within)
 
     def base(self, **other: int) -> dict[str, int]:
         """The first value along every axis, but for `other`."""
@@ -62,7 +72,25 @@ class Plan:
 
     def suits(self, sizes: Sizes) -> bool:
         """Whether the model can be built at `sizes`, and then runs what it runs at its full size."""
-        return self.instances.builds(sizes) and self.instances.at(sizes).regime == self.reference.regime
+        return (
+            self.inside(sizes)
+            and self.instances.builds(sizes)
+            and self.instances.at(sizes).regime == self.reference.regime
+        )
+
+    def check(self, sizes: Sizes) -> None:
+        """Raise `ForetraceError` for sizes that do not suit."""
+        self.check_inside(sizes)
+        check_same_regime(self.reference, self.instances.at(sizes), "the full-size instance")
+
+    def check_inside(self, sizes: Sizes) -> None:
+        """Raise `ForetraceError` where sizes are not of those that the formula is for."""
+        broken = next((c for c in self.within if not c.holds_at(self.instances.complete(sizes))), None)
+        if broken:
+            raise ForetraceError(
+                f"too few small instances have {broken}: {in_words(sizes)} has not",
+                "Name small sizes of that kind with --at.",
+            )
 
     def mark_structure(self) -> None:
         """Note which sizes lengthen the program."""
@@ -78,11 +106,13 @@ class Plan:
         return all(self.suits(self.node(**{name: k, other: j})) for k, j in ((1, 1), (2, 1), (1, 2)))
 
 
-def plan(instances: Instances, full: Sizes, given: Mapping[str, Sequence[int]]) -> Plan:
-    """The lattice for the sizes `full`, with the values that were `given` for some of them."""
-    made = Plan(instances, full, given)
+def plan(
+    instances: Instances, full: Sizes, given: Mapping[str, Sequence[int]], within: tuple[Condition, ...] = ()
+) -> Plan:
+    """The lattice for the sizes `full`, with the values that were `given` for some of them, all `within` conditions."""
+    made = Plan(instances, full, given, within=within)
     made.axes = {
-        name: _given_axis(name, given[name]) if name in given else replace(_first(full[name]), name=name)
+        name: _given_axis(name, given[name]) if name in given else replace(_between(full[name], name, within), name=name)
         for name in full
     }
     _make_base(made)
@@ -110,6 +140,21 @@ def _first(full: int) -> Axis:
     return Axis("", 4, 4) if full >= 16 else Axis("", 2, 1)
 
 
+def _between(full: int, name: str, within: Sequence[Condition]) -> Axis:
+    """The first values that lie in the range which some conditions leave, closer together where it is narrow."""
+    first = _first(full)
+    alone = [c for c in within if c.name == name and not c.by]
+    least = max([1 if first.start == 2 else first.start, *(max(c.least, int(c.above) + 1) for c in alone)])
+    most = min((int(c.most) for c in alone if c.most is not None), default=None)
+    for step in (first.step, *(s for s in (32, 16, 8, 4, 2, 1) if s < first.step)):
+        low = max([2, *(max(c.least, int(c.above) + 1) for c in alone)])
+        start = least if step == first.step else max(low, step)
+        start += (full - start) % step
+        if most is None or start + LINE * step <= most:
+            return Axis("", max(start, first.start) if step == first.step else start, step)
+    return Axis("", max(low, 1), 1)
+
+
 def _make_base(made: Plan) -> None:
     """Have the first instance suit, if need be by larger values along one axis."""
     if made.suits(made.base()):
@@ -123,7 +168,41 @@ def _make_base(made: Plan) -> None:
     for name in made.axes:
         if _keep_the_remainder(made, name) or _divide_the_full(made, name):
             return
-    check_same_regime(made.reference, made.instances.at(made.base()), "the full-size instance")
+    if not _begin_higher(made):
+        made.check(made.base())
+
+
+def _begin_higher(made: Plan) -> bool:
+    """For a program that changes on the way from small sizes to the full ones: begin behind the change; whether that
+    suits.
+
+    From the full sizes on, each is lowered to its small value if that suits, or as far as it does by halving.
+    """
+    before = dict(made.axes)
+    here = {name: made.reference.sizes[name] for name in before}
+    for name, axis in before.items():
+        if made.suits(here | {name: axis.start}):
+            here[name] = axis.start
+    for name, axis in before.items():
+        if here[name] != axis.start and name not in made.given:
+            here[name] = _lowered(made, here, axis)
+            made.axes[name] = replace(axis, start=here[name])
+    if made.suits(made.base()):
+        return True
+    made.axes = before
+    return False
+
+
+def _lowered(made: Plan, here: Sizes, axis: Axis) -> int:
+    """The smallest value along an axis that suits beside other sizes, which it does from there on."""
+    low, high = 0, -(-(here[axis.name] - axis.start) // axis.step)
+    if not made.suits({**here, axis.name: axis.value(high)}):
+        return here[axis.name]
+    while high - low > 1:
+        middle = (low + high) // 2
+        suits = made.suits({**here, axis.name: axis.value(middle)})
+        low, high = (low, middle) if suits else (middle, high)
+    return axis.value(high)
 
 
 def _divide_the_full(made: Plan, name: str) -> bool:
@@ -161,7 +240,7 @@ def _make_room(made: Plan, name: str, depth: int = 0) -> bool:
         if k < LOOKAHEAD - 1 and not depth:
             if _keep_the_remainder(made, name) or _divide_the_full(made, name):
                 return True
-            check_same_regime(made.reference, made.instances.at(made.node(**{name: k})), "the full-size instance")
+            made.check(made.node(**{name: k}))
         return False
     return True
 

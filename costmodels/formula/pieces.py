@@ -1,0 +1,464 @@
+"""A function that traces + full sizes -> the formula of every *piece*: the sizes that run one program.
+
+The first piece is that of the full sizes. Where an instance runs other ops or has other bytes, the *condition* is
+looked for that sets it apart: a remainder of one size, or a threshold of one size or of the ratio of two (the width of
+a head). What does not meet the condition is a region of its own, which gets a formula in the same way, from a lattice
+inside it and with a proof of its own, and may be divided again. A range of two or three values has a formula over the
+other sizes for each value. A region that has no formula is kept, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import pairwise
+from math import prod
+
+from ...graph import ForetraceError
+from .derive import HELD_OUT, LATER_LAYERS, Deriver, NoPolynomial, NotProved, residues
+from .digest import Digest, Series
+from .expression import letters_for
+from .instances import Asked, Instances, Pinned, Sizes, TraceAt, in_words
+from .lattice import Axis, Index
+from .plan import difference
+from .polynomial import Atom, Polynomial
+from .result import Condition, Formula, Piece, Proof, Regime
+
+MOST_PIECES = 8
+FEW_VALUES = 3
+"""A range of so few values is no place for a lattice."""
+
+MODULI = (2, 3, 4, 5, 6, 8, 16, 32, 64)
+TRIED_BESIDE = 8
+"""How many values that cannot be built are skipped in search of one that can."""
+
+
+def piecewise(
+    trace_at: TraceAt,
+    full: Sizes,
+    *,
+    at: Mapping[str, Sequence[int]] | None = None,
+    letters: Mapping[str, str] | None = None,
+    held_out: int = HELD_OUT,
+    prove_at: Sequence[Sizes] = (),
+    apart: AbstractSet[str] = frozenset(),
+    asked: Asked | None = None,
+    most: int = MOST_PIECES,
+) -> Formula:
+    """The formula as `derive` gives it, and in ``further`` those of the pieces beyond it, `most` of them in all.
+
+    Every piece is proved on `held_out` instances of its own, fewer where it has not so many. Raises `ForetraceError`
+    where the full sizes' piece has no formula.
+    """
+    search = _Search(Instances(trace_at, asked), full, dict(at or {}), letters_for(list(full), letters), apart)
+    return search.run(held_out, prove_at, most)
+
+
+@dataclass(frozen=True)
+class _Region:
+    """The sizes that meet some conditions; `witness` is one of them, as large as the full one where that can be."""
+
+    within: tuple[Condition, ...]
+    witness: Sizes
+    among: AbstractSet[Index] | None = None
+    lines: Mapping[str, Sequence[int]] | None = None
+    """For one value of a size: the lattice of the region beside it, which needs no others."""
+
+    @property
+    def pinned(self) -> dict[str, int]:
+        """The sizes that have one value."""
+        return {c.name: c.exactly for c in self.within if c.exactly is not None}
+
+
+@dataclass
+class _Search:
+    instances: Instances
+    full: Sizes
+    given: Mapping[str, Sequence[int]]
+    letters: Mapping[str, str]
+    apart: AbstractSet[str]
+
+    def run(self, held_out: int, prove_at: Sequence[Sizes], most: int) -> Formula:
+        self.held_out, self.prove_at = held_out, prove_at
+        self.pending = [_Region((), self.full)]
+        first = self.piece(self.pending.pop())
+        found: list[Piece] = []
+        while self.pending and len(found) + 1 < most:
+            region = self.pending.pop(0)
+            try:
+                found.append(self.piece(region, first))
+            except ForetraceError as error:
+                found.append(Piece(region.within, "", None, error.message))
+        found += [Piece(r.within, "", None, f"there are more than {most} pieces") for r in self.pending]
+        assert first.formula is not None
+        return replace(first.formula, further=tuple(found), traces=self.instances.traces)
+
+    def piece(self, region: _Region, first: Piece | None = None) -> Piece:
+        """The formula of a region, or of the part of it that the witness lies in; the other parts are left pending."""
+        chosen: dict[str, Sequence[int]] = dict((region.lines if region.pinned else self.given) or {})
+        while True:
+            deriver = self.deriver(region, chosen)
+            try:
+                formula = deriver.run(self.held_out, self.prove_at)
+                break
+            except NoPolynomial as error:
+                name = error.axis.name
+                if error.modulus and name not in chosen:
+                    chosen[name] = error.of_one_remainder(region.witness[name])
+                    continue
+                condition = deriver.broken(error)
+                if condition is None:
+                    raise
+                region = self.divided(region, condition)
+            except NotProved as error:
+                later = {name: LATER_LAYERS for name in error.layers if name not in chosen}
+                if not later:
+                    raise
+                chosen |= later
+        self.leave_the_rest(region, deriver, formula)
+        conditions = (*region.within, *(c for c in formula.conditions if c not in region.within))
+        differs = "" if first is None else self.what_differs(first, deriver)
+        if first is None:
+            self.base = deriver.base
+        return Piece(conditions, differs, formula)
+
+    def deriver(self, region: _Region, chosen: Mapping[str, Sequence[int]]) -> Splitter:
+        pinned = region.pinned
+        return Splitter(
+            instances=Pinned(self.instances, pinned) if pinned else self.instances,
+            full={name: value for name, value in region.witness.items() if name not in pinned},
+            given=chosen,
+            letters=self.letters,
+            apart=self.apart,
+            among=region.among,
+            within=region.within,
+        )
+
+    def what_differs(self, first: Piece, deriver: Splitter) -> str:
+        """The ops that a piece runs and the first one does not, or the other way about; else one of its bytes."""
+        ops = difference(self.base, deriver.base)
+        if ops or first.formula is None:
+            return ops
+        return next((str(r) for r in residues(first.formula, deriver.base)), "")
+
+    def divided(self, region: _Region, condition: Condition) -> _Region:
+        """The part of a region that a condition leaves, with the witness; the other part is left pending."""
+        if not condition.holds_at(region.witness):
+            condition = condition.negated()
+        self.leave((*region.within, condition.negated()))
+        return replace(region, within=(*region.within, condition))
+
+    def leave_the_rest(self, region: _Region, deriver: Splitter, formula: Formula) -> None:
+        """Note what does not meet a formula's conditions, one region for each of them."""
+        before = list(region.within)
+        for condition in formula.conditions:
+            if condition not in region.within:
+                self.leave((*before, condition.negated()), deriver)
+                before.append(condition)
+
+    def leave(self, within: tuple[Condition, ...], deriver: Splitter | None = None) -> None:
+        known = [d.sizes for d in self.instances.digests if all(c.holds_at(d.sizes) for c in within)]
+        name = within[-1].name
+        values = _few_values(name, within)
+        if deriver is not None and values and name in deriver.full and name not in deriver.plan.structural:
+            self.pending += self.one_by_one(within, name, values, deriver)
+        elif known:
+            self.pending.append(_Region(within, self.witness(within, max(known, key=lambda s: prod(s.values())))))
+
+    def one_by_one(
+        self, within: tuple[Condition, ...], name: str, values: Sequence[int], deriver: Splitter
+    ) -> Iterator[_Region]:
+        place = list(deriver.plan.axes).index(name)
+        among = frozenset((*index[:place], *index[place + 1 :]) for index in deriver.found.indices)
+        lines = {n: [a.start, a.start + a.step] for n, a in deriver.plan.axes.items() if n != name}
+        for value in values:
+            if self.instances.builds({**self.full, name: value}):
+                only = replace(within[-1], least=value, most=value, above=0, modulus=1, excluded=False)
+                kept = tuple(c for c in within[:-1] if c.name != name or c.by)
+                yield _Region((*kept, only), {**self.full, name: value}, among, lines)
+
+    def witness(self, within: Sequence[Condition], known: Sizes) -> Sizes:
+        """Sizes like the full ones, but within the conditions: of the program of those that are known to be there."""
+        last = within[-1]
+        for value in _near(last, self.full):
+            sizes = {**self.full, last.name: value}
+            if all(c.holds_at(sizes) for c in within) and self.instances.builds(sizes):
+                if self.instances.at(sizes).regime == self.instances.at(known).regime:
+                    return sizes
+        return known
+
+
+def _few_values(name: str, within: Sequence[Condition]) -> list[int]:
+    """The values that conditions leave to a size, where they are few."""
+    alone = [c for c in within if c.name == name and not c.by]
+    most = min((int(c.most) for c in alone if c.most is not None), default=None)
+    if most is None:
+        return []
+    values = [v for v in range(max(1, most - 64), most + 1) if all(c.holds(v) for c in alone)]
+    return values if 0 < len(values) <= FEW_VALUES else []
+
+
+def _near(condition: Condition, full: Sizes) -> list[int]:
+    """Values of a condition's size close to the full one that may meet it."""
+    per = full[condition.by] if condition.by else 1
+    value = full[condition.name]
+    if condition.modulus > 1:
+        return [v for d in range(1, condition.modulus + 1) for v in (value - d * per, value + d * per) if v > 0]
+    if condition.most is not None:
+        edge = int(condition.most * per)
+        return [v for v in (edge - edge % 64, edge) if v > 0]
+    edge = int(condition.above * per)
+    return [edge - edge % 64 + 128, edge - edge % per + per * 8, edge + per]
+
+
+@dataclass
+class Splitter(Deriver):
+    """Finds the formula of one piece, and the conditions that set it apart from what else it meets."""
+
+    def run(self, held_out: int, prove_at: Sequence[Sizes]) -> Formula:
+        formula = self.formula(pin=bool(self.full))
+        if not self.full:
+            return replace(formula, proof=Proof(({},)), conditions=())
+        for sizes in self.ladders():
+            formula = self.parted(formula, sizes)
+        formula = self.parted_from_held_out(formula, held_out, prove_at)
+        self.conditions_now = formula.conditions
+        proof = self.prove(formula, held_out, prove_at)
+        mine = tuple(c for c in self.within if {c.name, c.by} <= {*self.full, ""})
+        return replace(formula, proof=proof, conditions=(*mine, *formula.conditions))
+
+    def pinned(self, formula: Formula) -> Formula:
+        """Where 1 of a size differs, the formula holds from some value on; what is below is another piece's."""
+        found = super().pinned(formula)
+        regimes, conditions = [], list(found.conditions)
+        for regime in found.regimes:
+            later = self.plan.base(**{regime.name: 2})
+            if self.holds_at(formula, later) or not self.instances.builds(later):
+                regimes.append(regime)
+            else:
+                conditions += self.from_on(regime.name, formula, regime.differs)
+        return replace(found, regimes=tuple(regimes), conditions=tuple(conditions))
+
+    # --- what the formula does not hold for ---
+
+    def ladders(self) -> Iterator[dict[str, int]]:
+        """Values of every size that does not lengthen the program, doubled and halved from the first one on."""
+        for name, axis in self.plan.axes.items():
+            if name in self.plan.structural:
+                continue
+            value = axis.start // 2
+            while value >= 2:
+                yield self.plan.base(**{name: value})
+                value //= 2
+            steps = 1
+            while axis.value(steps) <= 2 * self.full[name]:
+                yield self.plan.base(**{name: axis.value(steps)})
+                steps *= 2
+            yield self.plan.base(**{name: axis.value(steps)})
+
+    def parted_from_held_out(self, formula: Formula, count: int, more: Sequence[Sizes]) -> Formula:
+        """With the conditions that set apart those held-out instances that run other ops or have other bytes."""
+        self.conditions_now = formula.conditions
+        for _, sizes in zip(range(count + len(more)), self.held_out(count, more), strict=False):
+            formula = self.parted(formula, sizes)
+        return formula
+
+    def parted(self, formula: Formula, sizes: Sizes) -> Formula:
+        """With a condition that leaves `sizes` out, if the formula is not theirs and there is such a condition."""
+        if not self.is_within(formula, sizes) or not self.instances.builds(sizes) or self.is_right(formula, sizes):
+            return formula
+        found = self.separator(formula, sizes)
+        return replace(formula, conditions=(*formula.conditions, found)) if found else formula
+
+    def is_within(self, formula: Formula, sizes: Sizes) -> bool:
+        return self.plan.inside(sizes) and all(c.holds_at(self.instances.complete(sizes)) for c in formula.conditions)
+
+    def is_right(self, formula: Formula, sizes: Sizes) -> bool:
+        """Whether the formula, or that of the regime of the sizes, is that of the instance."""
+        found = self.instances.at(sizes)
+        regime = next((r for r in formula.regimes if sizes[r.name] == r.value), None)
+        if regime is not None:
+            return not residues(regime.formula, found)
+        return found.regime == self.base.regime and not residues(formula, found)
+
+    def separator(self, formula: Formula, bad: Sizes) -> Condition | None:
+        """A condition that the first instance of the lattice meets, and `bad` does not."""
+        place = self.turn(formula, bad)
+        if place is None:
+            return None
+        good, name = place
+        why = self.why(formula, {**good, name: bad[name]})
+        for found in (self.by_remainder, self.by_threshold):
+            condition = found(formula, good, name, bad[name], why)
+            if condition is not None and not condition.holds_at(self.instances.complete(bad)):
+                return condition if condition not in formula.conditions else None
+        return None
+
+    def turn(self, formula: Formula, bad: Sizes) -> tuple[dict[str, int], str] | None:
+        """On the way from the first instance to `bad`, one size after the other: where the formula is right for the
+        last time, and the size that comes next."""
+        here = self.plan.base()
+        for _ in range(2):  # a size may be built only after another one is set
+            for name in sorted(self.full, key=lambda n: n not in self.plan.structural):
+                there = {**here, name: bad[name]}
+                if there == here or not self.instances.builds(there):
+                    continue
+                if not self.holds_at(formula, there):
+                    return here, name
+                here = there
+        return None
+
+    def why(self, formula: Formula, sizes: Sizes) -> str:
+        found = self.instances.at(sizes)
+        ops = difference(self.base, found)
+        return f"at {in_words(sizes)} other ops run: {ops}" if ops else str(residues(formula, found)[0])
+
+    # --- remainders ---
+
+    def by_remainder(
+        self, formula: Formula, good: Sizes, name: str, bad: int, why: str
+    ) -> Condition | None:
+        """A condition on the remainder of a size, or of its ratio to another one."""
+        first = good[name]
+
+        def right(value: int) -> bool:
+            return value > 0 and self.holds_at(formula, {**good, name: value})
+
+        for modulus in dict.fromkeys((*MODULI, self.plan.axes[name].step)):
+            rest = (bad - first) % modulus
+            alike = (bad - rest, first + modulus, first + 2 * modulus)
+            if rest and not right(first + rest) and all(v == first or right(v) for v in alike):
+                alone = Condition(name, why, modulus, first % modulus)
+                return self.best(formula, good, [alone, *self.ratios(alone, good)], [first + rest, *alike])
+        return None
+
+    def ratios(self, alone: Condition, good: Sizes) -> Iterator[Condition]:
+        """The same condition on the ratio to each other size."""
+        for by in good:
+            per = good[by]
+            if by == alone.name or per == 1 or by in self.plan.structural:
+                continue
+            if alone.modulus == 1:
+                most = None if alone.most is None else Fraction(alone.most) / per
+                yield replace(alone, by=by, most=_whole(most), above=_whole(Fraction(alone.above) / per) or 0)
+            elif alone.modulus % per == 0 and alone.remainder % per == 0 and alone.modulus > per:
+                yield replace(alone, by=by, modulus=alone.modulus // per, remainder=alone.remainder // per)
+
+    # --- thresholds ---
+
+    def by_threshold(self, formula: Formula, good: Sizes, name: str, bad: int, why: str) -> Condition | None:
+        """A condition that a size, or its ratio to another one, lies on one side."""
+        low, high = self.edge(formula, good, name, bad)
+        alone = Condition(name, why, most=low) if low < high else Condition(name, why, above=high)
+        return self.best(formula, good, [alone, *self.ratios(alone, good)], [low, high])
+
+    def edge(self, formula: Formula, good: Sizes, name: str, bad: int) -> tuple[int, int]:
+        """Neighbours on the way from a value that the formula is right for to one that it is not: the last and the
+        first of their kind."""
+        step = next((c.modulus for c in formula.conditions if c.name == name and not c.by), 1)
+        low, high = good[name], bad
+        while abs(high - low) > step:
+            middle = self.middle(good, name, low, high, step)
+            if middle is None:
+                break
+            low, high = (middle, high) if self.holds_at(formula, {**good, name: middle}) else (low, middle)
+        return low, high
+
+    def middle(self, good: Sizes, name: str, low: int, high: int, step: int) -> int | None:
+        """A value between two that can be built, and leaves the remainder of the first."""
+        half = low + (high - low) // (2 * step) * step
+        near = [half + sign * k * step for k in range(TRIED_BESIDE + 1) for sign in (1, -1)]
+        inside = dict.fromkeys(v for v in near if min(low, high) < v < max(low, high))
+        return next((v for v in inside if self.instances.builds({**good, name: v})), None)
+
+    def best(
+        self, formula: Formula, good: Sizes, conditions: Sequence[Condition], values: Sequence[int]
+    ) -> Condition | None:
+        """The first condition that tells where the formula is right at these values and at others beside them, with
+        other values of every other size."""
+        name = conditions[0].name
+        tried = [{**good, name: value} for value in values]
+        for other, axis in self.plan.axes.items():
+            if other == name or other in self.plan.structural:
+                continue
+            for more in dict.fromkeys((axis.value(1), 2 * good[other])):
+                scaled = [value * more // good[other] for value in values]
+                tried += [{**good, other: more, name: value} for value in dict.fromkeys((*values, *scaled))]
+        there = [s for s in tried if self.is_within(formula, s) and self.instances.builds(s)]
+        right = [self.holds_at(formula, sizes) for sizes in there]
+        for condition in conditions:
+            holds = (bool(condition.holds_at(self.instances.complete(sizes))) for sizes in there)
+            if all(told == is_right for told, is_right in zip(holds, right, strict=True)):
+                return condition
+        return None
+
+    # --- thresholds that the lattice itself goes across ---
+
+    def broken(self, error: NoPolynomial) -> Condition | None:
+        """The threshold on an axis where a series that is no polynomial is one on one side; None where it is not."""
+        found = _longest_run(error.all_values)
+        if found is None:
+            return None
+        first, last = found
+        axis, series = error.axis, error.series
+        curve = _through(axis, first, error.all_values[first : last + 1])
+
+        def right(value: int) -> bool:
+            sizes = self.plan.base(**{axis.name: value})
+            if not self.is_there(axis.name, value):
+                return False
+            traced = self.instances.at(sizes).numbers.get(series, 0)
+            return any(curve(r) == traced for r in _rounded(value, axis))
+
+        after = first == 0
+        good, bad = (axis.value(last), axis.value(last + 1)) if after else (axis.value(first), axis.value(first - 1))
+        while abs(bad - good) > 1:
+            middle = (good + bad) // 2
+            good, bad = (middle, bad) if right(middle) else (good, middle)
+        why = str(error.message)
+        return Condition(axis.name, why, most=good) if after else Condition(axis.name, why, above=bad)
+
+
+def _whole(value: Fraction | None) -> int | Fraction | None:
+    return value if value is None or value.denominator > 1 else int(value)
+
+
+def _rounded(value: int, axis: Axis) -> set[int]:
+    """A value, and what it is when it is rounded as an axis's values need not be."""
+    multiples = [m for m in (1, *MODULI) if axis.step % m == 0 and axis.start % m == 0]
+    return {Atom("", m, up).value(value) for m in multiples for up in (True, False)}
+
+
+def _longest_run(values: Sequence[int]) -> tuple[int, int] | None:
+    """The first and the last place of the longest run at one end that is a polynomial with a value to spare, at least
+    four long; the later end is looked at first.
+
+    >>> _longest_run([9, 9, 1, 4, 9, 16, 25]), _longest_run([1, 2, 4, 8, 16, 32, 64])
+    ((2, 6), None)
+    """
+    for count in range(len(values) - 1, 3, -1):
+        for first in (len(values) - count, 0):
+            left = list(values[first : first + count])
+            for _ in range(count - 1):
+                left = [b - a for a, b in pairwise(left)]
+            if left == [0]:
+                return first, first + count - 1
+    return None
+
+
+def _through(axis: Axis, first: int, values: Sequence[int]) -> Callable[[int], Fraction]:
+    """The polynomial through a run of values along an axis, by Lagrange."""
+    places = [axis.value(first + k) for k in range(len(values))]
+
+    def curve(x: int) -> Fraction:
+        return sum(
+            (
+                y * prod((Fraction(x - other, place - other) for other in places if other != place), start=Fraction(1))
+                for place, y in zip(places, values, strict=True)
+            ),
+            start=Fraction(0),
+        )
+
+    return curve
