@@ -39,7 +39,10 @@ from .result import (
 )
 
 HELD_OUT = 20
-"""How many instances the proof takes at the least."""
+"""How many instances the proof takes, where there are so many."""
+
+TRIES = 40
+"""How many random sizes are tried for each of them; the later ones are larger."""
 
 PIECES = (2, 3)
 """Remainders by these are looked for where a quantity is no polynomial over small values."""
@@ -438,6 +441,9 @@ class Deriver:
         regimes: list[Regime] = []
         conditions: list[Condition] = []
         for name, axis in self.plan.axes.items():
+            if name in self.plan.structural:
+                conditions += self.from_layers_on(name, formula)
+                continue
             sizes = self.plan.base(**{name: 1})
             if axis.start == 1 or not self.is_there(name, 1):
                 continue
@@ -446,7 +452,7 @@ class Deriver:
                 continue
             differs = difference(self.base, found) or str(residues(formula, found)[0])
             wanted = self.full[name] == 1 or name in self.apart
-            if wanted and name not in self.plan.structural and len(self.plan.axes) > 1:
+            if wanted and len(self.plan.axes) > 1:
                 regimes.append(Regime(name, 1, differs, self.at_one(name)))
             else:
                 conditions += self.from_on(name, formula, differs)
@@ -466,6 +472,19 @@ class Deriver:
                 break
         why = f"{name}=1 is different: {why}"
         return [Condition(name, why, least=values[high])] if values[high] > 1 and values[high] != modulus else []
+
+    def from_layers_on(self, name: str, formula: Formula) -> list[Condition]:
+        """The fewest layers from which on the formula holds: with few of them a moment counted from the front may be
+        one that is counted from the back, which shows where the other sizes are small."""
+        small = {n: 2 for n in self.plan.axes if n not in self.plan.structural and self.is_there(n, 2)}
+        others = [{}, small, *({n: v} for n, v in small.items() if len(small) > 1)]
+        for value in reversed(range(1, self.plan.axes[name].start)):
+            for sizes in (self.plan.base(**{**other, name: value}) for other in others):
+                if self.plan.inside(sizes) and self.instances.builds(sizes) and not self.holds_at(formula, sizes):
+                    found = self.instances.at(sizes)
+                    why = difference(self.base, found) or str((residues(formula, found) or ("",))[0])
+                    return [Condition(name, f"{in_words(sizes)} is different: {why}", least=value + 1)]
+        return []
 
     def holds_at(self, formula: Formula, sizes: Sizes) -> bool:
         if not self.plan.inside(sizes) or not self.instances.builds(sizes):
@@ -502,8 +521,10 @@ class Deriver:
         wrong: list[Residue] = []
         others: dict[str, Sizes] = {}
         for sizes in self.held_out(held_out, more):
-            found = self.instances.at(sizes)
             part = _regime(formula, sizes)
+            if part is formula and not all(c.holds_at(self.instances.complete(sizes)) for c in formula.conditions):
+                continue
+            found = self.instances.at(sizes)
             reference = self.base if part is formula else None
             if reference is not None and found.regime != reference.regime:
                 others.setdefault(difference(reference, found), sizes)
@@ -525,8 +546,8 @@ class Deriver:
                 yield sizes
         asked = self.lattice_asked()
         chance = random.Random(0)
-        for _ in range(40 * count):
-            sizes = self.random_sizes(chance)
+        for number in range(TRIES * count):
+            sizes = self.random_sizes(chance, 5 + number // count)
             if in_words(sizes) in known or tuple(sizes.items()) in asked or not self.plan.inside(sizes):
                 continue
             if self.instances.builds(sizes):
@@ -536,11 +557,12 @@ class Deriver:
     def lattice_asked(self) -> set[tuple[tuple[str, int], ...]]:
         return {tuple(self.plan.at(index).items()) for index in self.found.indices}
 
-    def random_sizes(self, chance: random.Random) -> dict[str, int]:
+    def random_sizes(self, chance: random.Random, steps: int) -> dict[str, int]:
+        """Sizes up to so many steps along each axis, or between them."""
         between = chance.random() < 0.5
         sizes = {}
         for name, axis in self.plan.axes.items():
-            value = axis.value(chance.randrange(5))
+            value = axis.value(chance.randrange(min(steps, 8) if name in self.plan.structural else steps))
             modulus = next((c.modulus for c in self.conditions_now if c.name == name), 1)
             if between and axis.step > 1 and chance.random() < 0.5:
                 value += chance.randrange(0, axis.step, modulus)

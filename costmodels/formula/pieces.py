@@ -24,11 +24,14 @@ from .instances import Asked, Instances, Pinned, Sizes, TraceAt, in_words
 from .lattice import Axis, Index
 from .plan import difference
 from .polynomial import Atom, Polynomial
-from .result import Condition, Formula, Piece, Proof, Regime
+from .result import Condition, Formula, Piece, Proof, Regime, simplified
 
 MOST_PIECES = 8
 FEW_VALUES = 3
 """A range of so few values is no place for a lattice."""
+
+FAR = 8
+"""Up to so many times the full value of each size what differs is looked for."""
 
 MODULI = (2, 3, 4, 5, 6, 8, 16, 32, 64)
 TRIED_BESIDE = 8
@@ -118,7 +121,7 @@ class _Search:
                     raise
                 chosen |= later
         self.leave_the_rest(region, deriver, formula)
-        conditions = (*region.within, *(c for c in formula.conditions if c not in region.within))
+        conditions = simplified((*region.within, *formula.conditions))
         differs = "" if first is None else self.what_differs(first, deriver)
         if first is None:
             self.base = deriver.base
@@ -153,16 +156,17 @@ class _Search:
     def leave_the_rest(self, region: _Region, deriver: Splitter, formula: Formula) -> None:
         """Note what does not meet a formula's conditions, one region for each of them."""
         before = list(region.within)
-        for condition in formula.conditions:
-            if condition not in region.within:
-                self.leave((*before, condition.negated()), deriver)
-                before.append(condition)
+        for condition in deriver.own:
+            self.leave((*before, condition.negated()), deriver)
+            before.append(condition)
 
     def leave(self, within: tuple[Condition, ...], deriver: Splitter | None = None) -> None:
         known = [d.sizes for d in self.instances.digests if all(c.holds_at(d.sizes) for c in within)]
         name = within[-1].name
         values = _few_values(name, within)
-        if deriver is not None and values and name in deriver.full and name not in deriver.plan.structural:
+        if deriver is not None and values and name in deriver.plan.structural:
+            return  # so few layers are no program that one asks about, and would double the pieces
+        if deriver is not None and values and name in deriver.full:
             self.pending += self.one_by_one(within, name, values, deriver)
         elif known:
             self.pending.append(_Region(within, self.witness(within, max(known, key=lambda s: prod(s.values())))))
@@ -217,6 +221,9 @@ def _near(condition: Condition, full: Sizes) -> list[int]:
 class Splitter(Deriver):
     """Finds the formula of one piece, and the conditions that set it apart from what else it meets."""
 
+    own: tuple[Condition, ...] = ()
+    """The conditions that were found, besides those it is within."""
+
     def run(self, held_out: int, prove_at: Sequence[Sizes]) -> Formula:
         formula = self.formula(pin=bool(self.full))
         if not self.full:
@@ -224,22 +231,37 @@ class Splitter(Deriver):
         for sizes in self.ladders():
             formula = self.parted(formula, sizes)
         formula = self.parted_from_held_out(formula, held_out, prove_at)
-        self.conditions_now = formula.conditions
+        self.conditions_now = self.own = formula.conditions
         proof = self.prove(formula, held_out, prove_at)
         mine = tuple(c for c in self.within if {c.name, c.by} <= {*self.full, ""})
-        return replace(formula, proof=proof, conditions=(*mine, *formula.conditions))
+        return replace(formula, proof=proof, conditions=simplified((*mine, *formula.conditions)))
 
     def pinned(self, formula: Formula) -> Formula:
-        """Where 1 of a size differs, the formula holds from some value on; what is below is another piece's."""
-        found = super().pinned(formula)
-        regimes, conditions = [], list(found.conditions)
-        for regime in found.regimes:
-            later = self.plan.base(**{regime.name: 2})
-            if self.holds_at(formula, later) or not self.instances.builds(later):
-                regimes.append(regime)
-            else:
-                conditions += self.from_on(regime.name, formula, regime.differs)
-        return replace(found, regimes=tuple(regimes), conditions=tuple(conditions))
+        """Look at 1 of every size: a regime of the formula where that is asked for, or another piece where it differs."""
+        for name, axis in self.plan.axes.items():
+            if name in self.plan.structural:
+                few = self.from_layers_on(name, formula)
+                formula = replace(formula, conditions=(*formula.conditions, *few))
+                continue
+            sizes = self.plan.base(**{name: 1})
+            if axis.start == 1 or not self.is_there(name, 1) or self.is_right(formula, sizes):
+                continue
+            differs = self.why(formula, sizes)
+            if self.is_regime(name, formula):
+                formula = replace(formula, regimes=(*formula.regimes, Regime(name, 1, differs, self.at_one(name))))
+                continue
+            known = formula.conditions
+            formula = self.parted(formula, sizes)
+            if formula.conditions == known:
+                formula = replace(formula, conditions=(*known, *self.from_on(name, formula, differs)))
+        return formula
+
+    def is_regime(self, name: str, formula: Formula) -> bool:
+        """Whether 1 of a size, and nothing above it, is to have a formula beside the others'."""
+        second = self.plan.base(**{name: 2})
+        alone = self.holds_at(formula, second) or not self.is_there(name, 2)
+        wanted = self.full[name] == 1 or name in self.apart
+        return wanted and alone and len(self.plan.axes) > 1
 
     # --- what the formula does not hold for ---
 
@@ -253,7 +275,7 @@ class Splitter(Deriver):
                 yield self.plan.base(**{name: value})
                 value //= 2
             steps = 1
-            while axis.value(steps) <= 2 * self.full[name]:
+            while axis.value(steps) <= FAR * self.full[name]:
                 yield self.plan.base(**{name: axis.value(steps)})
                 steps *= 2
             yield self.plan.base(**{name: axis.value(steps)})
@@ -331,19 +353,18 @@ class Splitter(Deriver):
             alike = (bad - rest, first + modulus, first + 2 * modulus)
             if rest and not right(first + rest) and all(v == first or right(v) for v in alike):
                 alone = Condition(name, why, modulus, first % modulus)
-                return self.best(formula, good, [alone, *self.ratios(alone, good)], [first + rest, *alike])
+                return self.best(formula, good, [alone, *self.of_ratios(alone, good)], [first + rest, *alike])
         return None
 
-    def ratios(self, alone: Condition, good: Sizes) -> Iterator[Condition]:
-        """The same condition on the ratio to each other size."""
-        for by in good:
+    def beside(self, name: str, good: Sizes) -> list[str]:
+        """The sizes that the ratio to one may matter of."""
+        return [by for by in good if by != name and good[by] > 1 and by not in self.plan.structural]
+
+    def of_ratios(self, alone: Condition, good: Sizes) -> Iterator[Condition]:
+        """The same remainder for the ratio to each other size."""
+        for by in self.beside(alone.name, good):
             per = good[by]
-            if by == alone.name or per == 1 or by in self.plan.structural:
-                continue
-            if alone.modulus == 1:
-                most = None if alone.most is None else Fraction(alone.most) / per
-                yield replace(alone, by=by, most=_whole(most), above=_whole(Fraction(alone.above) / per) or 0)
-            elif alone.modulus % per == 0 and alone.remainder % per == 0 and alone.modulus > per:
+            if alone.modulus % per == 0 and alone.remainder % per == 0 and alone.modulus > per:
                 yield replace(alone, by=by, modulus=alone.modulus // per, remainder=alone.remainder // per)
 
     # --- thresholds ---
@@ -351,8 +372,9 @@ class Splitter(Deriver):
     def by_threshold(self, formula: Formula, good: Sizes, name: str, bad: int, why: str) -> Condition | None:
         """A condition that a size, or its ratio to another one, lies on one side."""
         low, high = self.edge(formula, good, name, bad)
-        alone = Condition(name, why, most=low) if low < high else Condition(name, why, above=high)
-        return self.best(formula, good, [alone, *self.ratios(alone, good)], [low, high])
+        alone = Condition(name, why, most=low) if low < high else Condition(name, why, least=high + 1)
+        ratios = [_on_one_side(name, by, low, high, good[by], why) for by in self.beside(name, good)]
+        return self.best(formula, good, [alone, *ratios], [low, high])
 
     def edge(self, formula: Formula, good: Sizes, name: str, bad: int) -> tuple[int, int]:
         """Neighbours on the way from a value that the formula is right for to one that it is not: the last and the
@@ -418,11 +440,22 @@ class Splitter(Deriver):
             middle = (good + bad) // 2
             good, bad = (middle, bad) if right(middle) else (good, middle)
         why = str(error.message)
-        return Condition(axis.name, why, most=good) if after else Condition(axis.name, why, above=bad)
+        return Condition(axis.name, why, most=good) if after else Condition(axis.name, why, least=bad + 1)
 
 
-def _whole(value: Fraction | None) -> int | Fraction | None:
-    return value if value is None or value.denominator > 1 else int(value)
+def _on_one_side(name: str, by: str, low: int, high: int, per: int, why: str) -> Condition:
+    """A threshold of the ratio of two sizes, the larger over the smaller, between where it is right and where not."""
+    if low < per:
+        name, by, right, wrong = by, name, Fraction(per, low), Fraction(per, high)
+    else:
+        right, wrong = Fraction(low, per), Fraction(high, per)
+    if wrong > right:
+        return Condition(name, why, by=by, most=_whole(right))
+    return Condition(name, why, by=by, above=_whole(wrong))
+
+
+def _whole(value: Fraction) -> int | Fraction:
+    return value if value.denominator > 1 else int(value)
 
 
 def _rounded(value: int, axis: Axis) -> set[int]:

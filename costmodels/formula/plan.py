@@ -262,10 +262,10 @@ def _enlarge_another(made: Plan, name: str, k: int, depth: int) -> bool:
 
 
 def _larger(start: int, value: int) -> list[int]:
-    """The first values to try in place of `start`: one that `value` divides, or where it does, multiples."""
+    """The first values to try in place of `start`: one that `value` divides, and multiples."""
     common = lcm(start, value)
-    found = [common] if common != start else [2 * start, 3 * start, 4 * start]
-    return [size for size in found if size <= 32 * start]
+    found = ([common] if common != start else []) + [2 * start, 3 * start, 4 * start]
+    return [size for size in dict.fromkeys(found) if size <= 32 * start]
 
 
 def _fits_together(made: Plan, name: str, other: str, k: int, depth: int) -> bool:

@@ -9,7 +9,7 @@ conditions. The *proof* is what was compared with traces afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
@@ -193,9 +193,11 @@ class Condition:
         """Where it does not hold; of a condition that asks one thing."""
         if self.modulus > 1:
             return replace(self, excluded=not self.excluded)
-        if self.most is not None:
+        if self.most is None:
+            return replace(self, least=1, above=0, most=self.above or self.least - 1)
+        if self.by:
             return replace(self, most=None, above=self.most)
-        return replace(self, least=1, above=0, most=self.above or self.least - 1)
+        return replace(self, most=None, least=int(self.most) + 1)
 
     def said(self, letters: Mapping[str, str] | None = None) -> str:
         """It in words, with letters for the sizes where they are given."""
@@ -208,6 +210,39 @@ class Condition:
 
     def __str__(self) -> str:
         return self.said()
+
+
+def simplified(conditions: Iterable[Condition]) -> tuple[Condition, ...]:
+    """The same conditions with those on one size, or one ratio, put together where they can be.
+
+    >>> print(*simplified([Condition("T", "", most=9), Condition("T", "", modulus=2, excluded=True),
+    ...                    Condition("T", "", above=4)]))
+    T > 4 and T <= 9 T = 1 mod 2
+    """
+    groups: dict[tuple[str, str], list[Condition]] = {}
+    for condition in conditions:
+        groups.setdefault((condition.name, condition.by), []).append(condition)
+    return tuple(c for group in groups.values() for c in (*_range(group), *_remainders(group)))
+
+
+def _range(group: Sequence[Condition]) -> Iterator[Condition]:
+    """What conditions on one size leave of its range."""
+    bounds = [c for c in group if c.modulus == 1]
+    if bounds:
+        most = min((c.most for c in bounds if c.most is not None), default=None)
+        least, above = max(c.least for c in bounds), max(c.above for c in bounds)
+        yield replace(bounds[-1], least=1 if above >= least else least, above=above if above >= least else 0, most=most)
+
+
+def _remainders(group: Sequence[Condition]) -> Iterator[Condition]:
+    """What conditions on one size leave of its remainders by each number."""
+    for modulus in dict.fromkeys(c.modulus for c in group if c.modulus > 1):
+        same = [c for c in group if c.modulus == modulus]
+        left = [r for r in range(modulus) if all((r == c.remainder) != c.excluded for c in same)]
+        if len(left) == 1:
+            yield replace(same[-1], remainder=left[0], excluded=False)
+        else:
+            yield from {c.remainder: c for c in same if c.excluded}.values()
 
 
 def _more(size: Any, than: Number, per: Any) -> Any:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from foretrace.costmodels import timeline
 from foretrace.costmodels.formula import (
     Atom,
     Axis,
@@ -193,8 +194,6 @@ def test_every_quantity_of_the_perceptron(formula) -> None:
 
 
 def test_the_peak_is_the_largest_of_its_candidates_at_any_size(formula) -> None:
-    from foretrace.costmodels import timeline
-
     for batch, layers, width in ((4, 12, 1024), (2, 3, 7), (9999, 3, 16), (600, 5, 32), (64, 4, 64)):
         expected = timeline(step(batch, layers, width)).peak_bytes
         assert formula.at("peak", batch=batch, layers=layers, width=width) == expected
@@ -278,11 +277,15 @@ def test_roundings_that_the_first_probes_do_not_tell_apart(multiple: int) -> Non
     assert found["saved_for_backward"].polynomial == 64 * Polynomial.of(Atom("seq", multiple))
 
 
+def with_gelu(graph: StepGraph) -> StepGraph:
+    """The same step with another activation."""
+    return replace(graph, ops=tuple(replace(op, name=op.name.replace("relu", "gelu")) for op in graph.ops))
+
+
 def test_a_program_that_branches_on_parity_has_the_formula_of_the_full_one() -> None:
     def branching(batch: int) -> StepGraph:
         graph = perceptron(layers=2, batch=batch, width=8)
-        ops = tuple(replace(op, name=op.name.replace("relu", "gelu")) for op in graph.ops)
-        return replace(graph, ops=ops) if batch % 2 else graph
+        return with_gelu(graph) if batch % 2 else graph
 
     for full in (8, 9):
         found = derive(branching, {"batch": full}, held_out=4)
@@ -327,19 +330,38 @@ def test_a_lattice_that_does_not_build_says_where() -> None:
     assert derive(picky, {"batch": 20}, at={"batch": [12, 13]})["saved_for_backward"].at(batch=8) == 2 * 8 * 8 * 4
 
 
-def test_a_size_that_changes_the_program_is_said() -> None:
+def branching_at(first: int, last: int = 10**9):
+    """A perceptron with another activation from one batch to another."""
+
     def branching(batch: int) -> StepGraph:
         graph = perceptron(layers=2, batch=batch, width=8)
-        if batch > 50:
-            return graph
-        ops = tuple(replace(op, name=op.name.replace("relu", "gelu")) for op in graph.ops)
-        return replace(graph, ops=ops)
+        return with_gelu(graph) if first <= batch <= last else graph
 
+    return branching
+
+
+def test_a_size_that_changes_the_program_is_said() -> None:
     with pytest.raises(ForetraceError) as error:
-        derive(branching, {"batch": 64})
-    assert "batch=4 runs other ops than the full-size instance, batch=64: " in error.value.message
-    assert "without relu h.* model.py:12" in error.value.message and "with gelu" in error.value.message
+        derive(branching_at(64, 64), {"batch": 64})
+    assert "batch=68 runs other ops than the full-size instance, batch=64: " in error.value.message
+    assert "without gelu h.* model.py:12" in error.value.message and "with relu" in error.value.message
     assert "--at" in error.value.mend
+
+
+def test_the_lattice_begins_behind_a_size_that_changes_the_program() -> None:
+    found = derive(branching_at(51), {"batch": 64})
+    assert [str(condition) for condition in found.conditions] == ["batch >= 51"]
+    assert found["saved_for_backward"].polynomial == 64 * B
+    with pytest.raises(ValueError, match="holds for batch >= 51, not for batch=50"):
+        found.at("peak", batch=50)
+
+
+def test_few_layers_may_have_another_peak_where_the_other_sizes_are_small() -> None:
+    found = derive(step, {"batch": 16, "layers": 6, "width": 256})
+    assert [str(condition) for condition in found.conditions] == ["layers >= 3"]
+    for layers, batch, width in ((3, 2, 1), (3, 4, 2), (4, 9, 3)):
+        expected = timeline(step(batch, layers, width)).peak_bytes
+        assert found.at("peak", batch=batch, layers=layers, width=width) == expected
 
 
 def test_values_that_are_not_equally_spaced() -> None:
