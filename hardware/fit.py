@@ -54,8 +54,8 @@ REMAINDER = 64
 alignment ask no more. What lies between is found to be rounded, or not, by `costmodels.formula`."""
 
 FIRST_LAYERS = 3
-"""Where a size lengthens the program its values are followed from here on, where traces are short: a first, a middle and
-a last layer differ."""
+"""Where a size lengthens the program its values are followed from here on, where traces are short: a first, a middle
+and a last layer differ."""
 
 FEW = 2
 """The highest degree looked for among the smallest values, so that a size that is no polynomial there costs little."""
@@ -372,7 +372,9 @@ class _Search:
 
         beside = [v for v in (first + self.unit, first + step - self.unit) if self.all_build(v)]
         known = [(v, self.traced(v)) for v in beside]
-        stairs = [(length, up) for length in divisors(gcd(first, step)) if not length % self.unit for up in (True, False)]
+        stairs = [
+            (length, up) for length in divisors(gcd(first, step)) if not length % self.unit for up in (True, False)
+        ]
         off = {s: sum(abs(level(on_stair(v, *s)) - traced) for v, traced in known) for s in stairs}
         length, up = min(stairs, key=lambda s: off[s])
         even = first + largest(lambda more: level(first + more) <= limit_bytes)

@@ -79,7 +79,7 @@ def test_a_callable_is_a_target_too() -> None:
 
 
 def test_the_python_that_is_printed_computes_the_same(target: str, found) -> None:
-    from foretrace.report.formula import formula_python
+    from foretrace.report.formula_exports import formula_python
 
     names: dict = {}
     exec(formula_python(found, target), names)
@@ -91,7 +91,7 @@ def test_the_python_that_is_printed_computes_the_same(target: str, found) -> Non
 
 
 def test_json_and_latex(target: str, found) -> None:
-    from foretrace.report.formula import formula_json, formula_latex
+    from foretrace.report.formula_exports import formula_json, formula_latex
 
     content = json.loads(formula_json(found, target))
     assert content["quantities"]["saved_for_backward"]["terms"] == [

@@ -7,9 +7,10 @@ from .digest import Digest, digest
 from .expression import check_expression, letters_for, parse, written
 from .instances import Instances, NoInstance, in_words
 from .lattice import HIGHEST_DEGREE, Axis, Recovery, recover
+from .pieces import piecewise
 from .plan import longer
 from .polynomial import Atom, Polynomial
-from .result import Candidate, Condition, Formula, Part, Peak, Proof, Quantity, Regime, Residue
+from .result import Candidate, Condition, Formula, Part, Peak, Piece, Proof, Quantity, Regime, Residue
 
 __all__ = [
     "HIGHEST_DEGREE",
@@ -25,6 +26,7 @@ __all__ = [
     "NoInstance",
     "Part",
     "Peak",
+    "Piece",
     "Polynomial",
     "Proof",
     "Quantity",
@@ -43,6 +45,7 @@ __all__ = [
     "line",
     "longer",
     "parse",
+    "piecewise",
     "recover",
     "written",
 ]

@@ -90,7 +90,7 @@ def derive(
     """
     instances, chosen = Instances(trace_at, asked), dict(at or {})
     while True:
-        deriver = Deriver(instances, full, chosen, letters_for(list(full), letters), apart)
+        deriver = _Deriver(instances, full, chosen, letters_for(list(full), letters), apart)
         try:
             return deriver.run(held_out, prove_at)
         except NoPolynomial as error:
@@ -118,9 +118,7 @@ def line(
     and where a quantity is of a degree above `highest`.
     """
     starts = {axis.name: axis.start for axis in axes}
-    deriver = Deriver(
-        instances, starts, {}, letters_for(list(starts), letters), memory_alone=True, highest=highest
-    )
+    deriver = _Deriver(instances, starts, {}, letters_for(list(starts), letters), memory_alone=True, highest=highest)
     return deriver.on(Plan(instances, starts, {}, {axis.name: axis for axis in axes}))
 
 
@@ -139,9 +137,7 @@ class NotProved(ForetraceError):
 class NoPolynomial(ForetraceError):
     """Some quantities are no polynomial along an axis; with a `modulus` they seem to be one for each remainder."""
 
-    def __init__(
-        self, axis: Axis, modulus: int, values: Sequence[tuple[str, Sequence[int]]], series: Series
-    ) -> None:
+    def __init__(self, axis: Axis, modulus: int, values: Sequence[tuple[str, Sequence[int]]], series: Hashable) -> None:
         what, seen = values[0]
         places = ", ".join(str(axis.value(k)) for k in range(len(seen)))
         more = f" (and {len(values) - 1} more)" if len(values) > 1 else ""
@@ -184,7 +180,7 @@ def off_the_parabola(values: Sequence[int]) -> list[int]:
 
 
 @dataclass
-class Deriver:
+class _Deriver:
     """Finds the formula of the sizes within some conditions."""
 
     instances: Instances
@@ -498,7 +494,7 @@ class Deriver:
         axes = {n: [a.start, a.start + a.step] for n, a in self.plan.axes.items() if n != name}
         place = list(self.plan.axes).index(name)
         among = frozenset((*index[:place], *index[place + 1 :]) for index in self.found.indices)
-        inner = Deriver(Pinned(self.instances, {name: 1}), others, axes, self.letters, among=among)
+        inner = _Deriver(Pinned(self.instances, {name: 1}), others, axes, self.letters, among=among)
         return inner.formula(pin=False)
 
     def beyond(self, formula: Formula) -> Iterator[Condition]:

@@ -17,13 +17,12 @@ from itertools import pairwise
 from math import prod
 
 from ...graph import ForetraceError
-from .derive import HELD_OUT, LATER_LAYERS, Deriver, NoPolynomial, NotProved, residues
-from .digest import Digest, Series
+from .derive import HELD_OUT, LATER_LAYERS, NoPolynomial, NotProved, _Deriver, residues
 from .expression import letters_for
 from .instances import Asked, Instances, Pinned, Sizes, TraceAt, in_words
 from .lattice import Axis, Index
 from .plan import difference
-from .polynomial import Atom, Polynomial
+from .polynomial import Atom
 from .result import Condition, Formula, Piece, Proof, Regime, simplified
 
 MOST_PIECES = 8
@@ -127,9 +126,9 @@ class _Search:
             self.base = deriver.base
         return Piece(conditions, differs, formula)
 
-    def deriver(self, region: _Region, chosen: Mapping[str, Sequence[int]]) -> Splitter:
+    def deriver(self, region: _Region, chosen: Mapping[str, Sequence[int]]) -> _Splitter:
         pinned = region.pinned
-        return Splitter(
+        return _Splitter(
             instances=Pinned(self.instances, pinned) if pinned else self.instances,
             full={name: value for name, value in region.witness.items() if name not in pinned},
             given=chosen,
@@ -139,7 +138,7 @@ class _Search:
             within=region.within,
         )
 
-    def what_differs(self, first: Piece, deriver: Splitter) -> str:
+    def what_differs(self, first: Piece, deriver: _Splitter) -> str:
         """The ops that a piece runs and the first one does not, or the other way about; else one of its bytes."""
         ops = difference(self.base, deriver.base)
         if ops or first.formula is None:
@@ -153,14 +152,14 @@ class _Search:
         self.leave((*region.within, condition.negated()))
         return replace(region, within=(*region.within, condition))
 
-    def leave_the_rest(self, region: _Region, deriver: Splitter, formula: Formula) -> None:
+    def leave_the_rest(self, region: _Region, deriver: _Splitter, formula: Formula) -> None:
         """Note what does not meet a formula's conditions, one region for each of them."""
         before = list(region.within)
         for condition in deriver.own:
             self.leave((*before, condition.negated()), deriver)
             before.append(condition)
 
-    def leave(self, within: tuple[Condition, ...], deriver: Splitter | None = None) -> None:
+    def leave(self, within: tuple[Condition, ...], deriver: _Splitter | None = None) -> None:
         known = [d.sizes for d in self.instances.digests if all(c.holds_at(d.sizes) for c in within)]
         name = within[-1].name
         values = _few_values(name, within)
@@ -172,7 +171,7 @@ class _Search:
             self.pending.append(_Region(within, self.witness(within, max(known, key=lambda s: prod(s.values())))))
 
     def one_by_one(
-        self, within: tuple[Condition, ...], name: str, values: Sequence[int], deriver: Splitter
+        self, within: tuple[Condition, ...], name: str, values: Sequence[int], deriver: _Splitter
     ) -> Iterator[_Region]:
         place = list(deriver.plan.axes).index(name)
         among = frozenset((*index[:place], *index[place + 1 :]) for index in deriver.found.indices)
@@ -188,9 +187,9 @@ class _Search:
         last = within[-1]
         for value in _near(last, self.full):
             sizes = {**self.full, last.name: value}
-            if all(c.holds_at(sizes) for c in within) and self.instances.builds(sizes):
-                if self.instances.at(sizes).regime == self.instances.at(known).regime:
-                    return sizes
+            inside = all(c.holds_at(sizes) for c in within) and self.instances.builds(sizes)
+            if inside and self.instances.at(sizes).regime == self.instances.at(known).regime:
+                return sizes
         return known
 
 
@@ -218,7 +217,7 @@ def _near(condition: Condition, full: Sizes) -> list[int]:
 
 
 @dataclass
-class Splitter(Deriver):
+class _Splitter(_Deriver):
     """Finds the formula of one piece, and the conditions that set it apart from what else it meets."""
 
     own: tuple[Condition, ...] = ()
@@ -237,7 +236,7 @@ class Splitter(Deriver):
         return replace(formula, proof=proof, conditions=simplified((*mine, *formula.conditions)))
 
     def pinned(self, formula: Formula) -> Formula:
-        """Look at 1 of every size: a regime of the formula where that is asked for, or another piece where it differs."""
+        """Look at 1 of every size: where it differs, it is a regime if that is asked for, or another piece's."""
         for name, axis in self.plan.axes.items():
             if name in self.plan.structural:
                 few = self.from_layers_on(name, formula)
@@ -339,9 +338,7 @@ class Splitter(Deriver):
 
     # --- remainders ---
 
-    def by_remainder(
-        self, formula: Formula, good: Sizes, name: str, bad: int, why: str
-    ) -> Condition | None:
+    def by_remainder(self, formula: Formula, good: Sizes, name: str, bad: int, why: str) -> Condition | None:
         """A condition on the remainder of a size, or of its ratio to another one."""
         first = good[name]
 
@@ -431,7 +428,7 @@ class Splitter(Deriver):
             sizes = self.plan.base(**{axis.name: value})
             if not self.is_there(axis.name, value):
                 return False
-            traced = self.instances.at(sizes).numbers.get(series, 0)
+            traced = next((n for s, n in self.instances.at(sizes).numbers.items() if s == series), 0)
             return any(curve(r) == traced for r in _rounded(value, axis))
 
         after = first == 0

@@ -31,6 +31,9 @@ DEEPEST = 2
 LINE = 6
 """How many steps along an axis the recovery may take."""
 
+CLOSER = (32, 16, 8, 4, 2, 1)
+"""The steps that are tried where the range of a size is too narrow for the usual one."""
+
 LOOKAHEAD = 4
 """How many steps along each axis are tried before the recovery begins."""
 
@@ -112,8 +115,8 @@ def plan(
     """The lattice for the sizes `full`, with the values that were `given` for some of them, all `within` conditions."""
     made = Plan(instances, full, given, within=within)
     made.axes = {
-        name: _given_axis(name, given[name]) if name in given else replace(_between(full[name], name, within), name=name)
-        for name in full
+        name: _given_axis(name, given[name]) if name in given else _between(name, size, within)
+        for name, size in full.items()
     }
     _make_base(made)
     for name in full:
@@ -140,19 +143,18 @@ def _first(full: int) -> Axis:
     return Axis("", 4, 4) if full >= 16 else Axis("", 2, 1)
 
 
-def _between(full: int, name: str, within: Sequence[Condition]) -> Axis:
-    """The first values that lie in the range which some conditions leave, closer together where it is narrow."""
+def _between(name: str, full: int, within: Sequence[Condition]) -> Axis:
+    """The first values, which lie in the range that some conditions leave: closer together where it is narrow."""
     first = _first(full)
     alone = [c for c in within if c.name == name and not c.by]
-    least = max([1 if first.start == 2 else first.start, *(max(c.least, int(c.above) + 1) for c in alone)])
+    least = max([0, *(max(c.least, int(c.above) + 1) for c in alone)])
     most = min((int(c.most) for c in alone if c.most is not None), default=None)
-    for step in (first.step, *(s for s in (32, 16, 8, 4, 2, 1) if s < first.step)):
-        low = max([2, *(max(c.least, int(c.above) + 1) for c in alone)])
-        start = least if step == first.step else max(low, step)
-        start += (full - start) % step
+    for step in (first.step, *(s for s in CLOSER if s < first.step)):
+        start = max(least, first.start if step == first.step else step, 2)
+        start += (full - start) % step if start > first.start or step < first.step else 0
         if most is None or start + LINE * step <= most:
-            return Axis("", max(start, first.start) if step == first.step else start, step)
-    return Axis("", max(low, 1), 1)
+            break
+    return Axis(name, start, step)
 
 
 def _make_base(made: Plan) -> None:

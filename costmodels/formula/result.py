@@ -314,8 +314,12 @@ class Piece:
             return 0
         return self.formula.at(name, **{n: sizes[n] for n in self.formula.names})
 
+    def said(self, letters: Mapping[str, str] | None = None) -> str:
+        """Its conditions in words, with letters for the sizes where they are given."""
+        return " and ".join(condition.said(letters) for condition in self.conditions) or "all sizes"
+
     def __str__(self) -> str:
-        return " and ".join(map(str, self.conditions)) or "all sizes"
+        return self.said()
 
 
 @dataclass(frozen=True)
@@ -384,12 +388,13 @@ class Formula:
         shape = np.broadcast_shapes(*(v.shape for v in sizes.values()))
         left = np.ones(shape, dtype=bool)
         elsewhere = []
-        for part in (*self.regimes, *self.further):
-            inside = left & (sizes[part.name] == part.value if isinstance(part, Regime) else part.holds_at(sizes))
+        others = [(sizes[regime.name] == regime.value, regime.formula.at) for regime in self.regimes]
+        others += [(piece.holds_at(sizes), piece.at) for piece in self.further]
+        for holds, value_at in others:
+            inside = left & holds
             if np.any(inside):
                 there = {n: np.broadcast_to(v, shape)[inside] for n, v in sizes.items()}
-                formula = part.formula if isinstance(part, Regime) else part
-                elsewhere.append((inside, formula.at(name, **there)))
+                elsewhere.append((inside, value_at(name, **there)))
             left = left & ~inside
         for condition in self.conditions:
             if not np.all(condition.holds_at(sizes) | ~left):

@@ -28,7 +28,8 @@ from foretrace.costmodels.formula.bound import maximize
 from foretrace.costmodels.formula.derive import off_the_parabola
 from foretrace.costmodels.formula.digest import alike
 from foretrace.graph import ForetraceError, StepGraph
-from foretrace.report.formula import bound_json, bound_text
+from foretrace.report.formula import bound_text
+from foretrace.report.formula_exports import bound_json
 from handmade import perceptron
 
 B, W, L = Polynomial.of("batch"), Polynomial.of("width"), Polynomial.of("layers")
