@@ -14,14 +14,14 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
-from math import prod
+from math import lcm, prod
 
 from ...graph import ForetraceError
 from .derive import HELD_OUT, LATER_LAYERS, NoPolynomial, NotProved, _Deriver, residues
 from .expression import letters_for
-from .instances import Asked, Instances, Pinned, Sizes, TraceAt, in_words
+from .instances import Asked, Instances, NoInstance, Pinned, Sizes, TraceAt, in_words
 from .lattice import Axis, Index
-from .plan import difference
+from .plan import Plan, difference
 from .polynomial import Atom
 from .result import Condition, Formula, Piece, Proof, Regime, simplified
 
@@ -91,9 +91,12 @@ class _Search:
             region = self.pending.pop(0)
             try:
                 found.append(self.piece(region, first))
+            except NoInstance as error:
+                why = f"no lattice of small instances was found there: {error.message}"
+                found.append(Piece(simplified(region.within), "", None, why))
             except ForetraceError as error:
-                found.append(Piece(region.within, "", None, error.message))
-        found += [Piece(r.within, "", None, f"there are more than {most} pieces") for r in self.pending]
+                found.append(Piece(simplified(region.within), "", None, error.message))
+        found += [Piece(simplified(r.within), "", None, f"there are more than {most} pieces") for r in self.pending]
         assert first.formula is not None
         return replace(first.formula, further=tuple(found), traces=self.instances.traces)
 
@@ -227,13 +230,29 @@ class _Splitter(_Deriver):
         formula = self.formula(pin=bool(self.full))
         if not self.full:
             return replace(formula, proof=Proof(({},)), conditions=())
-        for sizes in self.ladders():
+        for name, sizes in self.ladders():
             formula = self.parted(formula, sizes)
+            if sizes[name] > self.full[name] and self.is_wrong(formula, sizes):
+                limit = Condition(name, f"beyond, {self.why(formula, sizes)}", most=self.full[name])
+                formula = replace(formula, conditions=(*formula.conditions, limit))
         formula = self.parted_from_held_out(formula, held_out, prove_at)
         self.conditions_now = self.own = formula.conditions
         proof = self.prove(formula, held_out, prove_at)
         mine = tuple(c for c in self.within if {c.name, c.by} <= {*self.full, ""})
         return replace(formula, proof=proof, conditions=simplified((*mine, *formula.conditions)))
+
+    def on(self, planned: Plan) -> Formula:
+        """The formula on a lattice; what was found between its points may be a condition on the ratio of two sizes."""
+        formula = super().on(planned)
+        base = self.plan.base()
+        for condition in formula.conditions:
+            rest = replace(formula, conditions=tuple(c for c in formula.conditions if c is not condition))
+            first = base[condition.name]
+            values = [first + d for d in (1, 2, 4, 8, condition.modulus // 2, condition.modulus, 2 * condition.modulus)]
+            ratios = list(self.of_ratios(condition, base))
+            found = self.best(rest, base, [condition, *ratios], values) if ratios else None
+            formula = replace(rest, conditions=(*rest.conditions, found or condition))
+        return formula
 
     def pinned(self, formula: Formula) -> Formula:
         """Look at 1 of every size: where it differs, it is a regime if that is asked for, or another piece's."""
@@ -264,20 +283,19 @@ class _Splitter(_Deriver):
 
     # --- what the formula does not hold for ---
 
-    def ladders(self) -> Iterator[dict[str, int]]:
-        """Values of every size that does not lengthen the program, doubled and halved from the first one on."""
+    def ladders(self) -> Iterator[tuple[str, dict[str, int]]]:
+        """For every size that does not lengthen the program: values doubled and halved from the first one on."""
         for name, axis in self.plan.axes.items():
             if name in self.plan.structural:
                 continue
             value = axis.start // 2
             while value >= 2:
-                yield self.plan.base(**{name: value})
+                yield name, self.plan.base(**{name: value})
                 value //= 2
             steps = 1
             while axis.value(steps) <= FAR * self.full[name]:
-                yield self.plan.base(**{name: axis.value(steps)})
+                yield name, self.plan.base(**{name: axis.value(steps)})
                 steps *= 2
-            yield self.plan.base(**{name: axis.value(steps)})
 
     def parted_from_held_out(self, formula: Formula, count: int, more: Sequence[Sizes]) -> Formula:
         """With the conditions that set apart those held-out instances that run other ops or have other bytes."""
@@ -288,10 +306,15 @@ class _Splitter(_Deriver):
 
     def parted(self, formula: Formula, sizes: Sizes) -> Formula:
         """With a condition that leaves `sizes` out, if the formula is not theirs and there is such a condition."""
-        if not self.is_within(formula, sizes) or not self.instances.builds(sizes) or self.is_right(formula, sizes):
+        if not self.is_wrong(formula, sizes):
             return formula
         found = self.separator(formula, sizes)
         return replace(formula, conditions=(*formula.conditions, found)) if found else formula
+
+    def is_wrong(self, formula: Formula, sizes: Sizes) -> bool:
+        """Whether the formula ought to be that of the instance and is not."""
+        there = self.is_within(formula, sizes) and self.instances.builds(sizes)
+        return there and not self.is_right(formula, sizes)
 
     def is_within(self, formula: Formula, sizes: Sizes) -> bool:
         return self.plan.inside(sizes) and all(c.holds_at(self.instances.complete(sizes)) for c in formula.conditions)
@@ -376,7 +399,7 @@ class _Splitter(_Deriver):
     def edge(self, formula: Formula, good: Sizes, name: str, bad: int) -> tuple[int, int]:
         """Neighbours on the way from a value that the formula is right for to one that it is not: the last and the
         first of their kind."""
-        step = next((c.modulus for c in formula.conditions if c.name == name and not c.by), 1)
+        step = lcm(*(c.modulus * (good[c.by] if c.by else 1) for c in self.remainders(formula, name)))
         low, high = good[name], bad
         while abs(high - low) > step:
             middle = self.middle(good, name, low, high, step)
@@ -384,6 +407,11 @@ class _Splitter(_Deriver):
                 break
             low, high = (middle, high) if self.holds_at(formula, {**good, name: middle}) else (low, middle)
         return low, high
+
+    def remainders(self, formula: Formula, name: str) -> list[Condition]:
+        """The conditions on a size's remainder."""
+        asked = (*self.within, *formula.conditions)
+        return [c for c in asked if c.name == name and c.modulus > 1 and not c.excluded]
 
     def middle(self, good: Sizes, name: str, low: int, high: int, step: int) -> int | None:
         """A value between two that can be built, and leaves the remainder of the first."""
