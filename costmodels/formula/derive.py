@@ -129,7 +129,8 @@ class NotProved(ForetraceError):
         super().__init__(
             f"the formula is wrong on {len({in_words(r.sizes) for r in wrong})} of {proved} held-out "
             f"instances: {'; '.join(str(r) for r in wrong[:3])}",
-            "No formula is given where one is wrong. Choose sizes of one kind with --at, or set the size with -p.",
+            "No formula is given where one is wrong. Ask for a formula of each piece with --pieces, choose sizes of "
+            "one kind with --at, or set the size with -p.",
         )
         self.layers = tuple(layers)
 
@@ -146,9 +147,9 @@ class NoPolynomial(ForetraceError):
         super().__init__(
             f"{what} is no polynomial in {name}: at {places} it is {', '.join(f'{v:,}' for v in seen)}, which is "
             f"{residues} off the parabola through the first three{more}",
-            f"Choose values of one kind with --at {name}=A,B (one remainder, one side of a threshold), leave {name} "
-            f"out (foretrace fit --vary {name} follows it piece by piece), or take a bound in place of a formula: "
-            "--bound above.",
+            f"Ask for a formula of each piece with --pieces, choose values of one kind with --at {name}=A,B (one "
+            f"remainder, one side of a threshold), leave {name} out (foretrace fit --vary {name} follows it piece by "
+            "piece), or take a bound in place of a formula: --bound above.",
         )
         self.axis, self.modulus = axis, modulus
         self.series, self.all_values = series, tuple(seen)

@@ -25,9 +25,14 @@ from .plan import Plan, difference
 from .polynomial import Atom
 from .result import Condition, Formula, Piece, Proof, Regime, simplified
 
+OFFER = "Ask for a formula of each piece with --pieces, "
+
 MOST_PIECES = 8
 FEW_VALUES = 3
 """A range of so few values is no place for a lattice."""
+
+NARROW = 64
+"""In a range of so many values each is looked at."""
 
 FAR = 8
 """Up to so many times the full value of each size what differs is looked for."""
@@ -85,7 +90,10 @@ class _Search:
     def run(self, held_out: int, prove_at: Sequence[Sizes], most: int) -> Formula:
         self.held_out, self.prove_at = held_out, prove_at
         self.pending = [_Region((), self.full)]
-        first = self.piece(self.pending.pop())
+        try:
+            first = self.piece(self.pending.pop())
+        except ForetraceError as error:
+            raise ForetraceError(error.message, error.mend.replace(OFFER, "No pieces were found: ")) from error
         found: list[Piece] = []
         while self.pending and len(found) + 1 < most:
             region = self.pending.pop(0)
@@ -235,7 +243,9 @@ class _Splitter(_Deriver):
             if sizes[name] > self.full[name] and self.is_wrong(formula, sizes):
                 limit = Condition(name, f"beyond, {self.why(formula, sizes)}", most=self.full[name])
                 formula = replace(formula, conditions=(*formula.conditions, limit))
+        formula = self.parted_at_one(formula)
         formula = self.parted_from_held_out(formula, held_out, prove_at)
+        formula = self.parted_in_narrow_ranges(formula)
         self.conditions_now = self.own = formula.conditions
         proof = self.prove(formula, held_out, prove_at)
         mine = tuple(c for c in self.within if {c.name, c.by} <= {*self.full, ""})
@@ -255,23 +265,27 @@ class _Splitter(_Deriver):
         return formula
 
     def pinned(self, formula: Formula) -> Formula:
-        """Look at 1 of every size: where it differs, it is a regime if that is asked for, or another piece's."""
+        """With regimes for the 1 of some sizes, and the fewest layers that it holds for."""
         for name, axis in self.plan.axes.items():
             if name in self.plan.structural:
                 few = self.from_layers_on(name, formula)
                 formula = replace(formula, conditions=(*formula.conditions, *few))
                 continue
             sizes = self.plan.base(**{name: 1})
-            if axis.start == 1 or not self.is_there(name, 1) or self.is_right(formula, sizes):
-                continue
-            differs = self.why(formula, sizes)
-            if self.is_regime(name, formula):
-                formula = replace(formula, regimes=(*formula.regimes, Regime(name, 1, differs, self.at_one(name))))
-                continue
-            known = formula.conditions
+            there = axis.start > 1 and self.is_there(name, 1)
+            if there and self.is_wrong(formula, sizes) and self.is_regime(name, formula):
+                regime = Regime(name, 1, self.why(formula, sizes), self.at_one(name))
+                formula = replace(formula, regimes=(*formula.regimes, regime))
+        return formula
+
+    def parted_at_one(self, formula: Formula) -> Formula:
+        """With conditions that leave 1 of a size out, where that differs."""
+        for name in self.plan.axes:
+            sizes = self.plan.base(**{name: 1})
             formula = self.parted(formula, sizes)
-            if formula.conditions == known:
-                formula = replace(formula, conditions=(*known, *self.from_on(name, formula, differs)))
+            if self.is_wrong(formula, sizes) and name not in self.plan.structural:
+                since = self.from_on(name, formula, self.why(formula, sizes))
+                formula = replace(formula, conditions=(*formula.conditions, *since))
         return formula
 
     def is_regime(self, name: str, formula: Formula) -> bool:
@@ -296,12 +310,23 @@ class _Splitter(_Deriver):
             while axis.value(steps) <= FAR * self.full[name]:
                 yield name, self.plan.base(**{name: axis.value(steps)})
                 steps *= 2
+            yield name, self.plan.base(**{name: axis.value(steps)})
 
     def parted_from_held_out(self, formula: Formula, count: int, more: Sequence[Sizes]) -> Formula:
         """With the conditions that set apart those held-out instances that run other ops or have other bytes."""
         self.conditions_now = formula.conditions
         for _, sizes in zip(range(count + len(more)), self.held_out(count, more), strict=False):
             formula = self.parted(formula, sizes)
+        return formula
+
+    def parted_in_narrow_ranges(self, formula: Formula) -> Formula:
+        """Every value of a size that has few is looked at: a polynomial may go through the lattice's by chance."""
+        for name in self.full:
+            asked = [c for c in (*self.within, *formula.conditions) if c.name == name and not c.by]
+            most = min((int(c.most) for c in asked if c.most is not None), default=None)
+            if most is not None and most <= max(c.least for c in asked) + NARROW:
+                for value in range(max(c.least for c in asked), most + 1):
+                    formula = self.parted(formula, self.plan.base(**{name: value}))
         return formula
 
     def parted(self, formula: Formula, sizes: Sizes) -> Formula:

@@ -253,7 +253,7 @@ def _enlarge_another(made: Plan, name: str, k: int, depth: int) -> bool:
     others = [other for other in before if other != name and other not in made.given]
     for other in sorted(others, key=lambda o: -before[o].start):
         for start in _larger(before[other].start, value):
-            for step in dict.fromkeys((before[other].step, start // 4, start // 3, start // 2, start)):
+            for step in dict.fromkeys((before[other].step, start // 4, start // 3, start // 2, start, 2 * start)):
                 made.axes = before | {other: Axis(other, start, step)}
                 if not made.suits(made.node(**{name: k})):
                     break
@@ -306,8 +306,8 @@ def check_same_regime(reference: Digest, other: Digest, who: str) -> None:
     if only:
         raise ForetraceError(
             f"{in_words(other.sizes)} runs other ops than {who}, {in_words(reference.sizes)}: {only}",
-            "Name small sizes of the same kind with --at, such as --at width=128,256, or leave out the size that "
-            "changes the program.",
+            "Ask for a formula of each piece with --pieces, name small sizes of the same kind with --at, such as --at "
+            "width=128,256, or leave out the size that changes the program.",
         )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -175,7 +175,7 @@ class Condition:
 
     def holds(self, size: Any, per: Any = 1) -> Any:
         """Whether it holds for a size, over `per` where it is of a ratio; for arrays, where."""
-        inside = (size >= self.least * per) & _more(size, self.above, per)
+        inside = (size >= (1 if self.by else self.least)) & _more(size, self.above, per)
         if self.modulus > 1:
             inside = inside & ((size % (self.modulus * per) == self.remainder * per) != self.excluded)
         return inside if self.most is None else inside & np.logical_not(_more(size, self.most, per))
@@ -242,7 +242,7 @@ def _remainders(group: Sequence[Condition]) -> Iterator[Condition]:
         if len(left) == 1:
             yield replace(same[-1], remainder=left[0], excluded=False)
         else:
-            yield from {c.remainder: c for c in same if c.excluded}.values()
+            yield from {(c.remainder, c.excluded): c for c in same if c.excluded or not left}.values()
 
 
 def _more(size: Any, than: Number, per: Any) -> Any:
@@ -303,7 +303,7 @@ class Piece:
 
     def holds_at(self, sizes: Mapping[str, Any]) -> Any:
         """Whether it is the piece for these sizes; for arrays, where."""
-        return np.logical_and.reduce([c.holds_at(sizes) for c in self.conditions]) if self.conditions else True
+        return reduce(np.logical_and, (c.holds_at(sizes) for c in self.conditions), True)
 
     def at(self, name: str, **sizes: Any) -> Any:
         """A quantity at sizes that it holds for; 0 where there is nothing of that name. Raises ``ValueError`` where it
