@@ -35,7 +35,7 @@ def formula_text(formula: Formula, target: str = "") -> str:
 
 def _piece(formula: Formula, number: int, piece: Piece) -> list[str]:
     """A further piece: what is different about it, and its quantities in a line each."""
-    lines = _wrapped(f"piece {number}: {piece.said(formula.letters)}", "", "  ")
+    lines = _wrapped(f"piece {number}: {piece}", "", "  ")
     if piece.differs:
         lines += _wrapped(f"different there: {piece.differs}", "  ", "    ")
     found = piece.formula
@@ -74,7 +74,7 @@ def _about(formula: Formula) -> list[str]:
     lines += _elsewhere(formula)
     if formula.further:
         others = "; ".join(
-            f"{number}, {piece.said(formula.letters)}" for number, piece in enumerate(formula.further, 2)
+            f"{number}, {piece}" for number, piece in enumerate(formula.further, 2)
         )
         lines.append(f"piece 1 of {len(formula.pieces)}, that of the full size; below are {others}")
     return [row for line in lines for row in _wrapped(line, "  ", "    ")]

@@ -236,15 +236,31 @@ def _make_room(made: Plan, name: str, depth: int = 0) -> bool:
 
     The last of them may be one too many. Raises `ForetraceError` where the others do not suit.
     """
-    for k in range(LOOKAHEAD):
-        if made.suits(made.node(**{name: k})) or _enlarge_another(made, name, k, depth):
-            continue
-        if k < LOOKAHEAD - 1 and not depth:
-            if _keep_the_remainder(made, name) or _divide_the_full(made, name):
-                return True
-            made.check(made.node(**{name: k}))
-        return False
-    return True
+    bad = _first_that_does_not(made, name, depth)
+    if bad >= LOOKAHEAD - 1 or depth:
+        return bad >= LOOKAHEAD
+    if _keep_the_remainder(made, name) or _divide_the_full(made, name) or _take_odd_multiples(made, name):
+        return True
+    made.check(made.node(**{name: bad}))
+    return False
+
+
+def _first_that_does_not(made: Plan, name: str, depth: int) -> int:
+    """The first step along an axis whose value does not suit, whatever larger values another axis takes."""
+    suits = (made.suits(made.node(**{name: k})) or _enlarge_another(made, name, k, depth) for k in range(LOOKAHEAD))
+    return next((k for k, there in enumerate(suits) if not there), LOOKAHEAD)
+
+
+def _take_odd_multiples(made: Plan, name: str) -> bool:
+    """Try the odd multiples of the first value, which divide what is no multiple of a power of two; whether they
+    suit."""
+    before = dict(made.axes)
+    if name not in made.given:
+        made.axes[name] = replace(before[name], step=2 * before[name].start)
+        if _first_that_does_not(made, name, 0) == LOOKAHEAD:
+            return True
+    made.axes = before
+    return False
 
 
 def _enlarge_another(made: Plan, name: str, k: int, depth: int) -> bool:

@@ -320,15 +320,28 @@ def test_a_size_beyond_which_the_bytes_differ_is_a_condition() -> None:
     assert [str(condition) for condition in found.conditions] == ["batch <= 64"]
 
 
-def test_a_lattice_that_does_not_build_says_where() -> None:
+def of_stock(*there: int):
+    """A perceptron of some batches alone, and of all above the last of them."""
+
     def picky(batch: int) -> StepGraph:
-        if batch < 8 or batch in (9, 10, 11):
+        if batch not in there and batch < there[-1]:
             raise ForetraceError("out of stock", "Give another.")
         return perceptron(layers=2, batch=batch, width=8)
 
+    return picky
+
+
+def test_a_lattice_that_does_not_build_says_where() -> None:
     with pytest.raises(ForetraceError, match="batch=9 cannot be traced: out of stock"):
-        derive(picky, {"batch": 12})
-    assert derive(picky, {"batch": 20}, at={"batch": [12, 13]})["saved_for_backward"].at(batch=8) == 2 * 8 * 8 * 4
+        derive(of_stock(8, 12, 99), {"batch": 12})
+    found = derive(of_stock(8, 12), {"batch": 20}, at={"batch": [12, 13]})
+    assert found["saved_for_backward"].at(batch=8) == 2 * 8 * 8 * 4
+
+
+def test_odd_multiples_make_a_lattice_where_the_values_between_do_not_build() -> None:
+    found = derive(of_stock(8, 12), {"batch": 12}, held_out=4)
+    assert (found.axes[0].start, found.axes[0].step) == (8, 16)
+    assert found["saved_for_backward"].polynomial == 64 * B
 
 
 def branching_at(first: int, last: int = 10**9):

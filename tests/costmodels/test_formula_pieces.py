@@ -280,7 +280,7 @@ def test_text_latex_and_json_name_every_piece(found: Formula) -> None:
     text = formula_text(found, "model.py:make")
     assert "piece 1 of 4, that of the full size" in text
     for number, piece in enumerate(found.further, 2):
-        assert f"piece {number}: {piece.said(found.letters)}" in text
+        assert f"piece {number}: {piece}" in text
     assert all(len(line) <= 80 for line in text.splitlines())
     latex = formula_latex(found)
     assert latex.count(r"\begin{cases}") == len(found.quantities) + 1
