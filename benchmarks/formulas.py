@@ -3,7 +3,8 @@
     python benchmarks/formulas.py                 # the formulas, with their proof
     python benchmarks/formulas.py llama vit       # some of them
     python benchmarks/formulas.py --fit           # fit beside searches that trace
-    python benchmarks/formulas.py --page docs/formula.md    # both, and write the tables there
+    python benchmarks/formulas.py --page docs/formula.md    # both, and write the tables there (a quarter of an hour)
+    python benchmarks/formulas.py --page docs/formula.md lstm   # the rows of one family alone
 
 For each family: seconds by the clock and of the processor, traces, held-out instances that agreed (an instance that
 did not would end the program), and the largest of them. With ``--fit`` the answer of `foretrace.fit` (by allocated
@@ -50,7 +51,7 @@ FAMILIES = {
         "batch,seq,layers,width,heads,vocab",
         {"batch": 8},
         small={"layers": 4, "width": 256, "heads": 4, "seq": 256, "vocab": 5000},
-        searches=(("batch", 6 * 1024), ("seq", 700)),
+        searches=(("batch", 6 * 1024), ("seq", 300)),
     ),
     "gpt2": Family(
         "gpt2_xl.py:gpt2_xl",
@@ -151,12 +152,21 @@ def table(heads: list[str], rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def write(page: Path, name: str, text: str) -> None:
-    """Put a table between a page's marks."""
+def cells(line: str) -> list[str]:
+    """The cells of one line of such a table."""
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+def write(page: Path, name: str, heads: list[str], rows: list[list[str]]) -> None:
+    """Put a family's rows into the table between a page's marks, in place of those that it had."""
     before, begin, rest = page.read_text().partition(f"<!-- {name} -->\n")
-    _, end, after = rest.partition(f"<!-- end {name} -->\n")
+    inside, end, after = rest.partition(f"<!-- end {name} -->\n")
     if not begin or not end:
         raise SystemExit(f"{page} has no place for {name}: <!-- {name} --> and <!-- end {name} -->")
+    known = [cells(line) for line in inside.splitlines() if line.startswith("|")][2:]
+    kept = [row for row in known if row[0] in FAMILIES and row[0] != rows[0][0]]
+    order = list(FAMILIES)
+    text = table(heads, sorted(kept + rows, key=lambda row: order.index(row[0])))
     page.write_text(f"{before}<!-- {name} -->\n\n{text}\n<!-- end {name} -->\n{after}")
 
 
@@ -167,13 +177,15 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help="do both, and write the tables into this page")
     options = parser.parse_args()
     chosen = {name: FAMILIES[name] for name in options.families or FAMILIES}
-    rows = [] if options.fit and not options.page else [formulas(*item) for item in chosen.items()]
-    if options.page:
-        write(options.page, "costs", table(FORMULAS, rows))
-    if options.fit or options.page:
-        found = [fits(n, family, vary, mib * MIB) for n, family in chosen.items() for vary, mib in family.searches]
-        if options.page:
-            write(options.page, "searches", table(FITS, found))
+    for name, family in chosen.items():
+        if options.page or not options.fit:
+            row = formulas(name, family)
+            if options.page:
+                write(options.page, "costs", FORMULAS, [row])
+        if options.page or options.fit:
+            rows = [fits(name, family, vary, mib * MIB) for vary, mib in family.searches]
+            if options.page:
+                write(options.page, "searches", FITS, rows)
 
 
 if __name__ == "__main__":

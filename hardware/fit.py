@@ -66,6 +66,9 @@ ALIGNED = 8
 KEPT = 3
 """How many of the last traces are kept."""
 
+ASKED_ALIKE = 2
+"""So many questions suppose that what an allocator reserves grows as what is allocated does."""
+
 ASKED_EVENLY = 5
 """After so many questions what an allocator reserves is taken to grow unevenly, and the interval is halved."""
 
@@ -405,6 +408,8 @@ class _Search:
             return (low + high) // 2
         if low in over:
             return low + (high - low) * -over[low] // max(over[high] - over[low], 1)
+        if len(over) > ASKED_ALIKE:
+            return (low + high) // 2
         allocated = self.limit_bytes * self.traced(high) // (over[high] + self.limit_bytes)
         return self.search(allocated) or (low + high) // 2
 

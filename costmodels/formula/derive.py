@@ -41,6 +41,9 @@ from .result import (
 HELD_OUT = 20
 """How many instances the proof takes, where there are so many."""
 
+LARGE = 64
+"""So many times its first value a size is large beside the others."""
+
 TRIES = 40
 """How many random sizes are tried for each of them; the later ones are larger."""
 
@@ -472,9 +475,9 @@ class _Deriver:
 
     def from_layers_on(self, name: str, formula: Formula) -> list[Condition]:
         """The fewest layers from which on the formula holds: with few of them a moment counted from the front may be
-        one that is counted from the back, which shows where the other sizes are small."""
-        small = {n: 2 for n in self.plan.axes if n not in self.plan.structural and self.is_there(n, 2)}
-        others = [{}, small, *({n: v} for n, v in small.items() if len(small) > 1)]
+        one that is counted from the back, which shows where another size is large."""
+        large = [{n: LARGE * a.start} for n, a in self.plan.axes.items() if n not in self.plan.structural]
+        others = [{}, *(other for other in large if self.holds_at(formula, self.plan.base(**other)))]
         for value in reversed(range(1, self.plan.axes[name].start)):
             for sizes in (self.plan.base(**{**other, name: value}) for other in others):
                 if self.plan.inside(sizes) and self.instances.builds(sizes) and not self.holds_at(formula, sizes):

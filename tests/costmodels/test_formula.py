@@ -370,7 +370,7 @@ def test_the_lattice_begins_behind_a_size_that_changes_the_program() -> None:
         found.at("peak", batch=50)
 
 
-def test_few_layers_may_have_another_peak_where_the_other_sizes_are_small() -> None:
+def test_few_layers_may_have_another_peak_where_another_size_is_large() -> None:
     found = derive(step, {"batch": 16, "layers": 6, "width": 256})
     assert [str(condition) for condition in found.conditions] == ["layers >= 3"]
     for layers, batch, width in ((3, 2, 1), (3, 4, 2), (4, 9, 3)):
