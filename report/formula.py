@@ -73,9 +73,7 @@ def _about(formula: Formula) -> list[str]:
     lines += [f"holds for {condition}: {condition.why}" for condition in formula.conditions]
     lines += _elsewhere(formula)
     if formula.further:
-        others = "; ".join(
-            f"{number}, {piece}" for number, piece in enumerate(formula.further, 2)
-        )
+        others = "; ".join(f"{number}, {piece}" for number, piece in enumerate(formula.further, 2))
         lines.append(f"piece 1 of {len(formula.pieces)}, that of the full size; below are {others}")
     return [row for line in lines for row in _wrapped(line, "  ", "    ")]
 

@@ -230,8 +230,8 @@ class _Deriver:
         )
         self.check_polynomial()
         self.atoms: dict[Series, dict[str, Atom]] = {}
-        conditions = list(self.rounding())
-        return self.assemble(tuple(conditions))
+        formula = self.assemble(tuple(self.rounding()))
+        return formula if self.memory_alone else self.with_ratios(formula)
 
     @property
     def numbers(self) -> list[Series]:
@@ -433,6 +433,63 @@ class _Deriver:
         if not self.memory_alone:
             found.append(self.quantity("flops", "FLOPs of the step", "FLOPs", spent))
         return {quantity.name: quantity for quantity in found}
+
+    # --- conditions on the ratio of two sizes ---
+
+    def with_ratios(self, formula: Formula) -> Formula:
+        """What was found between the values of an axis may be a condition on the ratio of two sizes."""
+        base = self.plan.base()
+        for condition in formula.conditions:
+            rest = replace(formula, conditions=tuple(c for c in formula.conditions if c is not condition))
+            modulus = condition.modulus
+            values = [base[condition.name] + d for d in (1, 4, 8, modulus // 2, modulus)]
+            ratios = list(self.of_ratios(condition, base))
+            found = self.best(rest, base, [condition, *ratios], values) if ratios else None
+            formula = replace(
+                formula, conditions=tuple(found or c if c is condition else c for c in formula.conditions)
+            )
+        for condition in formula.conditions:
+            rest = replace(formula, conditions=tuple(c for c in formula.conditions if c is not condition))
+            if rest.conditions and not any(self.is_wrong(rest, d.sizes) for d in self.instances.digests):
+                formula = rest
+        return formula
+
+    def beside(self, name: str, good: Sizes) -> list[str]:
+        """The sizes that the ratio to one may matter of."""
+        return [by for by in good if by != name and good[by] > 1 and by not in self.plan.structural]
+
+    def of_ratios(self, alone: Condition, good: Sizes) -> Iterator[Condition]:
+        """The same remainder for the ratio to each other size."""
+        for by in self.beside(alone.name, good):
+            per = good[by]
+            if alone.modulus % per == 0 and alone.remainder % per == 0 and alone.modulus > per:
+                yield replace(alone, by=by, modulus=alone.modulus // per, remainder=alone.remainder // per)
+
+    def best(
+        self, formula: Formula, good: Sizes, conditions: Sequence[Condition], values: Sequence[int]
+    ) -> Condition | None:
+        """The first condition that tells where the formula is right at these values and at others beside them, with
+        other values of every other size."""
+        name = conditions[0].name
+        tried = [{**good, name: value} for value in values]
+        for other in dict.fromkeys(size for c in conditions for size in (c.name, c.by) if size and size != name):
+            more = self.plan.axes[other].value(1)
+            both = dict.fromkeys((*values, *(value * more // good[other] for value in values)))
+            tried += [{**good, other: more, name: value} for value in both]
+        there = [s for s in tried if self.is_within(formula, s) and self.instances.builds(s)]
+        right = [self.holds_at(formula, sizes) for sizes in there]
+        for condition in conditions:
+            holds = (bool(condition.holds_at(self.instances.complete(sizes))) for sizes in there)
+            if all(told == is_right for told, is_right in zip(holds, right, strict=True)):
+                return condition
+        return None
+
+    def is_wrong(self, formula: Formula, sizes: Sizes) -> bool:
+        """Whether the formula ought to be that of an instance and is not."""
+        return self.is_within(formula, sizes) and self.instances.builds(sizes) and not self.holds_at(formula, sizes)
+
+    def is_within(self, formula: Formula, sizes: Sizes) -> bool:
+        return self.plan.inside(sizes) and all(c.holds_at(self.instances.complete(sizes)) for c in formula.conditions)
 
     # --- regimes ---
 

@@ -57,7 +57,7 @@ class Instances:
 
     @property
     def digests(self) -> list[Digest]:
-        """All that were traced."""
+        """All that were traced; none of those that others set some sizes of."""
         return [found for found in self._known.values() if isinstance(found, Digest)]
 
     def builds(self, sizes: Sizes) -> bool:

@@ -21,7 +21,7 @@ from .derive import HELD_OUT, LATER_LAYERS, NoPolynomial, NotProved, _Deriver, r
 from .expression import letters_for
 from .instances import Asked, Instances, NoInstance, Pinned, Sizes, TraceAt, in_words
 from .lattice import Axis, Index
-from .plan import Plan, difference
+from .plan import difference
 from .polynomial import Atom
 from .result import Condition, Formula, Piece, Proof, Regime, simplified
 
@@ -251,19 +251,6 @@ class _Splitter(_Deriver):
         mine = tuple(c for c in self.within if {c.name, c.by} <= {*self.full, ""})
         return replace(formula, proof=proof, conditions=simplified((*mine, *formula.conditions)))
 
-    def on(self, planned: Plan) -> Formula:
-        """The formula on a lattice; what was found between its points may be a condition on the ratio of two sizes."""
-        formula = super().on(planned)
-        base = self.plan.base()
-        for condition in formula.conditions:
-            rest = replace(formula, conditions=tuple(c for c in formula.conditions if c is not condition))
-            first = base[condition.name]
-            values = [first + d for d in (1, 2, 4, 8, condition.modulus // 2, condition.modulus, 2 * condition.modulus)]
-            ratios = list(self.of_ratios(condition, base))
-            found = self.best(rest, base, [condition, *ratios], values) if ratios else None
-            formula = replace(rest, conditions=(*rest.conditions, found or condition))
-        return formula
-
     def pinned(self, formula: Formula) -> Formula:
         """With regimes for the 1 of some sizes, and the fewest layers that it holds for."""
         for name, axis in self.plan.axes.items():
@@ -341,9 +328,6 @@ class _Splitter(_Deriver):
         there = self.is_within(formula, sizes) and self.instances.builds(sizes)
         return there and not self.is_right(formula, sizes)
 
-    def is_within(self, formula: Formula, sizes: Sizes) -> bool:
-        return self.plan.inside(sizes) and all(c.holds_at(self.instances.complete(sizes)) for c in formula.conditions)
-
     def is_right(self, formula: Formula, sizes: Sizes) -> bool:
         """Whether the formula, or that of the regime of the sizes, is that of the instance."""
         found = self.instances.at(sizes)
@@ -401,17 +385,6 @@ class _Splitter(_Deriver):
                 return self.best(formula, good, [alone, *self.of_ratios(alone, good)], [first + rest, *alike])
         return None
 
-    def beside(self, name: str, good: Sizes) -> list[str]:
-        """The sizes that the ratio to one may matter of."""
-        return [by for by in good if by != name and good[by] > 1 and by not in self.plan.structural]
-
-    def of_ratios(self, alone: Condition, good: Sizes) -> Iterator[Condition]:
-        """The same remainder for the ratio to each other size."""
-        for by in self.beside(alone.name, good):
-            per = good[by]
-            if alone.modulus % per == 0 and alone.remainder % per == 0 and alone.modulus > per:
-                yield replace(alone, by=by, modulus=alone.modulus // per, remainder=alone.remainder // per)
-
     # --- thresholds ---
 
     def by_threshold(self, formula: Formula, good: Sizes, name: str, bad: int, why: str) -> Condition | None:
@@ -444,27 +417,6 @@ class _Splitter(_Deriver):
         near = [half + sign * k * step for k in range(TRIED_BESIDE + 1) for sign in (1, -1)]
         inside = dict.fromkeys(v for v in near if min(low, high) < v < max(low, high))
         return next((v for v in inside if self.instances.builds({**good, name: v})), None)
-
-    def best(
-        self, formula: Formula, good: Sizes, conditions: Sequence[Condition], values: Sequence[int]
-    ) -> Condition | None:
-        """The first condition that tells where the formula is right at these values and at others beside them, with
-        other values of every other size."""
-        name = conditions[0].name
-        tried = [{**good, name: value} for value in values]
-        for other, axis in self.plan.axes.items():
-            if other == name or other in self.plan.structural:
-                continue
-            for more in dict.fromkeys((axis.value(1), 2 * good[other])):
-                scaled = [value * more // good[other] for value in values]
-                tried += [{**good, other: more, name: value} for value in dict.fromkeys((*values, *scaled))]
-        there = [s for s in tried if self.is_within(formula, s) and self.instances.builds(s)]
-        right = [self.holds_at(formula, sizes) for sizes in there]
-        for condition in conditions:
-            holds = (bool(condition.holds_at(self.instances.complete(sizes))) for sizes in there)
-            if all(told == is_right for told, is_right in zip(holds, right, strict=True)):
-                return condition
-        return None
 
     # --- thresholds that the lattice itself goes across ---
 
