@@ -31,6 +31,9 @@ MOST_PIECES = 8
 FEW_VALUES = 3
 """A range of so few values is no place for a lattice."""
 
+SPARE = 3
+"""How many more values than its degree a polynomial must go through."""
+
 NARROW = 64
 """In a range of so many values each is looked at."""
 
@@ -173,7 +176,8 @@ class _Search:
     def leave(self, within: tuple[Condition, ...], deriver: _Splitter | None = None) -> None:
         known = [d.sizes for d in self.instances.digests if all(c.holds_at(d.sizes) for c in within)]
         name = within[-1].name
-        values = _few_values(name, within)
+        values = _values_left(name, within) if not within[-1].by else []
+        values = values if len(values) <= FEW_VALUES else []
         if deriver is not None and values and name in deriver.plan.structural:
             return  # so few layers are no program that one asks about, and would double the pieces
         if deriver is not None and values and name in deriver.full:
@@ -204,14 +208,12 @@ class _Search:
         return known
 
 
-def _few_values(name: str, within: Sequence[Condition]) -> list[int]:
-    """The values that conditions leave to a size, where they are few."""
-    alone = [c for c in within if c.name == name and not c.by]
-    most = min((int(c.most) for c in alone if c.most is not None), default=None)
-    if most is None:
-        return []
-    values = [v for v in range(max(1, most - 64), most + 1) if all(c.holds(v) for c in alone)]
-    return values if 0 < len(values) <= FEW_VALUES else []
+def _values_left(name: str, conditions: Sequence[Condition]) -> list[int]:
+    """The values that conditions leave to a size; none where they are without end."""
+    alone = [c for c in conditions if c.name == name and not c.by]
+    most = min((int(c.most) for c in alone if c.most is not None), default=0)
+    first = max((max(c.least, int(c.above) + 1) for c in alone), default=1)
+    return [v for v in range(first, most + 1) if all(c.holds(v) for c in alone)]
 
 
 def _near(condition: Condition, full: Sizes) -> list[int]:
@@ -246,6 +248,7 @@ class _Splitter(_Deriver):
         formula = self.parted_at_one(formula)
         formula = self.parted_from_held_out(formula, held_out, prove_at)
         formula = self.parted_in_narrow_ranges(formula)
+        self.check_values(formula)
         self.conditions_now = self.own = formula.conditions
         proof = self.prove(formula, held_out, prove_at)
         mine = tuple(c for c in self.within if {c.name, c.by} <= {*self.full, ""})
@@ -309,12 +312,23 @@ class _Splitter(_Deriver):
     def parted_in_narrow_ranges(self, formula: Formula) -> Formula:
         """Every value of a size that has few is looked at: a polynomial may go through the lattice's by chance."""
         for name in self.full:
-            asked = [c for c in (*self.within, *formula.conditions) if c.name == name and not c.by]
-            most = min((int(c.most) for c in asked if c.most is not None), default=None)
-            if most is not None and most <= max(c.least for c in asked) + NARROW:
-                for value in range(max(c.least for c in asked), most + 1):
-                    formula = self.parted(formula, self.plan.base(**{name: value}))
+            values = _values_left(name, (*self.within, *formula.conditions))
+            for value in values if len(values) <= NARROW else ():
+                formula = self.parted(formula, self.plan.base(**{name: value}))
         return formula
+
+    def check_values(self, formula: Formula) -> None:
+        """Raise `ForetraceError` where a size has so few values that a polynomial goes through any numbers there."""
+        polynomials = [quantity.polynomial for quantity in formula.quantities.values()]
+        polynomials += [candidate.polynomial for candidate in formula.peak.candidates]
+        for name in self.full:
+            values = _values_left(name, (*self.within, *formula.conditions))
+            degree = max((p for f in polynomials for m in f.terms for a, p in m if a.name == name), default=0)
+            if values and len(values) < degree + SPARE:
+                raise ForetraceError(
+                    f"{name} has but {len(values)} values there, which lie on no polynomial of a degree below {degree}",
+                    "Set the size with -p.",
+                )
 
     def parted(self, formula: Formula, sizes: Sizes) -> Formula:
         """With a condition that leaves `sizes` out, if the formula is not theirs and there is such a condition."""
