@@ -1,4 +1,4 @@
-"""Closed forms and what fits on seven families of models: is every polynomial exact, what does it cost, is the fit right?
+"""Closed forms and what fits on seven families of models: is every polynomial exact, what does it cost, is fit right?
 
     python benchmarks/formulas.py                 # the formulas, with their proof
     python benchmarks/formulas.py llama vit       # some of them
@@ -158,7 +158,7 @@ def pieces(name: str) -> list[list[str]]:
     found = foretrace.formula(f"{EXAMPLES}/branching.py:{name}", over, pieces=8, **how)
     rows = []
     for piece in found.pieces:
-        saved, proved = f"none: {piece.why_none}", 0
+        saved, proved = "none", 0
         if piece.formula is not None:
             polynomial = piece.formula.saved_for_backward.polynomial
             saved, proved = written(polynomial, found.letters, found.names), len(piece.formula.proof.instances)

@@ -169,6 +169,7 @@ def add(commands: shared.Commands[argparse.ArgumentParser]) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from ..costmodels.formula import check_expression
+    from ..graph import ForetraceError
 
     how: dict[str, Any] = shared.given(options)
     names = _names(options.over)
@@ -176,6 +177,8 @@ def _run(options: argparse.Namespace) -> int:
     for text in (options.compare, options.explain):
         if text:
             check_expression(text, names, letters)
+    if options.pieces < 1:
+        raise ForetraceError(f"--pieces {options.pieces} is no count", "Give the most pieces to look for, such as 4.")
     if options.bound:
         return _bound(options, names, letters, how)
     with Counter() as counter:
