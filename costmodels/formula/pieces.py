@@ -18,6 +18,7 @@ from math import lcm, prod
 
 from ...graph import ForetraceError
 from .derive import HELD_OUT, LATER_LAYERS, NoPolynomial, NotProved, _Deriver, residues
+from .digest import Digest
 from .expression import letters_for
 from .instances import Asked, Instances, NoInstance, Pinned, Sizes, TraceAt, in_words
 from .lattice import Axis, Index
@@ -26,6 +27,8 @@ from .polynomial import Atom
 from .result import Condition, Formula, Piece, Proof, Regime, simplified
 
 OFFER = "Ask for a formula of each piece with --pieces, "
+
+MEND = "Choose values of one kind with --at, or take a bound in place of a formula: --bound above."
 
 MOST_PIECES = 8
 FEW_VALUES = 3
@@ -93,25 +96,41 @@ class _Search:
     def run(self, held_out: int, prove_at: Sequence[Sizes], most: int) -> Formula:
         self.held_out, self.prove_at = held_out, prove_at
         self.pending = [_Region((), self.full)]
-        try:
-            first = self.piece(self.pending.pop())
-        except ForetraceError as error:
-            raise ForetraceError(error.message, error.mend.replace(OFFER, "No pieces were found: ")) from error
-        found: list[Piece] = []
-        while self.pending and len(found) + 1 < most:
-            region = self.pending.pop(0)
-            try:
-                found.append(self.piece(region, first))
-            except NoInstance as error:
-                why = f"no lattice of small instances was found there: {error.message}"
-                found.append(Piece(simplified(region.within), "", None, why))
-            except ForetraceError as error:
-                found.append(Piece(simplified(region.within), "", None, error.message))
-        found += [Piece(simplified(r.within), "", None, f"there are more than {most} pieces") for r in self.pending]
-        assert first.formula is not None
-        return replace(first.formula, further=tuple(found), traces=self.instances.traces)
+        self.bases: dict[int, Digest] = {}
+        first, others = self.that_of_the_full()
+        while self.pending and len(others) + 1 < most:
+            others.append(self.tried(self.pending.pop(0)))
+        others = [replace(piece, differs=self.what_differs(first, piece)) for piece in others]
+        others += [Piece(simplified(r.within), "", None, f"there are more than {most} pieces") for r in self.pending]
+        return replace(first, further=tuple(others), traces=self.instances.traces)
 
-    def piece(self, region: _Region, first: Piece | None = None) -> Piece:
+    def that_of_the_full(self) -> tuple[Formula, list[Piece]]:
+        """The formula of the piece that the full sizes lie in, and the pieces that were met before it."""
+        before: list[Piece] = []
+        while True:
+            region = next((r for r in self.pending if all(c.holds_at(self.full) for c in r.within)), None)
+            if region is None:
+                raise ForetraceError(f"no piece was found that {in_words(self.full)} lies in", MEND)
+            self.pending.remove(region)
+            try:
+                piece = self.piece(region)
+            except ForetraceError as error:
+                raise ForetraceError(error.message, error.mend.replace(OFFER, "No pieces were found: ")) from error
+            if piece.formula is not None and piece.holds_at(self.full):
+                return piece.formula, before
+            before.append(piece)
+
+    def tried(self, region: _Region) -> Piece:
+        """The piece of a region, or why there is none."""
+        try:
+            return self.piece(region)
+        except NoInstance as error:
+            why = f"no lattice of small instances was found there: {error.message}"
+        except ForetraceError as error:
+            why = error.message
+        return Piece(simplified(region.within), "", None, why)
+
+    def piece(self, region: _Region) -> Piece:
         """The formula of a region, or of the part of it that the witness lies in; the other parts are left pending."""
         chosen: dict[str, Sequence[int]] = dict((region.lines if region.pinned else self.given) or {})
         while True:
@@ -129,16 +148,16 @@ class _Search:
                     raise
                 region = self.divided(region, condition)
             except NotProved as error:
+                if region.among is not None:
+                    region = replace(region, among=None)  # it has terms that the others have not
+                    continue
                 later = {name: LATER_LAYERS for name in error.layers if name not in chosen}
                 if not later:
                     raise
                 chosen |= later
-        self.leave_the_rest(region, deriver, formula)
-        conditions = simplified((*region.within, *formula.conditions))
-        differs = "" if first is None else self.what_differs(first, deriver)
-        if first is None:
-            self.base = deriver.base
-        return Piece(conditions, differs, formula)
+        self.leave_the_rest(region, deriver)
+        self.bases[id(formula)] = deriver.base
+        return Piece(simplified((*region.within, *formula.conditions)), "", formula)
 
     def deriver(self, region: _Region, chosen: Mapping[str, Sequence[int]]) -> _Splitter:
         pinned = region.pinned
@@ -152,12 +171,13 @@ class _Search:
             within=region.within,
         )
 
-    def what_differs(self, first: Piece, deriver: _Splitter) -> str:
+    def what_differs(self, first: Formula, piece: Piece) -> str:
         """The ops that a piece runs and the first one does not, or the other way about; else one of its bytes."""
-        ops = difference(self.base, deriver.base)
-        if ops or first.formula is None:
-            return ops
-        return next((str(r) for r in residues(first.formula, deriver.base)), "")
+        if piece.formula is None:
+            return ""
+        base = self.bases[id(piece.formula)]
+        ops = difference(self.bases[id(first)], base)
+        return ops or next((str(r) for r in residues(first, base)), "")
 
     def divided(self, region: _Region, condition: Condition) -> _Region:
         """The part of a region that a condition leaves, with the witness; the other part is left pending."""
@@ -166,8 +186,8 @@ class _Search:
         self.leave((*region.within, condition.negated()))
         return replace(region, within=(*region.within, condition))
 
-    def leave_the_rest(self, region: _Region, deriver: _Splitter, formula: Formula) -> None:
-        """Note what does not meet a formula's conditions, one region for each of them."""
+    def leave_the_rest(self, region: _Region, deriver: _Splitter) -> None:
+        """Note what does not meet the conditions that were found, one region for each of them."""
         before = list(region.within)
         for condition in deriver.own:
             self.leave((*before, condition.negated()), deriver)

@@ -66,11 +66,15 @@ def test_a_branch_on_a_size(full: int, first: int) -> None:
     is_exact(found, at, [{"seq": n} for n in range(1, 120)])
 
 
-def test_the_same_ops_with_other_bytes() -> None:
+@pytest.mark.parametrize("full", [300, 40, 37])
+def test_the_same_ops_with_other_bytes(full: int) -> None:
+    """Where small instances are not of the full one's piece, that one still comes first."""
+
     def at(batch: int) -> StepGraph:
         return plain(batch if batch < 37 else batch + 50)
 
-    found = found_for(at, {"batch": 300})
+    found = found_for(at, {"batch": full})
+    assert found.pieces[0].holds_at({"batch": full})
     assert saved(found) == {"batch >= 37": 64 * B + 3200, "batch <= 36": 64 * B}
     is_exact(found, at, [{"batch": n} for n in range(1, 120)])
 
