@@ -502,7 +502,7 @@ class _Deriver:
                 conditions += self.from_layers_on(name, formula)
                 continue
             sizes = self.plan.base(**{name: 1})
-            if axis.start == 1 or not self.is_there(name, 1):
+            if axis.start == 1 or not self.is_there(name, 1) or not self.is_within(formula, sizes):
                 continue
             found = self.instances.at(sizes)
             if not residues(formula, found) and found.regime == self.base.regime:

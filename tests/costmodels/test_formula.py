@@ -260,6 +260,21 @@ def test_a_power_is_no_polynomial() -> None:
         derive(doubling, {"batch": 8})
 
 
+def test_a_condition_on_the_ratio_of_two_sizes() -> None:
+    """Between the values of the lattice heads are no multiple of 8 wide; that the full ones are is what matters."""
+
+    def at(width: int, heads: int) -> StepGraph:
+        graph = perceptron(layers=2, batch=heads, width=width)
+        return with_gelu(graph) if width % (8 * heads) else graph
+
+    found = derive(at, {"width": 8192, "heads": 64})
+    assert [str(condition) for condition in found.conditions] == ["width/heads = 0 mod 8"]
+    assert found.full in found.proof.instances
+    assert found.at("saved_for_backward", width=80, heads=5) == 2 * 4 * 5 * 80
+    with pytest.raises(ValueError, match="holds for width/heads = 0 mod 8, not for width=80 heads=4"):
+        found.at("peak", width=80, heads=4)
+
+
 def test_padding_is_a_rounded_size() -> None:
     def padded(seq: int) -> StepGraph:
         return perceptron(layers=2, batch=-(-seq // 32) * 32, width=8)
