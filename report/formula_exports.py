@@ -51,11 +51,11 @@ def _latex(expression: Any) -> str:
 
 
 def _where(piece: Piece, letters: Mapping[str, str]) -> str:
-    signs = ((">=", "\\ge"), ("<=", "\\le"), ("≠", "\\ne"), (" mod ", " \\bmod "))
-    said = " \\text{ and } ".join(condition.said(letters) for condition in piece.conditions)
-    for sign, latex in signs:
-        said = said.replace(sign, latex)
-    return said.replace(" and ", " \\text{ and } ").replace("\\text{ \\text{ and } }", "\\text{ and }")
+    """A piece's conditions as LaTeX."""
+    said = piece.said(letters)
+    for sign, latex in ((">=", "\\ge"), ("<=", "\\le"), ("≠", "\\ne"), ("mod", "\\bmod"), ("and", "\\text{ and }")):
+        said = said.replace(f" {sign} ", f" {latex} ")
+    return said
 
 
 def formula_python(formula: Formula, target: str = "") -> str:
@@ -68,7 +68,6 @@ def _head(formula: Formula, target: str) -> list[str]:
     return [
         f'"""Closed forms of {target or "a training step"}, exact on {count} held-out traces.\n',
         *[f"Holds for {condition}." for condition in formula.conditions if not formula.further],
-        *[f"{r.name}={r.value} is another program, which is not in here." for r in formula.regimes],
         *[f"No formula for {piece}." for piece in formula.further if piece.formula is None],
         '"""\n',
         "from functools import reduce\n\nimport numpy as np\n",
@@ -120,21 +119,17 @@ def _function(formula: Formula, name: str, title: str, value: Callable[[Formula]
     return f'\n@over_arrays\n{head}{branches}    raise ValueError("no formula holds for these sizes")\n'
 
 
-def _branches(formula: Formula, inside: str = "") -> Iterator[tuple[str, Formula]]:
+def _branches(formula: Formula) -> Iterator[tuple[str, Formula]]:
     """Each formula, with the condition under which it holds in Python; the values that have their own come first."""
     for regime in formula.regimes:
-        yield _both(inside, f"{regime.name} == {regime.value}"), regime.formula
+        yield f"{regime.name} == {regime.value}", regime.formula
     for piece in formula.pieces:
-        said = _both(inside, *map(python_condition, piece.conditions)) or "True"
-        if piece.formula is formula:
-            yield said, formula
-        elif piece.formula is not None:
-            yield from ((_both(said, f"{r.name} == {r.value}"), r.formula) for r in piece.formula.regimes)
-            yield said, piece.formula
-
-
-def _both(*conditions: str) -> str:
-    return " and ".join(c for c in conditions if c and c != "True")
+        said = list(map(python_condition, piece.conditions))
+        others = piece.formula.regimes if piece.formula is not None and piece.formula is not formula else ()
+        for regime in others:
+            yield " and ".join([*said, f"{regime.name} == {regime.value}"]), regime.formula
+        if piece.formula is not None:
+            yield " and ".join(said) or "True", piece.formula
 
 
 def python_condition(condition: Condition) -> str:

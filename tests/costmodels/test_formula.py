@@ -29,7 +29,7 @@ from foretrace.costmodels.formula.derive import off_the_parabola
 from foretrace.costmodels.formula.digest import alike
 from foretrace.graph import ForetraceError, StepGraph
 from foretrace.report.formula import bound_text
-from foretrace.report.formula_exports import bound_json
+from foretrace.report.formula_exports import bound_json, formula_python
 from handmade import perceptron
 
 B, W, L = Polynomial.of("batch"), Polynomial.of("width"), Polynomial.of("layers")
@@ -411,8 +411,15 @@ def test_a_batch_of_one_may_be_another_program() -> None:
     assert found.at("saved_for_backward", batch=2, width=10) == 160
     over = found.at("saved_for_backward", batch=np.array([1, 2, 3]), width=10)
     assert list(over) == [240, 160, 240]
+    names: dict = {}
+    exec(formula_python(found), names)
+    assert [names["saved_for_backward"](batch, 10) for batch in (1, 2)] == [240, 160]
+    assert names["saved_for_backward"](np.array([1, 2, 3]), width=10).tolist() == [240, 160, 240]
     without = derive(copying, full, held_out=4)
     assert [str(condition) for condition in without.conditions] == ["batch >= 2"]
+    exec(formula_python(without), names)
+    with pytest.raises(ValueError, match="no formula holds for these sizes"):
+        names["saved_for_backward"](1, 10)
 
 
 def test_the_parts_of_a_quantity_by_module(formula) -> None:
