@@ -95,6 +95,7 @@ def fit_json(found: Fit | Frontier) -> str:
             "vary": found.name,
             "limit_bytes": found.limit_bytes,
             "headroom": found.headroom,
+            "unit": found.unit,
             "largest": found.largest,
             "largest_with_headroom": found.largest_with_headroom,
             "largest_reserved": found.largest_reserved,
