@@ -251,7 +251,7 @@ class _Search:
             self.step, self.start = unit, unit * (2 if self.beyond(self.start) else FIRST_LAYERS)
         if self.step == unit and self.beyond(2 * unit):
             self.start = 2 * unit
-            self.why = f"{self.name}={self.start} does not fit, so that there is nothing to make one for"
+            self.why = f"{self.name}={self.start} is too much already"
             return
         again = (REMAINDER * unit, REMAINDER * unit + self.near % (REMAINDER * unit))
         for step, start in dict.fromkeys(((self.step, self.start), again)):
