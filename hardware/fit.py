@@ -18,6 +18,8 @@ import numpy as np
 from ..costmodels.formula import HIGHEST_DEGREE, Axis, Condition, Formula, Instances, line, longer
 from ..graph import ForetraceError, StepGraph
 
+MEND = "Vary a size that the target takes, such as batch."
+
 LARGEST = 1 << 20
 """Where the search gives up doubling."""
 
@@ -265,7 +267,10 @@ class _Search:
         """Where small values cannot be built, the multiples that can be: a width that heads must divide."""
         if self.all_build(self.start, self.start + self.step):
             return
-        self.instances.at({self.name: self.near})
+        try:
+            self.instances.at({self.name: self.near})
+        except ForetraceError as error:
+            raise ForetraceError(error.message, MEND) from error
         units = (d for d in divisors(self.near) if self.all_build(*(self.near + k * d for k in range(3))))
         self.unit = next(units, 0)
         if not self.unit:
@@ -418,7 +423,7 @@ class _Search:
             return str(self.instances.at({self.name: value}).highest())
         below = [piece for piece in self.pieces if piece.first <= value]
         if not below:
-            raise ForetraceError(self.why, "Vary a size that the target takes, such as batch.")
+            raise ForetraceError(self.why, MEND)
         return str(below[-1].formula.peak.winner(**{self.name: value}).point)
 
 
