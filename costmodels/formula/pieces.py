@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 from math import lcm, prod
+from typing import NamedTuple
 
 from ...graph import ForetraceError
 from .derive import HELD_OUT, LATER_LAYERS, NoPolynomial, NotProved, _Deriver, residues
@@ -85,6 +86,14 @@ class _Region:
         return {c.name: c.exactly for c in self.within if c.exactly is not None}
 
 
+class _Found(NamedTuple):
+    """A formula, where it holds, and the first instance of its lattice."""
+
+    conditions: tuple[Condition, ...]
+    formula: Formula
+    base: Digest
+
+
 @dataclass
 class _Search:
     instances: Instances
@@ -96,41 +105,48 @@ class _Search:
     def run(self, held_out: int, prove_at: Sequence[Sizes], most: int) -> Formula:
         self.held_out, self.prove_at = held_out, prove_at
         self.pending = [_Region((), self.full)]
-        self.bases: dict[int, Digest] = {}
-        first, others = self.that_of_the_full()
-        while self.pending and len(others) + 1 < most:
-            others.append(self.tried(self.pending.pop(0)))
-        others = [replace(piece, differs=self.what_differs(first, piece)) for piece in others]
+        first, found = self.that_of_the_full()
+        while self.pending and len(found) + 1 < most:
+            found.append(self.tried(self.pending.pop(0)))
+        others = [self.compared(first, each) for each in found]
         others += [Piece(simplified(r.within), "", None, f"there are more than {most} pieces") for r in self.pending]
-        return replace(first, further=tuple(others), traces=self.instances.traces)
+        return replace(first.formula, further=tuple(others), traces=self.instances.traces)
 
-    def that_of_the_full(self) -> tuple[Formula, list[Piece]]:
-        """The formula of the piece that the full sizes lie in, and the pieces that were met before it."""
-        before: list[Piece] = []
+    def that_of_the_full(self) -> tuple[_Found, list[_Found | Piece]]:
+        """The formula of the piece that the full sizes lie in, and what was met before it."""
+        before: list[_Found | Piece] = []
         while True:
             region = next((r for r in self.pending if all(c.holds_at(self.full) for c in r.within)), None)
             if region is None:
                 raise ForetraceError(f"no piece was found that {in_words(self.full)} lies in", MEND)
             self.pending.remove(region)
             try:
-                piece = self.piece(region)
+                found = self.found(region)
             except ForetraceError as error:
                 raise ForetraceError(error.message, error.mend.replace(OFFER, "No pieces were found: ")) from error
-            if piece.formula is not None and piece.holds_at(self.full):
-                return piece.formula, before
-            before.append(piece)
+            if all(c.holds_at(self.full) for c in found.conditions):
+                return found, before
+            before.append(found)
 
-    def tried(self, region: _Region) -> Piece:
-        """The piece of a region, or why there is none."""
+    def tried(self, region: _Region) -> _Found | Piece:
+        """What is found of a region, or a piece that says why there is nothing."""
         try:
-            return self.piece(region)
+            return self.found(region)
         except NoInstance as error:
             why = f"no lattice of small instances was found there: {error.message}"
         except ForetraceError as error:
             why = error.message
         return Piece(simplified(region.within), "", None, why)
 
-    def piece(self, region: _Region) -> Piece:
+    def compared(self, first: _Found, other: _Found | Piece) -> Piece:
+        """A piece with the ops that only it or only the first one runs; where there are none, one of its bytes."""
+        if isinstance(other, Piece):
+            return other
+        ops = difference(first.base, other.base)
+        differs = ops or next((str(r) for r in residues(first.formula, other.base)), "")
+        return Piece(other.conditions, differs, other.formula)
+
+    def found(self, region: _Region) -> _Found:
         """The formula of a region, or of the part of it that the witness lies in; the other parts are left pending."""
         chosen: dict[str, Sequence[int]] = dict((region.lines if region.pinned else self.given) or {})
         while True:
@@ -156,8 +172,7 @@ class _Search:
                     raise
                 chosen |= later
         self.leave_the_rest(region, deriver)
-        self.bases[id(formula)] = deriver.base
-        return Piece(simplified((*region.within, *formula.conditions)), "", formula)
+        return _Found(simplified((*region.within, *formula.conditions)), formula, deriver.base)
 
     def deriver(self, region: _Region, chosen: Mapping[str, Sequence[int]]) -> _Splitter:
         pinned = region.pinned
@@ -170,14 +185,6 @@ class _Search:
             among=region.among,
             within=region.within,
         )
-
-    def what_differs(self, first: Formula, piece: Piece) -> str:
-        """The ops that a piece runs and the first one does not, or the other way about; else one of its bytes."""
-        if piece.formula is None:
-            return ""
-        base = self.bases[id(piece.formula)]
-        ops = difference(self.bases[id(first)], base)
-        return ops or next((str(r) for r in residues(first, base)), "")
 
     def divided(self, region: _Region, condition: Condition) -> _Region:
         """The part of a region that a condition leaves, with the witness; the other part is left pending."""
