@@ -1,9 +1,11 @@
-"""Closed forms and what fits on six families of models: is every polynomial exact, what does it cost, is the fit right?
+"""Closed forms and what fits on seven families of models: is every polynomial exact, what does it cost, is fit right?
 
     python benchmarks/formulas.py                 # the formulas, with their proof
     python benchmarks/formulas.py llama vit       # some of them
     python benchmarks/formulas.py --fit           # fit beside searches that trace
-    python benchmarks/formulas.py --page docs/formula.md    # both, and write the tables there
+    python benchmarks/formulas.py --page docs/formula.md    # both, and write the tables there (a quarter of an hour)
+    python benchmarks/formulas.py --page docs/formula.md lstm      # the rows of one family alone
+    python benchmarks/formulas.py --page docs/formula.md --pieces  # the table of examples/branching.py alone
 
 For each family: seconds by the clock and of the processor, traces, held-out instances that agreed (an instance that
 did not would end the program), and the largest of them. With ``--fit`` the answer of `foretrace.fit` (by allocated
@@ -23,6 +25,7 @@ from typing import Any
 
 import foretrace
 from foretrace.costmodels import timeline
+from foretrace.costmodels.formula import written
 from foretrace.hardware.fit import largest
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -50,7 +53,7 @@ FAMILIES = {
         "batch,seq,layers,width,heads,vocab",
         {"batch": 8},
         small={"layers": 4, "width": 256, "heads": 4, "seq": 256, "vocab": 5000},
-        searches=(("batch", 6 * 1024), ("seq", 700)),
+        searches=(("batch", 6 * 1024), ("seq", 300)),
     ),
     "gpt2": Family(
         "gpt2_xl.py:gpt2_xl",
@@ -141,6 +144,31 @@ def fits(name: str, family: Family, vary: str, limit_bytes: int) -> list[str]:
     return [name, vary, size, f"{value:,}", str(found.traces), *shares]
 
 
+BRANCHING: dict[str, tuple[str, dict[str, Any]]] = {
+    "attention": ("batch,width,heads", {"autocast": "bfloat16"}),
+    "padded": ("batch,seq", {}),
+    "windowed": ("batch,seq", {}),
+}
+"""What the formulas of a target in `examples/branching.py` are over, and how it is traced."""
+
+
+def pieces(name: str) -> list[list[str]]:
+    """Print a target's formulas piece by piece; the rows of the table."""
+    over, how = BRANCHING[name]
+    found = foretrace.formula(f"{EXAMPLES}/branching.py:{name}", over, pieces=8, **how)
+    rows = []
+    for piece in found.pieces:
+        saved, proved = "none", 0
+        if piece.formula is not None:
+            polynomial = piece.formula.saved_for_backward.polynomial
+            saved, proved = written(polynomial, found.letters, found.names), len(piece.formula.proof.instances)
+        rows.append([name, str(piece), saved, str(proved)])
+    for row in rows:
+        print(f"{name}: {found.traces} traces; {'; '.join(row[1:])}", flush=True)
+    return rows
+
+
+PIECES = ["target", "piece", "saved for backward", "held-out instances"]
 FORMULAS = ["family", "proved at", "traces", "held-out instances", "processor"]
 FITS = ["family", "size", "limit", "largest", "traces of fit", "fit", "every value", "fit's share", "halving"]
 
@@ -151,12 +179,20 @@ def table(heads: list[str], rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def write(page: Path, name: str, text: str) -> None:
-    """Put a table between a page's marks."""
+def cells(line: str) -> list[str]:
+    """The cells of one line of such a table."""
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+def write(page: Path, name: str, heads: list[str], rows: list[list[str]], order: list[str]) -> None:
+    """Put a family's rows into the table between a page's marks, in place of those that it had."""
     before, begin, rest = page.read_text().partition(f"<!-- {name} -->\n")
-    _, end, after = rest.partition(f"<!-- end {name} -->\n")
+    inside, end, after = rest.partition(f"<!-- end {name} -->\n")
     if not begin or not end:
         raise SystemExit(f"{page} has no place for {name}: <!-- {name} --> and <!-- end {name} -->")
+    known = [cells(line) for line in inside.splitlines() if line.startswith("|")][2:]
+    kept = [row for row in known if row[0] in order and row[0] != rows[0][0]]
+    text = table(heads, sorted(kept + rows, key=lambda row: order.index(row[0])))
     page.write_text(f"{before}<!-- {name} -->\n\n{text}\n<!-- end {name} -->\n{after}")
 
 
@@ -164,16 +200,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("families", nargs="*", help=", ".join(FAMILIES))
     parser.add_argument("--fit", action="store_true", help="compare what fits with searches over traces")
+    parser.add_argument("--pieces", action="store_true", help="the formulas of examples/branching.py, piece by piece")
     parser.add_argument("--page", type=Path, help="do both, and write the tables into this page")
     options = parser.parse_args()
     chosen = {name: FAMILIES[name] for name in options.families or FAMILIES}
-    rows = [] if options.fit and not options.page else [formulas(*item) for item in chosen.items()]
-    if options.page:
-        write(options.page, "costs", table(FORMULAS, rows))
-    if options.fit or options.page:
-        found = [fits(n, family, vary, mib * MIB) for n, family in chosen.items() for vary, mib in family.searches]
+    for name in BRANCHING if options.pieces else ():
+        rows = pieces(name)
         if options.page:
-            write(options.page, "searches", table(FITS, found))
+            write(options.page, "pieces", PIECES, rows, list(BRANCHING))
+    for name, family in chosen.items() if not options.pieces else ():
+        if options.page or not options.fit:
+            row = formulas(name, family)
+            if options.page:
+                write(options.page, "costs", FORMULAS, [row], list(FAMILIES))
+        if options.page or options.fit:
+            rows = [fits(name, family, vary, mib * MIB) for vary, mib in family.searches]
+            if options.page:
+                write(options.page, "searches", FITS, rows, list(FAMILIES))
 
 
 if __name__ == "__main__":

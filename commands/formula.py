@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from . import options as shared
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from ..graph import StepGraph
 
 HELD_OUT = 20
+MOST_PIECES = 8
 
 
 def formula(
@@ -26,6 +28,7 @@ def formula(
     apart: Iterable[str] = (),
     prove_at: Sequence[Mapping[str, int]] = (),
     held_out: int = HELD_OUT,
+    pieces: int = 1,
     progress: Callable[[Mapping[str, int], int], None] | None = None,
     **how: Any,
 ) -> Formula:
@@ -34,17 +37,19 @@ def formula(
     `target` is ``"path.py:callable"``, or the callable itself; `over` names the sizes. `parameters` are the values of
     keyword arguments: those of the sizes are their full values, which otherwise are the callable's defaults. `at`
     names small values of a size for the lattice, `apart` the sizes whose value 1 shall have a formula of its own,
-    `prove_at` further instances to prove the formula on besides `held_out` others. `how` are tracing options, as
-    `trace_target` takes them (``autocast``, ``optimizer``, ``device``, ...).
+    `prove_at` further instances to prove the formula on besides `held_out` others. With `pieces` above 1 the sizes that
+    run other ops or have other bytes get formulas too, so many in all. `how` are tracing options, as `trace_target`
+    takes them (``autocast``, ``optimizer``, ``device``, ...).
 
     Raises `ForetraceError` where the target cannot be called so, and where a quantity is no polynomial.
     """
-    from ..costmodels.formula import derive
+    from ..costmodels.formula import derive, piecewise
 
     names = _names(over)
     sizes = full_sizes(target, names, parameters or {})
     fixed = {name: value for name, value in (parameters or {}).items() if name not in names}
-    return derive(
+    derived = derive if pieces < 2 else partial(piecewise, most=pieces)
+    return derived(
         tracing(target, fixed, how),
         sizes,
         at=at,
@@ -137,6 +142,15 @@ def add(commands: shared.Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--prove", metavar="NAME=N,...", action="append", help="sizes of one more instance to prove it on"
     )
+    parser.add_argument(
+        "--pieces",
+        metavar="MOST",
+        type=int,
+        nargs="?",
+        const=MOST_PIECES,
+        default=1,
+        help="also find the formulas of sizes that run other ops: so many in all (%(const)s)",
+    )
     parser.add_argument("--letter", metavar="NAME=X", action="append", help="the letter of a size")
     parser.add_argument(
         "--format", choices=("text", "latex", "python", "json"), default="text", help="what to print (%(default)s)"
@@ -155,6 +169,7 @@ def add(commands: shared.Commands[argparse.ArgumentParser]) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from ..costmodels.formula import check_expression
+    from ..graph import ForetraceError
 
     how: dict[str, Any] = shared.given(options)
     names = _names(options.over)
@@ -162,6 +177,8 @@ def _run(options: argparse.Namespace) -> int:
     for text in (options.compare, options.explain):
         if text:
             check_expression(text, names, letters)
+    if options.pieces < 1:
+        raise ForetraceError(f"--pieces {options.pieces} is no count", "Give the most pieces to look for, such as 4.")
     if options.bound:
         return _bound(options, names, letters, how)
     with Counter() as counter:
@@ -173,6 +190,7 @@ def _run(options: argparse.Namespace) -> int:
             letters=letters,
             apart=options.apart or (),
             prove_at=[_sizes(text) for text in options.prove or ()],
+            pieces=options.pieces,
             progress=counter,
             **how,
         )
@@ -182,7 +200,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _bound(options: argparse.Namespace, names: list[str], letters: Mapping[str, str], how: Mapping[str, Any]) -> int:
-    from ..report import formula as views
+    from ..report.formula import bound_text
+    from ..report.formula_exports import bound_json
 
     with Counter() as counter:
         found = bound(
@@ -196,24 +215,25 @@ def _bound(options: argparse.Namespace, names: list[str], letters: Mapping[str, 
             **how,
         )
     print(f"traced {counter.traces} instances in {counter.seconds:.1f} s", file=sys.stderr)
-    print(views.bound_json(found) if options.format == "json" else views.bound_text(found), end="")
+    print(bound_json(found) if options.format == "json" else bound_text(found), end="")
     return 0
 
 
 def _printed(found: Formula, options: argparse.Namespace) -> str:
     from ..costmodels.formula import compare_by_hand, explain
     from ..report import formula as views
+    from ..report import formula_exports as exports
 
     if options.compare:
         return views.comparison_text(found, compare_by_hand(found, options.compare, options.of or "peak"))
     if options.explain:
         return views.explanation_text(found, explain(found, options.explain, options.of))
     if options.format == "latex":
-        return views.formula_latex(found)
+        return exports.formula_latex(found)
     if options.format == "python":
-        return views.formula_python(found, options.target)
+        return exports.formula_python(found, options.target)
     if options.format == "json":
-        return views.formula_json(found, options.target)
+        return exports.formula_json(found, options.target)
     return views.formula_text(found, options.target)
 
 

@@ -9,13 +9,16 @@ the confirming trace is not as predicted there is a *threshold* on the way, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import gcd
 from typing import Any
 
 import numpy as np
 
-from ..costmodels.formula import Axis, Condition, Formula, Instances, line
+from ..costmodels.formula import HIGHEST_DEGREE, Axis, Condition, Formula, Instances, line, longer
 from ..graph import ForetraceError, StepGraph
+
+MEND = "Vary a size that the target takes, such as batch."
 
 LARGEST = 1 << 20
 """Where the search gives up doubling."""
@@ -51,6 +54,22 @@ MOST_PIECES = 8
 REMAINDER = 64
 """A size with a default from twice this on is followed on values with the default's remainder by it: padding and
 alignment ask no more. What lies between is found to be rounded, or not, by `costmodels.formula`."""
+
+FIRST_LAYERS = 3
+"""Where a size lengthens the program its values are followed from here on, where traces are short: a first, a middle
+and a last layer differ."""
+
+FEW = 2
+"""The highest degree looked for among the smallest values, so that a size that is no polynomial there costs little."""
+
+ALIGNED = 8
+"""Where the model can be built at multiples only, every so manieth of them is aligned as kernels like it."""
+
+KEPT = 3
+"""How many of the last traces are kept."""
+
+ASKED_ALIKE = 2
+"""So many questions suppose that what an allocator reserves grows as what is allocated does."""
 
 ASKED_EVENLY = 5
 """After so many questions what an allocator reserves is taken to grow unevenly, and the interval is halved."""
@@ -93,6 +112,8 @@ class Fit:
     traces: int
     why_no_pieces: str = ""
     """Why there are none, where there are none: then every value that was asked about was traced."""
+    unit: int = 1
+    """The model can be built at multiples of this alone, and was asked about those."""
 
     def peak(self, value: Any) -> Any:
         """The peak in bytes at a value of the size, a whole number or a numpy array of them.
@@ -172,23 +193,25 @@ class _Search:
         self.instances = Instances(self.kept, asked)
         self.step = REMAINDER if near >= 2 * REMAINDER else 1
         self.start = REMAINDER + near % REMAINDER if self.step > 1 else 2
-        self.near = near
+        self.near, self.unit = near, 1
         self.pieces: list[Piece] = []
         self.apart: dict[int, int] = {}
         self.why = ""
-        self.last: tuple[int, StepGraph] | None = None
+        self.latest: dict[int, StepGraph] = {}
 
     def kept(self, **sizes: int) -> StepGraph:
-        """A trace, the last of which is kept: what is reserved is asked of the same one."""
-        graph = self.trace_at(**sizes)
-        self.last = sizes[self.name], graph
-        return graph
+        """A trace, the last of which are kept: what is reserved is asked of the same ones."""
+        value = sizes[self.name]
+        self.latest[value] = self.trace_at(**sizes)
+        for old in list(self.latest)[:-KEPT]:
+            del self.latest[old]
+        return self.latest[value]
 
     def graph(self, value: int) -> StepGraph:
-        if self.last is None or self.last[0] != value:
+        if value not in self.latest:
             self.instances.traces += 1
             return self.kept(**{self.name: value})
-        return self.last[1]
+        return self.latest[value]
 
     def run(self, headroom: float, reserved: Callable[[StepGraph], int] | None) -> Fit:
         self.begin()
@@ -211,29 +234,74 @@ class _Search:
             largest_reserved=by_reserved,
             confirmed_bytes=self.traced(best) if best else 0,
             breaks=self.breaks(
-                best + 1 if best else min((v for v, size in self.apart.items() if size), default=self.start)
+                best + self.unit if best else min((v for v, size in self.apart.items() if size), default=self.start)
             ),
             pieces=tuple(self.pieces),
             apart_bytes={value: size for value, size in sorted(self.apart.items()) if size},
             traces=self.instances.traces,
             why_no_pieces="" if self.pieces else self.why,
+            unit=self.unit,
         )
 
     def begin(self) -> None:
         """The first piece, if there is one: on small values where these are needed, on values of one remainder where
         those are no polynomial."""
-        if self.step > 1 and self.traced(self.start) > self.limit_bytes:
-            self.step, self.start = 1, 2
-        for step, start in dict.fromkeys(((self.step, self.start), (REMAINDER, REMAINDER + self.near % REMAINDER))):
+        if self.step > 1 or not self.beyond(self.start):
+            self.find_unit()
+        unit = self.unit
+        if self.step > unit and (self.beyond(self.start) or self.lengthens()):
+            self.step, self.start = unit, unit * (2 if self.beyond(self.start) else FIRST_LAYERS)
+        if self.step == unit and self.beyond(2 * unit):
+            self.start = 2 * unit
+            self.why = f"{self.name}={self.start} is too much already"
+            return
+        again = (REMAINDER * unit, REMAINDER * unit + self.near % (REMAINDER * unit))
+        for step, start in dict.fromkeys(((self.step, self.start), again)):
             try:
                 self.step, self.start = step, start
-                return self.add_piece(start)
+                return self.add_piece(start, FEW if step == unit else HIGHEST_DEGREE)
             except ForetraceError as error:
                 self.why = error.message
 
-    def add_piece(self, first: int) -> None:
+    def find_unit(self) -> None:
+        """Where small values cannot be built, the multiples that can be: a width that heads must divide."""
+        if self.all_build(self.start, self.start + self.step):
+            return
+        try:
+            self.instances.at({self.name: self.near})
+        except ForetraceError as error:
+            raise ForetraceError(error.message, MEND) from error
+        units = (d for d in divisors(self.near) if self.all_build(*(self.near + k * d for k in range(3))))
+        self.unit = next(units, 0)
+        if not self.unit:
+            raise ForetraceError(
+                f"{self.name}={self.near} can be built, but no evenly spaced values from there on",
+                "Vary another size: what fits is looked for among all values, or among all multiples of one.",
+            )
+        self.step = self.unit * (ALIGNED if self.near >= 2 * ALIGNED * self.unit else 1)
+        first = self.step + self.near % self.step
+        self.start = first if self.all_build(first, first + self.step) else self.near
+
+    def all_build(self, *values: int) -> bool:
+        """Whether the model can be built at all of these values."""
+        return all(self.instances.builds({self.name: value}) for value in values)
+
+    def beyond(self, value: int) -> bool:
+        """Whether a value can be built, and is too much."""
+        return self.all_build(value) and self.traced(value) > self.limit_bytes
+
+    def lengthens(self) -> bool:
+        """Whether the size lengthens the program: then small values are cheap, and alignment is of no concern."""
+        values = self.start, self.start + self.step
+        return self.all_build(*values) and longer(*(self.instances.at({self.name: value}) for value in values))
+
+    def add_piece(self, first: int, highest: int = HIGHEST_DEGREE) -> None:
         axis = Axis(self.name, first, self.step)
-        self.pieces.append(Piece(first, line(self.instances, [axis])))
+        formula = line(self.instances, [axis], highest=highest)
+        if self.unit > 1:
+            only = Condition(self.name, "the model cannot be built at others", self.unit)
+            formula = replace(formula, conditions=(*formula.conditions, only))
+        self.pieces.append(Piece(first, formula))
 
     def search(self, limit_bytes: int) -> int:
         """The largest value that the last pieces say fits; 0 where none of them does."""
@@ -254,26 +322,71 @@ class _Search:
 
     def threshold(self, wrong: int) -> int:
         """The first value at which the last piece's formula is not the trace, between its start and `wrong`."""
-        low, high = self.pieces[-1].first, wrong
-        while high - low > 1:
-            middle = (low + high) // 2
+        low, high, modulus = self.pieces[-1].first, wrong, self.pieces[-1].modulus
+        while high - low > modulus:
+            middle = low + (high - low) // modulus // 2 * modulus
             low, high = (middle, high) if self.agrees(middle) else (low, middle)
         return high
 
     def exactly(self, best: int, limit_bytes: int) -> int:
         """The largest value that fits, from the largest that a piece holds for: what lies between is traced."""
         if not self.pieces:
-            low, high = 0, 1
+            low, high = 0, self.unit
             while self.known_apart(high) <= limit_bytes and high < LARGEST:
                 low, high = high, 2 * high
         elif not best:
-            low, high = 0, self.start
+            low, high = 0, self.start // self.unit * self.unit
         else:
-            low, high = best, best + [piece for piece in self.pieces if piece.first <= best][-1].modulus
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if self.known_apart(middle) <= limit_bytes else (low, middle)
+            piece = [piece for piece in self.pieces if piece.first <= best][-1]
+            low, high = best, best + piece.modulus
+            known = {**self.apart, low: self.traced(low)} if piece.modulus > 1 else {}
+            low = max((v for v, size in known.items() if low <= v < high and size <= limit_bytes), default=low)
+            high = min((v for v, size in known.items() if low < v < high and size > limit_bytes), default=high)
+            if high - low > FEW * self.unit:
+                likely = self.by_stairs(piece, limit_bytes)
+                low, high = self.narrowed(low, high, (likely, likely + self.unit), limit_bytes)
+                for _ in range(FEW):
+                    low, high = self.narrowed(low, high, (self.evenly(piece, low, high, limit_bytes),), limit_bytes)
+        while high - low > self.unit:
+            low, high = self.narrowed(low, high, ((low + high) // 2,), limit_bytes)
         return low if best or self.apart.get(low) else 0
+
+    def narrowed(self, low: int, high: int, values: tuple[int, ...], limit_bytes: int) -> tuple[int, int]:
+        """The interval between what fits and what does not, after some values in it were traced."""
+        for value in (value // self.unit * self.unit for value in values):
+            if low < value < high:
+                low, high = (value, high) if self.known_apart(value) <= limit_bytes else (low, value)
+        return low, high
+
+    def evenly(self, piece: Piece, low: int, high: int, limit_bytes: int) -> int:
+        """The last value between two to fit if the peak grows evenly from what was traced at the lower one."""
+        start, more = self.traced(low), piece.formula.peak.at(**{self.name: low})
+
+        def fits(k: int) -> bool:
+            return k < high - low and start + piece.formula.peak.at(**{self.name: low + k}) - more <= limit_bytes
+
+        return low + max(largest(fits), self.unit)
+
+    def by_stairs(self, piece: Piece, limit_bytes: int) -> int:
+        """The value that is likely the last to fit, if between a piece's values the peak goes in stairs.
+
+        How long a stair is, and whether it rises at its first value or after its last, is what explains the neighbours
+        of the piece's first value best.
+        """
+        first, step = piece.first, self.step
+
+        def level(value: int) -> int:
+            return int(piece.formula.peak.at(**{self.name: value}))
+
+        beside = [v for v in (first + self.unit, first + step - self.unit) if self.all_build(v)]
+        known = [(v, self.traced(v)) for v in beside]
+        stairs = [
+            (length, up) for length in divisors(gcd(first, step)) if not length % self.unit for up in (True, False)
+        ]
+        off = {s: sum(abs(level(on_stair(v, *s)) - traced) for v, traced in known) for s in stairs}
+        length, up = min(stairs, key=lambda s: off[s])
+        even = first + largest(lambda more: level(first + more) <= limit_bytes)
+        return even // length * length if up else -(-(even + 1) // length) * length - self.unit
 
     def known_apart(self, value: int) -> int:
         """The peak at a value that no piece holds for; 0 where there is no instance of it."""
@@ -285,37 +398,47 @@ class _Search:
     def by_reserved(self, reserved: Callable[[StepGraph], int], most: int) -> int:
         """Search downwards from what fits by allocated bytes: reserved are no fewer, and grow much as these do."""
         over = {most: reserved(self.graph(most)) - self.limit_bytes} if most else {}
-        low, high = (0, most) if over and over[most] > 0 else (most, most + 1)
-        while high - low > 1:
-            value = min(max(self.guess(over, low, high), low + 1), high - 1)
+        unit = self.unit
+        low, high = (0, most) if over and over[most] > 0 else (most, most + unit)
+        while high - low > unit:
+            value = min(max(self.guess(over, low, high) // unit * unit, low + unit), high - unit)
             over[value] = reserved(self.graph(value)) - self.limit_bytes
             low, high = (low, value) if over[value] > 0 else (value, high)
         return low
 
     def guess(self, over: Mapping[int, int], low: int, high: int) -> int:
-        """The last value between two that may not be too much, if what is too much grows evenly."""
+        """The last value between two that may not be too much, if what is reserved grows evenly, or as what is
+        allocated does."""
         if len(over) > ASKED_EVENLY:
             return (low + high) // 2
         if low in over:
             return low + (high - low) * -over[low] // max(over[high] - over[low], 1)
-        if not self.pieces:
+        if len(over) > ASKED_ALIKE:
             return (low + high) // 2
-        first = self.pieces[0].first
-        grows = (self.peak_at(high) - self.peak_at(first)) // (high - first) if high > first else 0
-        return high - -(-over[high] // grows) if grows > 0 else (low + high) // 2
-
-    def peak_at(self, value: int) -> int:
-        formula = [piece for piece in self.pieces if piece.first <= value][-1].formula
-        found: int = formula.peak.at(**{self.name: value})
-        return found
+        allocated = self.limit_bytes * self.traced(high) // (over[high] + self.limit_bytes)
+        return self.search(allocated) or (low + high) // 2
 
     def breaks(self, value: int) -> str:
         if value in self.apart:
             return str(self.instances.at({self.name: value}).highest())
         below = [piece for piece in self.pieces if piece.first <= value]
         if not below:
-            raise ForetraceError(self.why, "Vary a size that the target takes, such as batch.")
+            raise ForetraceError(self.why, MEND)
         return str(below[-1].formula.peak.winner(**{self.name: value}).point)
+
+
+def divisors(number: int) -> list[int]:
+    """The whole numbers that divide one, in order."""
+    return [d for d in range(1, number + 1) if number % d == 0]
+
+
+def on_stair(value: int, length: int, up: bool) -> int:
+    """A value rounded up or down to a multiple.
+
+    >>> on_stair(33, 32, True), on_stair(33, 32, False)
+    (64, 32)
+    """
+    return (-(-value // length) if up else value // length) * length
 
 
 def _last_that_fits(piece: Piece, name: str, end: int, limit_bytes: int) -> int:

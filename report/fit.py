@@ -39,7 +39,8 @@ def _fit(found: Fit, target: str) -> list[str]:
     lines.append(f"  by reserved bytes: {reserved}")
     if found.largest:
         lines.append(f"  peak there {_size(found.confirmed_bytes)}, confirmed by a trace")
-    lines.append(f"  one more takes {_size(int(found.peak(found.largest + 1)))}" if _knows_more(found) else "")
+    more = f"{found.largest + found.unit:,}" if found.unit > 1 else "one more"
+    lines.append(f"  {more} takes {_size(int(found.peak(found.largest + found.unit)))}" if _knows_more(found) else "")
     lines.append(f"  and breaks at {found.breaks}")
     regimes = found.regimes() if found.pieces and found.largest >= found.pieces[0].first else []
     if not found.pieces:
@@ -61,7 +62,8 @@ def _fit(found: Fit, target: str) -> list[str]:
 
 
 def _knows_more(found: Fit) -> bool:
-    return found.largest + 1 in found.apart_bytes or bool(found.pieces and found.largest + 1 >= found.pieces[0].first)
+    more = found.largest + found.unit
+    return more in found.apart_bytes or bool(found.pieces and more >= found.pieces[0].first)
 
 
 def _frontier(found: Frontier, target: str) -> list[str]:
@@ -93,6 +95,7 @@ def fit_json(found: Fit | Frontier) -> str:
             "vary": found.name,
             "limit_bytes": found.limit_bytes,
             "headroom": found.headroom,
+            "unit": found.unit,
             "largest": found.largest,
             "largest_with_headroom": found.largest_with_headroom,
             "largest_reserved": found.largest_reserved,
@@ -125,10 +128,9 @@ def picture(found: Fit | Frontier) -> str:
 def _drawn(found: Fit) -> list[int]:
     """Values for the curve: evenly spaced over the pieces, or those traced."""
     if not found.pieces:
-        return (
-            sorted(value for value in found.apart_bytes if value <= found.largest + 1) or sorted(found.apart_bytes)[:1]
-        )
-    first, last = found.pieces[0].first, max(found.largest + 1, found.pieces[0].first + 1)
+        most = found.largest + found.unit
+        return sorted(value for value in found.apart_bytes if value <= most) or sorted(found.apart_bytes)[:1]
+    first, last = found.pieces[0].first, max(found.largest + found.unit, found.pieces[0].first + 1)
     return sorted({first + (last - first) * i // 64 for i in range(65)})
 
 

@@ -1,4 +1,4 @@
-"""A `Formula` -> what a person reads (text, LaTeX) or another program runs (Python, JSON).
+"""A `Formula` -> what a person reads on a screen; also beside a formula by hand, and a bound.
 
 In text a formula is followed by where its terms come from, by module and op. ``⌈T⌉₃₂`` is *T* rounded up to a
 multiple of 32.
@@ -6,19 +6,16 @@ multiple of 32.
 
 from __future__ import annotations
 
-import json
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from fractions import Fraction
-from math import lcm
-from typing import Any
 
 from ..costmodels.formula.bound import Bound
 from ..costmodels.formula.compare import HandComparison, Row
 from ..costmodels.formula.expression import term, written
 from ..costmodels.formula.instances import in_words
-from ..costmodels.formula.polynomial import Atom, Monomial, Polynomial, total
-from ..costmodels.formula.result import Formula, Part, Quantity
+from ..costmodels.formula.polynomial import Monomial, Polynomial, total
+from ..costmodels.formula.result import Formula, Part, Piece, Quantity
 
 WIDTH = 80
 SHOWN = 12
@@ -31,7 +28,39 @@ def formula_text(formula: Formula, target: str = "") -> str:
     for quantity in formula.quantities.values():
         lines += ["", *_quantity(formula, quantity)]
     lines += ["", *_peak(formula)]
+    for number, piece in enumerate(formula.further, 2):
+        lines += ["", *_piece(formula, number, piece)]
     return "\n".join(lines) + "\n"
+
+
+def _piece(formula: Formula, number: int, piece: Piece) -> list[str]:
+    """A further piece: what is different about it, and its quantities in a line each."""
+    lines = _wrapped(f"piece {number}: {piece}", "", "  ")
+    if piece.differs:
+        lines += _wrapped(f"different there: {piece.differs}", "  ", "    ")
+    found = piece.formula
+    if found is None:
+        return lines + _wrapped(f"no formula: {piece.why_none}", "  ", "    ")
+    count = len(found.proof.instances)
+    lines += _wrapped(
+        f"exact on {count} traces of its own" if found.names else "one trace is all there is", "  ", "    "
+    )
+    lines += [row for line in _elsewhere(found) for row in _wrapped(line, "  ", "    ")]
+    for quantity in found.quantities.values():
+        lines += _wrapped(f"{quantity.title} = {_written(found, quantity.polynomial)}", "  ", "    ")
+    for candidate in found.peak.winning:
+        said = f"peak, {candidate.share:.0%} of sizes near by, {candidate.point}"
+        lines += _wrapped(f"{said} = {_written(found, candidate.polynomial)}", "  ", "    ")
+    return lines
+
+
+def _elsewhere(formula: Formula) -> list[str]:
+    """Where other formulas hold, or none was proved."""
+    lines = [f"{r.name}={r.value} has a formula of its own: {r.differs}" for r in formula.regimes]
+    return lines + [
+        f"not compared, since other ops run there: {in_words(s)} ({how})"
+        for how, s in formula.proof.other_regimes.items()
+    ]
 
 
 def _about(formula: Formula) -> list[str]:
@@ -42,10 +71,10 @@ def _about(formula: Formula) -> list[str]:
         full = "the full-size one among them" if formula.full in proof.instances else "not the full-size one"
         lines.append(f"exact on {len(proof.instances)} traces it was not made from, {full}: {in_words(formula.full)}")
     lines += [f"holds for {condition}: {condition.why}" for condition in formula.conditions]
-    lines += [f"{r.name}={r.value} has a formula of its own: {r.differs}" for r in formula.regimes]
-    lines += [
-        f"not compared, since other ops run there: {in_words(s)} ({how})" for how, s in proof.other_regimes.items()
-    ]
+    lines += _elsewhere(formula)
+    if formula.further:
+        others = "; ".join(f"{number}, {piece}" for number, piece in enumerate(formula.further, 2))
+        lines.append(f"piece 1 of {len(formula.pieces)}, that of the full size; below are {others}")
     return [row for line in lines for row in _wrapped(line, "  ", "    ")]
 
 
@@ -187,148 +216,3 @@ def bound_text(found: Bound) -> str:
         "    ",
     )
     return "\n".join([*lines, "  elsewhere nothing is known of it"]) + "\n"
-
-
-def bound_json(found: Bound) -> str:
-    """A bound as JSON."""
-    content = {
-        "schema_version": 1,
-        "bound": found.side,
-        "quantity": found.name,
-        "letters": dict(found.letters),
-        "full": dict(found.full),
-        "expression": str(found.polynomial),
-        "terms": _terms(found.polynomial),
-        "at_full": found.at_full,
-        "traced_at_full": found.traced_at_full,
-        "slack": list(found.slack),
-        "made_from": found.made_from,
-        "held_out": [dict(sizes) for sizes in found.held_out],
-    }
-    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-
-
-# --- for other programs ---
-
-
-def formula_latex(formula: Formula) -> str:
-    """The quantities as LaTeX, one aligned equation each."""
-    import sympy
-
-    rows = [(q.title, sympy.latex(q.expression)) for q in formula.quantities.values()]
-    rows += [(f"live bytes, {c.point.phase}", sympy.latex(c.live.expression)) for c in formula.peak.winning]
-    body = " \\\\\n".join(f"\\text{{{title}}} &= {text}" for title, text in rows)
-    return f"\\begin{{align*}}\n{body}\n\\end{{align*}}\n"
-
-
-def formula_python(formula: Formula, target: str = "") -> str:
-    """A Python module with one function for each quantity, for whole numbers and for numpy arrays of them."""
-    arguments = ", ".join(formula.names)
-    parts = [
-        f'"""Closed forms of {target or "a training step"}, exact on {len(formula.proof.instances)} held-out traces.\n',
-        *[f"Holds for {condition}." for condition in formula.conditions],
-        *[f"{r.name}={r.value} is another program, which is not in here." for r in formula.regimes],
-        '"""\n',
-        "from functools import reduce\n\nimport numpy as np\n",
-    ]
-    for quantity in formula.quantities.values():
-        body = python_expression(quantity.polynomial)
-        parts.append(
-            f'\ndef {quantity.name}({arguments}):\n    """{quantity.title}, {quantity.unit}."""\n    return {body}\n'
-        )
-    listed = "".join(f"        {python_expression(c.polynomial)},  # {c.point}\n" for c in formula.peak.candidates)
-    parts.append(
-        f'\ndef peak({arguments}):\n    """Peak of live bytes."""\n    return reduce(np.maximum, [\n{listed}    ])\n'
-    )
-    return "\n".join(parts)
-
-
-def python_expression(polynomial: Polynomial) -> str:
-    """A polynomial in Python, in whole numbers throughout.
-
-    >>> x, y = Polynomial.of("x"), Polynomial.of(Atom("y", 32))
-    >>> python_expression(x * x * y * Fraction(1, 2) + 3)
-    '(x*x*(-(-y//32)*32) + 6)//2'
-    """
-    scale = lcm(1, *(c.denominator for c in polynomial.terms.values()))
-    low = {a: min(0, *(dict(m).get(a, 0) for m in polynomial.terms)) for a in polynomial.atoms}
-    terms = []
-    for m, c in polynomial.terms.items():
-        powers = dict(m)
-        factors = [_python_atom(a) for a in polynomial.atoms for _ in range(powers.get(a, 0) - low[a])]
-        coefficient = int(c * scale)
-        if coefficient != 1 or not factors:
-            factors.insert(0, str(coefficient))
-        terms.append("*".join(factors))
-    below = ([str(scale)] if scale > 1 else []) + [_python_atom(a) for a in polynomial.atoms for _ in range(-low[a])]
-    above = " + ".join(terms).replace("+ -", "- ") or "0"
-    return f"({above})//{below[0] if len(below) == 1 else '(' + '*'.join(below) + ')'}" if below else above
-
-
-def _python_atom(a: Atom) -> str:
-    if a.multiple == 1:
-        return a.name
-    return f"(-(-{a.name}//{a.multiple})*{a.multiple})" if a.up else f"({a.name}//{a.multiple}*{a.multiple})"
-
-
-def formula_json(formula: Formula, target: str = "") -> str:
-    """The formula as JSON: every term with its coefficient as a fraction in text, and every part."""
-    return json.dumps(_formula_dict(formula, target), indent=1, ensure_ascii=False) + "\n"
-
-
-def _formula_dict(formula: Formula, target: str) -> dict[str, Any]:
-    return {
-        "schema_version": 1,
-        "target": target,
-        "letters": dict(formula.letters),
-        "full": dict(formula.full),
-        "quantities": {name: _quantity_dict(formula, quantity) for name, quantity in formula.quantities.items()},
-        "peak": {
-            "at_full": formula.peak.at(**formula.full),
-            "candidates": [
-                {"point": str(c.point), "share": c.share, **_quantity_dict(formula, c.live)}
-                for c in formula.peak.candidates
-            ],
-        },
-        "conditions": [{"size": c.name, "holds_for": str(c), "why": c.why} for c in formula.conditions],
-        "regimes": [
-            {"size": r.name, "value": r.value, "differs": r.differs, "formula": _formula_dict(r.formula, target)}
-            for r in formula.regimes
-        ],
-        "proof": {
-            "instances": [dict(sizes) for sizes in formula.proof.instances],
-            "other_regimes": [{"differs": how, "sizes": dict(s)} for how, s in formula.proof.other_regimes.items()],
-        },
-    }
-
-
-def _quantity_dict(formula: Formula, quantity: Quantity) -> dict[str, Any]:
-    return {
-        "title": quantity.title,
-        "unit": quantity.unit,
-        "at_full": quantity.at(**formula.full),
-        "expression": str(quantity.polynomial),
-        "terms": _terms(quantity.polynomial),
-        "parts": [
-            {
-                "kind": p.kind,
-                "module": p.module,
-                "what": p.what,
-                "at": p.at,
-                "why": p.why,
-                "terms": _terms(p.polynomial),
-            }
-            for p in quantity.parts
-        ],
-    }
-
-
-def _terms(polynomial: Polynomial) -> list[dict[str, Any]]:
-    return [{"coefficient": str(c), "powers": _powers(m)} for m, c in polynomial.terms.items()]
-
-
-def _powers(m: Monomial) -> list[Mapping[str, Any]]:
-    return [
-        {"size": a.name, "power": power} | ({"multiple": a.multiple, "up": a.up} if a.multiple > 1 else {})
-        for a, power in m
-    ]

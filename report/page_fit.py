@@ -53,7 +53,7 @@ def size_now(report: Report, name: str) -> int | None:
 
 def stops(found: Fit, now: int | None = None) -> list[int]:
     """The values of the slider in order, from the smallest that is known to about twice the largest that fits."""
-    turning = {found.largest, found.largest + 1, found.largest_with_headroom, found.largest_reserved, now}
+    turning = {found.largest, found.largest + found.unit, found.largest_with_headroom, found.largest_reserved, now}
     known = {value for value in turning if value and is_exact(found, value)} | set(found.apart_bytes)
     if not found.pieces:
         return sorted(known)
@@ -61,7 +61,7 @@ def stops(found: Fit, now: int | None = None) -> list[int]:
     step = max(-(-(most - first) // MOST_STOPS), 1)
     for piece, end in zip(found.pieces, [*(piece.first for piece in found.pieces[1:]), most + 1], strict=True):
         known |= set(range(piece.first, end, -(-step // piece.modulus) * piece.modulus))
-    return sorted(value for value in known if value <= max(most, found.largest + 1))
+    return sorted(value for value in known if value <= max(most, found.largest + found.unit))
 
 
 def is_exact(found: Fit, value: int) -> bool:
@@ -97,7 +97,7 @@ def fit_card(found: Fit) -> str:
     if found.largest:
         rows.append(("peak at the first", exact_cell(found.confirmed_bytes)))
     rows += [("limit", exact_cell(found.limit_bytes)), ("instances traced", f"{found.traces:,}")]
-    rows.append((f"{found.largest + 1:,} breaks in", text(found.breaks)))
+    rows.append((f"{found.largest + found.unit:,} breaks in", text(found.breaks)))
     more = "as the allocator reserves" if found.largest != best(found) else "by live bytes"
     about = f"{best(found) + 1:,} does not fit, {more}; <a href='#fit'>slide it</a>"
     answer = f"<data value='{best(found)}'>{best(found):,}</data>"
@@ -156,7 +156,7 @@ def fit_table(found: Fit, width: int = WIDTH) -> str:
         words.append(f"by allocated bytes alone {found.largest:,}")
     if found.largest:
         words.append(f"peak {bytes_text(found.confirmed_bytes)} at {found.largest:,}")
-    if is_exact(found, found.largest + 1):
-        words.append(f"{found.largest + 1:,} takes {bytes_text(int(found.peak(found.largest + 1)))}")
-    words.append(f"{found.largest + 1:,} breaks in {found.breaks}")
+    if is_exact(found, found.largest + found.unit):
+        words.append(f"{found.largest + found.unit:,} takes {bytes_text(int(found.peak(found.largest + found.unit)))}")
+    words.append(f"{found.largest + found.unit:,} breaks in {found.breaks}")
     return screen([Labelled(label if len(label) < LABEL else "largest", words).lines(width)])

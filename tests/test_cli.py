@@ -109,6 +109,7 @@ TRACING = {
     "formula-does-not-parse": "formula model.py:make --over width --compare 4*width*",
     "formula-unknown-letter": "formula model.py:make --over width --explain 4*Q",
     "formula-values-of-no-kind": "formula model.py:make --over width --at width=8,ten",
+    "formula-no-pieces": "formula model.py:make --over width --pieces 0",
     "formula-values-not-spaced": "formula model.py:make --over width --at width=8,16,32",
     "memory-within-the-context": "run model.py:make --on toy.toml --memory 20MiB",
     "export-within-the-context": "export model.py:make --to svg --on toy.toml --memory 20MiB",

@@ -79,7 +79,7 @@ def test_a_callable_is_a_target_too() -> None:
 
 
 def test_the_python_that_is_printed_computes_the_same(target: str, found) -> None:
-    from foretrace.report.formula import formula_python
+    from foretrace.report.formula_exports import formula_python
 
     names: dict = {}
     exec(formula_python(found, target), names)
@@ -91,7 +91,7 @@ def test_the_python_that_is_printed_computes_the_same(target: str, found) -> Non
 
 
 def test_json_and_latex(target: str, found) -> None:
-    from foretrace.report.formula import formula_json, formula_latex
+    from foretrace.report.formula_exports import formula_json, formula_latex
 
     content = json.loads(formula_json(found, target))
     assert content["quantities"]["saved_for_backward"]["terms"] == [
@@ -168,3 +168,33 @@ def test_a_loop_over_time_whose_peak_is_at_a_step_in_the_middle() -> None:
     for sizes in ({"batch": 12, "time": 5, "width": 320}, {"batch": 3, "time": 9, "width": 64}):
         trace = foretrace.trace_target(target, {**sizes, "vocab": 190})
         assert found.at("peak", **sizes) == timeline(trace).peak_bytes
+
+
+# --- piece by piece ---
+
+BRANCHING = str(Path(__file__).parent.parent / "examples" / "branching.py")
+
+
+def test_attention_whose_kernel_depends_on_the_width_of_a_head() -> None:
+    """In float32 the memory-efficient kernel wants a multiple of 4; else attention is written out and keeps scores."""
+    target = f"{BRANCHING}:attention"
+    found = foretrace.formula(target, "width,heads", parameters={"seq": 64}, pieces=2, held_out=4)
+    assert [str(piece) for piece in found.pieces] == ["width/heads = 0 mod 4", "width/heads ≠ 0 mod 4"]
+    assert "without _scaled_dot_product_efficient_attention * " in found.further[0].differs
+    for width, heads in ((96, 4), (90, 5), (512, 8), (126, 2)):
+        trace = foretrace.trace_target(target, {"seq": 64, "width": width, "heads": heads})
+        assert found.at("peak", width=width, heads=heads) == timeline(trace).peak_bytes
+
+
+def test_a_window_is_said_on_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("-p", "width=32", "-p", "window=64", "-p", "seq=512")
+    text = printed(capsys, "formula", f"{BRANCHING}:windowed", "--over", "seq", *options, "--pieces", "2")
+    assert "piece 1 of 2, that of the full size; below are 2, seq <= 64" in text
+    assert "piece 2: seq <= 64\n  different there: without clone " in text
+    assert "FLOPs of forward = " in text.partition("piece 2:")[2]
+
+
+def test_padding_in_latex(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("-p", "width=32", "--pieces", "--format", "latex")
+    text = printed(capsys, "formula", f"{BRANCHING}:padded", "--over", "seq", *options)
+    assert r"& T = 0 \bmod 64 \\" in text and r"& T \ne 0 \bmod 64 \end{cases}" in text

@@ -6,11 +6,14 @@ from .derive import derive, line
 from .digest import Digest, digest
 from .expression import check_expression, letters_for, parse, written
 from .instances import Instances, NoInstance, in_words
-from .lattice import Axis, Recovery, recover
+from .lattice import HIGHEST_DEGREE, Axis, Recovery, recover
+from .pieces import piecewise
+from .plan import longer
 from .polynomial import Atom, Polynomial
-from .result import Candidate, Condition, Formula, Part, Peak, Proof, Quantity, Regime, Residue
+from .result import Candidate, Condition, Formula, Part, Peak, Piece, Proof, Quantity, Regime, Residue
 
 __all__ = [
+    "HIGHEST_DEGREE",
     "Atom",
     "Axis",
     "Bound",
@@ -23,6 +26,7 @@ __all__ = [
     "NoInstance",
     "Part",
     "Peak",
+    "Piece",
     "Polynomial",
     "Proof",
     "Quantity",
@@ -39,7 +43,9 @@ __all__ = [
     "in_words",
     "letters_for",
     "line",
+    "longer",
     "parse",
+    "piecewise",
     "recover",
     "written",
 ]

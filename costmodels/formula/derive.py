@@ -9,7 +9,7 @@ everything with traces that had no part in it, the full-size one among them.
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -21,8 +21,8 @@ from ...graph import Category, ForetraceError, Phase
 from . import peak as peaks
 from .digest import AFTER_FORWARD, Counted, Digest, Live, Made, Point, Series, Spent, StorageClass
 from .expression import letters_for
-from .instances import Asked, Instances, Sizes, TraceAt, in_words
-from .lattice import Axis, Index, Recovery, recover
+from .instances import Asked, Instances, Pinned, Sizes, TraceAt, in_words
+from .lattice import HIGHEST_DEGREE, Axis, Index, Recovery, recover
 from .plan import Plan, check_same_regime, difference, plan
 from .polynomial import Atom, Polynomial
 from .result import (
@@ -39,7 +39,13 @@ from .result import (
 )
 
 HELD_OUT = 20
-"""How many instances the proof takes at the least."""
+"""How many instances the proof takes, where there are so many."""
+
+LARGE = 64
+"""So many times its first value a size is large beside the others."""
+
+TRIES = 40
+"""How many random sizes are tried for each of them; the later ones are larger."""
 
 PIECES = (2, 3)
 """Remainders by these are looked for where a quantity is no polynomial over small values."""
@@ -101,13 +107,21 @@ def derive(
             chosen |= later
 
 
-def line(instances: Instances, axes: Sequence[Axis], letters: Mapping[str, str] | None = None) -> Formula:
-    """The formula on lattices that the caller chose, with no proof: `instances` that it holds for are to be compared.
+def line(
+    instances: Instances,
+    axes: Sequence[Axis],
+    letters: Mapping[str, str] | None = None,
+    *,
+    highest: int = HIGHEST_DEGREE,
+) -> Formula:
+    """The memory's formula on lattices that the caller chose, with no proof: it is to be compared with other traces.
 
-    Raises `ForetraceError` as `derive` does.
+    It has no FLOPs, which may need more points, and no count of parameters. Between the values of an axis it holds
+    where what is rounded there is known; else for the axis's values alone. Raises `ForetraceError` as `derive` does,
+    and where a quantity is of a degree above `highest`.
     """
     starts = {axis.name: axis.start for axis in axes}
-    deriver = _Deriver(instances, starts, {}, letters_for(list(starts), letters))
+    deriver = _Deriver(instances, starts, {}, letters_for(list(starts), letters), memory_alone=True, highest=highest)
     return deriver.on(Plan(instances, starts, {}, {axis.name: axis for axis in axes}))
 
 
@@ -118,7 +132,8 @@ class NotProved(ForetraceError):
         super().__init__(
             f"the formula is wrong on {len({in_words(r.sizes) for r in wrong})} of {proved} held-out "
             f"instances: {'; '.join(str(r) for r in wrong[:3])}",
-            "No formula is given where one is wrong. Choose sizes of one kind with --at, or set the size with -p.",
+            "No formula is given where one is wrong. Ask for a formula of each piece with --pieces, choose sizes of "
+            "one kind with --at, or set the size with -p.",
         )
         self.layers = tuple(layers)
 
@@ -126,7 +141,7 @@ class NotProved(ForetraceError):
 class NoPolynomial(ForetraceError):
     """Some quantities are no polynomial along an axis; with a `modulus` they seem to be one for each remainder."""
 
-    def __init__(self, axis: Axis, modulus: int, values: Sequence[tuple[str, Sequence[int]]]) -> None:
+    def __init__(self, axis: Axis, modulus: int, values: Sequence[tuple[str, Sequence[int]]], series: Hashable) -> None:
         what, seen = values[0]
         places = ", ".join(str(axis.value(k)) for k in range(len(seen)))
         more = f" (and {len(values) - 1} more)" if len(values) > 1 else ""
@@ -135,11 +150,12 @@ class NoPolynomial(ForetraceError):
         super().__init__(
             f"{what} is no polynomial in {name}: at {places} it is {', '.join(f'{v:,}' for v in seen)}, which is "
             f"{residues} off the parabola through the first three{more}",
-            f"Choose values of one kind with --at {name}=A,B (one remainder, one side of a threshold), leave {name} "
-            f"out (foretrace fit --vary {name} follows it piece by piece), or take a bound in place of a formula: "
-            "--bound above.",
+            f"Ask for a formula of each piece with --pieces, choose values of one kind with --at {name}=A,B (one "
+            f"remainder, one side of a threshold), leave {name} out (foretrace fit --vary {name} follows it piece by "
+            "piece), or take a bound in place of a formula: --bound above.",
         )
         self.axis, self.modulus = axis, modulus
+        self.series, self.all_values = series, tuple(seen)
 
     def of_one_remainder(self, full: int) -> list[int]:
         """The first two values along the axis that leave the remainder of the full one."""
@@ -169,6 +185,8 @@ def off_the_parabola(values: Sequence[int]) -> list[int]:
 
 @dataclass
 class _Deriver:
+    """Finds the formula of the sizes within some conditions."""
+
     instances: Instances
     full: Sizes
     given: Mapping[str, Sequence[int]]
@@ -177,6 +195,11 @@ class _Deriver:
     """Sizes whose 1 shall have a formula of its own, as those have that are 1 at the full sizes."""
     among: AbstractSet[Index] | None = None
     """The lattice points to which the recovery is limited; None for whatever it needs."""
+    memory_alone: bool = False
+    """Whether FLOPs and parameters are left out, and a rounding that is not known is not looked into."""
+    highest: int = HIGHEST_DEGREE
+    within: tuple[Condition, ...] = ()
+    """What the sizes must meet."""
 
     def run(self, held_out: int, prove_at: Sequence[Sizes]) -> Formula:
         formula = self.formula(pin=True)
@@ -188,7 +211,7 @@ class _Deriver:
     # --- recovery ---
 
     def formula(self, *, pin: bool) -> Formula:
-        formula = self.on(plan(self.instances, self.full, self.given))
+        formula = self.on(plan(self.instances, self.full, self.given, self.within))
         return self.pinned(formula) if pin else formula
 
     def on(self, planned: Plan) -> Formula:
@@ -199,17 +222,27 @@ class _Deriver:
         self.points = peaks.points(self.base, [self.neighbour(name) for name in sorted(self.plan.structural)])
         self.lives = self.live_series()
         self.found: Recovery[Series] = recover(
-            list(self.plan.axes.values()), [*self.base.numbers, *self.lives], self.values, among=self.among
+            list(self.plan.axes.values()),
+            [*self.numbers, *self.lives],
+            self.values,
+            among=self.among,
+            highest=self.highest,
         )
         self.check_polynomial()
         self.atoms: dict[Series, dict[str, Atom]] = {}
-        conditions = list(self.rounding())
-        return self.assemble(tuple(conditions))
+        formula = self.assemble(tuple(self.rounding()))
+        return formula if self.memory_alone else self.with_ratios(formula)
+
+    @property
+    def numbers(self) -> list[Series]:
+        """The series that are asked for, but for what is live at a point."""
+        return [s for s in self.base.numbers if isinstance(s, Made) or not self.memory_alone]
 
     def neighbour(self, name: str) -> Digest:
         return self.instances.at(self.plan.node(**{name: 1}))
 
     def digest(self, index: Sequence[int]) -> Digest:
+        self.plan.check_inside(self.plan.at(index))
         found = self.instances.at(self.plan.at(index))
         check_same_regime(self.base, found, "the first of the lattice")
         return found
@@ -242,7 +275,7 @@ class _Deriver:
         classes = {of: i for i, of in enumerate(found.classes)}
         table = np.pad(found.live_at(list(points)), ((0, 0), (0, 1)))  # a class that is not there has no bytes
         live = table[[points[s.at] for s in self.lives], [classes.get(s.of, -1) for s in self.lives]]
-        return [*found.numbers_of(self.base.numbers), *live.tolist()]
+        return [*found.numbers_of(self.numbers), *live.tolist()]
 
     def check_polynomial(self) -> None:
         failures = [f for f in self.found.failures if not isinstance(f.series, Live)]
@@ -250,7 +283,8 @@ class _Deriver:
             return
         axis = failures[0].axis
         modulus = next((m for m in PIECES if all(is_piecewise(f.values, m) for f in failures if f.axis is axis)), 0)
-        raise NoPolynomial(axis, modulus, [(describe(f.series), f.values) for f in failures if f.axis is axis])
+        said = [(describe(f.series), f.values) for f in failures if f.axis is axis]
+        raise NoPolynomial(axis, modulus, said, failures[0].series)
 
     def polynomial(self, series: Series) -> Polynomial:
         return self.found.polynomial(series, self.atoms.get(series))
@@ -262,7 +296,10 @@ class _Deriver:
         for name, axis in self.plan.axes.items():
             if axis.step == 1 or name in self.plan.structural:
                 continue
-            offsets = dict.fromkeys(d for d in (1, axis.step - 1, 2, 4, 8, 16, axis.step // 2) if d % axis.step)
+            divisors = (d for d in range(3, axis.step // 2) if self.memory_alone and axis.step % d == 0)
+            offsets = dict.fromkeys(
+                d for d in (1, axis.step - 1, 2, 4, 8, 16, axis.step // 2, *divisors) if d % axis.step
+            )
             there = (axis.start + d for d in offsets if self.is_there(name, axis.start + d))
             seen = [self.instances.at(self.plan.base(**{name: v})) for v in islice(there, 2)]
             alike = [d for d in seen if d.regime == self.base.regime]
@@ -277,7 +314,7 @@ class _Deriver:
             else:
                 other = next(d for d in seen if d.regime != self.base.regime)
                 why = f"at {name}={other.sizes[name]} other ops run: {difference(self.base, other)}"
-            modulus = self.finest(name)
+            modulus = axis.step if self.memory_alone and unexplained else self.finest(name)
             yield Condition(name, why, modulus, axis.start % modulus)
 
     def finest(self, name: str) -> int:
@@ -293,18 +330,19 @@ class _Deriver:
 
     def is_plain(self, seen: Digest) -> bool:
         return seen.regime == self.base.regime and all(
-            self.polynomial(series).at(**seen.sizes) == value for series, value in seen.numbers.items()
+            self.polynomial(series).at(**seen.sizes) == seen.numbers[series] for series in self.numbers
         )
 
     def is_there(self, name: str, value: int) -> bool:
-        return self.instances.builds(self.plan.base(**{name: value}))
+        sizes = self.plan.base(**{name: value})
+        return self.plan.inside(sizes) and self.instances.builds(sizes)
 
     def explain_rounding(self, name: str, seen: list[Digest]) -> Series | None:
         """Give each series that differs between the lattice points its rounded size; the first that has none.
 
         `seen` grows where several roundings explain all of it.
         """
-        for series in self.base.numbers:
+        for series in self.numbers:
             polynomial = self.polynomial(series)
             if all(polynomial.at(**d.sizes) == d.numbers[series] for d in seen):
                 continue
@@ -380,9 +418,9 @@ class _Deriver:
     def quantities(
         self, storages: Mapping[StorageClass, Polynomial], after_forward: Mapping[StorageClass, Polynomial]
     ) -> dict[str, Quantity]:
-        counted = [Part(s.of, self.polynomial(s)) for s in self.base.numbers if isinstance(s, Counted)]
-        spent = [Part(s.of, self.polynomial(s)) for s in self.base.numbers if isinstance(s, Spent)]
-        found = [self.quantity("parameters", "parameters", "numbers", counted)]
+        counted = [Part(s.of, self.polynomial(s)) for s in self.numbers if isinstance(s, Counted)]
+        spent = [Part(s.of, self.polynomial(s)) for s in self.numbers if isinstance(s, Spent)]
+        found = [] if self.memory_alone else [self.quantity("parameters", "parameters", "numbers", counted)]
         for name, (title, category) in BYTES.items():
             on_device = [self.part(c, p) for c, p in storages.items() if c.on_device and c.category is category]
             if on_device:
@@ -392,8 +430,66 @@ class _Deriver:
             if any(part.kind == phase for part in spent):
                 parts = [part for part in spent if part.kind == phase]
                 found.append(self.quantity(f"flops_{phase}", f"FLOPs of {phase.replace('_', ' ')}", "FLOPs", parts))
-        found.append(self.quantity("flops", "FLOPs of the step", "FLOPs", spent))
+        if not self.memory_alone:
+            found.append(self.quantity("flops", "FLOPs of the step", "FLOPs", spent))
         return {quantity.name: quantity for quantity in found}
+
+    # --- conditions on the ratio of two sizes ---
+
+    def with_ratios(self, formula: Formula) -> Formula:
+        """What was found between the values of an axis may be a condition on the ratio of two sizes."""
+        base = self.plan.base()
+        for condition in formula.conditions:
+            rest = replace(formula, conditions=tuple(c for c in formula.conditions if c is not condition))
+            modulus = condition.modulus
+            values = [base[condition.name] + d for d in (1, 4, 8, modulus // 2, modulus)]
+            ratios = list(self.of_ratios(condition, base))
+            found = self.best(rest, base, [condition, *ratios], values) if ratios else None
+            formula = replace(
+                formula, conditions=tuple(found or c if c is condition else c for c in formula.conditions)
+            )
+        for condition in formula.conditions:
+            rest = replace(formula, conditions=tuple(c for c in formula.conditions if c is not condition))
+            if rest.conditions and not any(self.is_wrong(rest, d.sizes) for d in self.instances.digests):
+                formula = rest
+        return formula
+
+    def beside(self, name: str, good: Sizes) -> list[str]:
+        """The sizes that the ratio to one may matter of."""
+        return [by for by in good if by != name and good[by] > 1 and by not in self.plan.structural]
+
+    def of_ratios(self, alone: Condition, good: Sizes) -> Iterator[Condition]:
+        """The same remainder for the ratio to each other size."""
+        for by in self.beside(alone.name, good):
+            per = good[by]
+            if alone.modulus % per == 0 and alone.remainder % per == 0 and alone.modulus > per:
+                yield replace(alone, by=by, modulus=alone.modulus // per, remainder=alone.remainder // per)
+
+    def best(
+        self, formula: Formula, good: Sizes, conditions: Sequence[Condition], values: Sequence[int]
+    ) -> Condition | None:
+        """The first condition that tells where the formula is right at these values and at others beside them, with
+        other values of every other size."""
+        name = conditions[0].name
+        tried = [{**good, name: value} for value in values]
+        for other in dict.fromkeys(size for c in conditions for size in (c.name, c.by) if size and size != name):
+            more = self.plan.axes[other].value(1)
+            both = dict.fromkeys((*values, *(value * more // good[other] for value in values)))
+            tried += [{**good, other: more, name: value} for value in both]
+        there = [s for s in tried if self.is_within(formula, s) and self.instances.builds(s)]
+        right = [self.holds_at(formula, sizes) for sizes in there]
+        for condition in conditions:
+            holds = (bool(condition.holds_at(self.instances.complete(sizes))) for sizes in there)
+            if all(told == is_right for told, is_right in zip(holds, right, strict=True)):
+                return condition
+        return None
+
+    def is_wrong(self, formula: Formula, sizes: Sizes) -> bool:
+        """Whether the formula ought to be that of an instance and is not."""
+        return self.is_within(formula, sizes) and self.instances.builds(sizes) and not self.holds_at(formula, sizes)
+
+    def is_within(self, formula: Formula, sizes: Sizes) -> bool:
+        return self.plan.inside(sizes) and all(c.holds_at(self.instances.complete(sizes)) for c in formula.conditions)
 
     # --- regimes ---
 
@@ -402,15 +498,18 @@ class _Deriver:
         regimes: list[Regime] = []
         conditions: list[Condition] = []
         for name, axis in self.plan.axes.items():
+            if name in self.plan.structural:
+                conditions += self.from_layers_on(name, formula)
+                continue
             sizes = self.plan.base(**{name: 1})
-            if axis.start == 1 or not self.instances.builds(sizes):
+            if axis.start == 1 or not self.is_there(name, 1) or not self.is_within(formula, sizes):
                 continue
             found = self.instances.at(sizes)
             if not residues(formula, found) and found.regime == self.base.regime:
                 continue
             differs = difference(self.base, found) or str(residues(formula, found)[0])
             wanted = self.full[name] == 1 or name in self.apart
-            if wanted and name not in self.plan.structural and len(self.plan.axes) > 1:
+            if wanted and len(self.plan.axes) > 1:
                 regimes.append(Regime(name, 1, differs, self.at_one(name)))
             else:
                 conditions += self.from_on(name, formula, differs)
@@ -431,8 +530,21 @@ class _Deriver:
         why = f"{name}=1 is different: {why}"
         return [Condition(name, why, least=values[high])] if values[high] > 1 and values[high] != modulus else []
 
+    def from_layers_on(self, name: str, formula: Formula) -> list[Condition]:
+        """The fewest layers from which on the formula holds: with few of them a moment counted from the front may be
+        one that is counted from the back, which shows where another size is large."""
+        large = [{n: LARGE * a.start} for n, a in self.plan.axes.items() if n not in self.plan.structural]
+        others = [{}, *(other for other in large if self.holds_at(formula, self.plan.base(**other)))]
+        for value in reversed(range(1, self.plan.axes[name].start)):
+            for sizes in (self.plan.base(**{**other, name: value}) for other in others):
+                if self.plan.inside(sizes) and self.instances.builds(sizes) and not self.holds_at(formula, sizes):
+                    found = self.instances.at(sizes)
+                    why = difference(self.base, found) or str((residues(formula, found) or ("",))[0])
+                    return [Condition(name, f"{in_words(sizes)} is different: {why}", least=value + 1)]
+        return []
+
     def holds_at(self, formula: Formula, sizes: Sizes) -> bool:
-        if not self.instances.builds(sizes):
+        if not self.plan.inside(sizes) or not self.instances.builds(sizes):
             return False
         found = self.instances.at(sizes)
         return found.regime == self.base.regime and not residues(formula, found)
@@ -443,7 +555,7 @@ class _Deriver:
         axes = {n: [a.start, a.start + a.step] for n, a in self.plan.axes.items() if n != name}
         place = list(self.plan.axes).index(name)
         among = frozenset((*index[:place], *index[place + 1 :]) for index in self.found.indices)
-        inner = _Deriver(_Pinned(self.instances, {name: 1}), others, axes, self.letters, among=among)
+        inner = _Deriver(Pinned(self.instances, {name: 1}), others, axes, self.letters, among=among)
         return inner.formula(pin=False)
 
     def beyond(self, formula: Formula) -> Iterator[Condition]:
@@ -452,7 +564,7 @@ class _Deriver:
             step = self.plan.axes[name].step
             far = 2 * value - (2 * value - self.plan.axes[name].start) % step
             sizes = self.plan.base(**{name: far})
-            if name in self.plan.structural or far <= value or not self.instances.builds(sizes):
+            if name in self.plan.structural or far <= value or not self.is_there(name, far):
                 continue
             found = self.instances.at(sizes)
             if found.regime == self.base.regime and residues(formula, found):
@@ -466,8 +578,10 @@ class _Deriver:
         wrong: list[Residue] = []
         others: dict[str, Sizes] = {}
         for sizes in self.held_out(held_out, more):
-            found = self.instances.at(sizes)
             part = _regime(formula, sizes)
+            if part is formula and not all(c.holds_at(self.instances.complete(sizes)) for c in formula.conditions):
+                continue
+            found = self.instances.at(sizes)
             reference = self.base if part is formula else None
             if reference is not None and found.regime != reference.regime:
                 others.setdefault(difference(reference, found), sizes)
@@ -484,25 +598,28 @@ class _Deriver:
         """The full sizes, those asked for, and random small ones, on the lattice's remainders and off them."""
         known = {in_words(self.plan.base())}
         for sizes in (self.full, self.plan.reference.sizes, *more):
-            if in_words(sizes) not in known:
+            if in_words(sizes) not in known and self.plan.inside(sizes):
                 known.add(in_words(sizes))
                 yield sizes
         asked = self.lattice_asked()
         chance = random.Random(0)
-        for _ in range(40 * count):
-            sizes = self.random_sizes(chance)
-            if in_words(sizes) not in known and tuple(sizes.items()) not in asked and self.instances.builds(sizes):
+        for number in range(TRIES * count):
+            sizes = self.random_sizes(chance, 5 + number // count)
+            if in_words(sizes) in known or tuple(sizes.items()) in asked or not self.plan.inside(sizes):
+                continue
+            if self.instances.builds(sizes):
                 known.add(in_words(sizes))
                 yield sizes
 
     def lattice_asked(self) -> set[tuple[tuple[str, int], ...]]:
         return {tuple(self.plan.at(index).items()) for index in self.found.indices}
 
-    def random_sizes(self, chance: random.Random) -> dict[str, int]:
+    def random_sizes(self, chance: random.Random, steps: int) -> dict[str, int]:
+        """Sizes up to so many steps along each axis, or between them."""
         between = chance.random() < 0.5
         sizes = {}
         for name, axis in self.plan.axes.items():
-            value = axis.value(chance.randrange(5))
+            value = axis.value(chance.randrange(min(steps, 8) if name in self.plan.structural else steps))
             modulus = next((c.modulus for c in self.conditions_now if c.name == name), 1)
             if between and axis.step > 1 and chance.random() < 0.5:
                 value += chance.randrange(0, axis.step, modulus)
@@ -510,17 +627,6 @@ class _Deriver:
         return sizes
 
     conditions_now: tuple[Condition, ...] = ()
-
-
-class _Pinned(Instances):
-    """The instances where some sizes are set."""
-
-    def __init__(self, inside: Instances, pinned: Sizes) -> None:
-        super().__init__(inside.trace_at, inside.asked)
-        self.inside, self.pinned = inside, dict(pinned)
-
-    def at(self, sizes: Sizes) -> Digest:
-        return self.inside.at({**sizes, **self.pinned})
 
 
 def _regime(formula: Formula, sizes: Sizes) -> Formula:

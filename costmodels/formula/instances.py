@@ -51,6 +51,15 @@ class Instances:
             raise found
         return found
 
+    def complete(self, sizes: Sizes) -> Sizes:
+        """All sizes of an instance, those that are set among them."""
+        return sizes
+
+    @property
+    def digests(self) -> list[Digest]:
+        """All that were traced; none of those that others set some sizes of."""
+        return [found for found in self._known.values() if isinstance(found, Digest)]
+
     def builds(self, sizes: Sizes) -> bool:
         """Whether there is an instance of these sizes."""
         try:
@@ -72,6 +81,22 @@ class Instances:
         if self.asked:
             self.asked(sizes, self.traces)
         return found
+
+
+class Pinned(Instances):
+    """The instances where some sizes are set."""
+
+    def __init__(self, inside: Instances, pinned: Sizes) -> None:
+        super().__init__(inside.trace_at, inside.asked)
+        self.inside, self.pinned = inside, dict(pinned)
+
+    def at(self, sizes: Sizes) -> Digest:
+        """The digest at the other sizes."""
+        return self.inside.at(self.complete(sizes))
+
+    def complete(self, sizes: Sizes) -> Sizes:
+        """All sizes of an instance, those that are set among them."""
+        return {**sizes, **self.pinned}
 
 
 def _mistake(error: BaseException | None) -> ForetraceError | None:

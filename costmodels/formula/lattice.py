@@ -147,16 +147,18 @@ def recover(
     *,
     among: AbstractSet[Index] | None = None,
     most_points: int = MOST_POINTS,
+    highest: int = HIGHEST_DEGREE,
 ) -> Recovery[S]:
     """The polynomials that `ask` gives the values of: one whole number for each of `series` at each lattice point.
 
-    With `among`, a set of points with all those below them, no others are asked: where no others are needed.
+    With `among`, a set of points with all those below them, no others are asked: where no others are needed. A series
+    whose line has not ended at the degree `highest` is given up.
 
     >>> found = recover([Axis("x", 2), Axis("y", 2)], ["f"], lambda k: [(k[0] + 2) ** 2 * (k[1] + 2) + 7])
     >>> str(found.polynomial("f")), found.asked
     ('x**2*y + 7', 8)
     """
-    return _Grower(tuple(axes), tuple(series), ask, most_points, among).run()
+    return _Grower(tuple(axes), tuple(series), ask, most_points, among, highest).run()
 
 
 class _Grower(Generic[S]):
@@ -169,8 +171,10 @@ class _Grower(Generic[S]):
         ask: Callable[[Index], Sequence[int]],
         most: int,
         among: AbstractSet[Index] | None,
+        highest: int,
     ) -> None:
         self.axes, self.series, self.ask, self.most, self.among = axes, series, ask, most, among
+        self.highest = highest
         self.values: dict[Index, np.ndarray] = {}
         self.found: dict[Index, np.ndarray] = {}
         self.divisions = np.zeros((len(axes), len(series)), dtype=np.int64)
@@ -224,17 +228,17 @@ class _Grower(Generic[S]):
 
     def line(self, i: int) -> None:
         """Go along an axis until every series has ended; multiply those that do not end by the size."""
-        for k in range(1, HIGHEST_DEGREE + 2):
+        for k in range(1, self.highest + 2):
             self.add(self.on_axis(i, k))
             if k == FIRST_DIVISION:
                 self.divide_early(i)
             if not self.found[self.on_axis(i, k)].any() and (k > 1 or len(self.axes) > 1):
                 return  # where the only size does nothing at its first step, it may yet at the next
         for power in range(1, MOST_DIVISIONS + 1):
-            going = self.found[self.on_axis(i, HIGHEST_DEGREE + 1)] != 0
+            going = self.found[self.on_axis(i, self.highest + 1)] != 0
             self.divisions[i] = np.where(going, power, self.divisions[i])  # those that ended stay as they are
             self.again()
-            if not self.found[self.on_axis(i, HIGHEST_DEGREE + 1)].any():
+            if not self.found[self.on_axis(i, self.highest + 1)].any():
                 return
         self.give_up(i)
 
@@ -253,8 +257,8 @@ class _Grower(Generic[S]):
             self.take(index)
 
     def give_up(self, i: int) -> None:
-        going = np.flatnonzero(self.found[self.on_axis(i, HIGHEST_DEGREE + 1)])
-        line = [self.values[self.on_axis(i, k)] for k in range(HIGHEST_DEGREE + 2)]
+        going = np.flatnonzero(self.found[self.on_axis(i, self.highest + 1)])
+        line = [self.values[self.on_axis(i, k)] for k in range(self.highest + 2)]
         for column in going.tolist():
             values = tuple(int(v[column]) for v in line)
             self.failures.append(NotPolynomial(self.series[column], self.axes[i], values))

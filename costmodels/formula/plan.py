@@ -18,6 +18,7 @@ from ...graph import ForetraceError
 from .digest import Digest, Made, Place, Spent
 from .instances import Instances, Sizes, in_words
 from .lattice import Axis
+from .result import Condition
 
 STEP = 64
 REMAINDERS = (2, 3)
@@ -26,6 +27,12 @@ REMAINDERS = (2, 3)
 FIRST_LAYERS = 3
 DEEPEST = 2
 """How many axes may be enlarged for the sake of one another."""
+
+LINE = 6
+"""How many steps along an axis the recovery may take."""
+
+CLOSER = (32, 16, 8, 4, 2, 1)
+"""The steps that are tried where the range of a size is too narrow for the usual one."""
 
 LOOKAHEAD = 4
 """How many steps along each axis are tried before the recovery begins."""
@@ -41,12 +48,18 @@ class Plan:
     axes: dict[str, Axis] = field(default_factory=dict)
     structural: set[str] = field(default_factory=set)
     """The sizes that lengthen the program."""
+    within: tuple[Condition, ...] = ()
+    """What the sizes must meet."""
 
     @cached_property
     def reference(self) -> Digest:
         """The instance at the full sizes, or its like with 2 in place of 1 where that can be built."""
         like = {name: max(value, 2) for name, value in self.full.items()}
-        return self.instances.at(like if self.instances.builds(like) else self.full)
+        return self.instances.at(like if self.inside(like) and self.instances.builds(like) else self.full)
+
+    def inside(self, sizes: Sizes) -> bool:
+        """Whether `sizes` are of those that the formula is for."""
+        return all(c.holds_at(self.instances.complete(sizes)) for c in self.within)
 
     def base(self, **other: int) -> dict[str, int]:
         """The first value along every axis, but for `other`."""
@@ -62,7 +75,25 @@ class Plan:
 
     def suits(self, sizes: Sizes) -> bool:
         """Whether the model can be built at `sizes`, and then runs what it runs at its full size."""
-        return self.instances.builds(sizes) and self.instances.at(sizes).regime == self.reference.regime
+        return (
+            self.inside(sizes)
+            and self.instances.builds(sizes)
+            and self.instances.at(sizes).regime == self.reference.regime
+        )
+
+    def check(self, sizes: Sizes) -> None:
+        """Raise `ForetraceError` for sizes that do not suit."""
+        self.check_inside(sizes)
+        check_same_regime(self.reference, self.instances.at(sizes), "the full-size instance")
+
+    def check_inside(self, sizes: Sizes) -> None:
+        """Raise `ForetraceError` where sizes are not of those that the formula is for."""
+        broken = next((c for c in self.within if not c.holds_at(self.instances.complete(sizes))), None)
+        if broken:
+            raise ForetraceError(
+                f"too few small instances have {broken}: {in_words(sizes)} has not",
+                "Name small sizes of that kind with --at.",
+            )
 
     def mark_structure(self) -> None:
         """Note which sizes lengthen the program."""
@@ -78,12 +109,14 @@ class Plan:
         return all(self.suits(self.node(**{name: k, other: j})) for k, j in ((1, 1), (2, 1), (1, 2)))
 
 
-def plan(instances: Instances, full: Sizes, given: Mapping[str, Sequence[int]]) -> Plan:
-    """The lattice for the sizes `full`, with the values that were `given` for some of them."""
-    made = Plan(instances, full, given)
+def plan(
+    instances: Instances, full: Sizes, given: Mapping[str, Sequence[int]], within: tuple[Condition, ...] = ()
+) -> Plan:
+    """The lattice for the sizes `full`, with the values that were `given` for some of them, all `within` conditions."""
+    made = Plan(instances, full, given, within=within)
     made.axes = {
-        name: _given_axis(name, given[name]) if name in given else replace(_first(full[name]), name=name)
-        for name in full
+        name: _given_axis(name, given[name]) if name in given else _between(name, size, within)
+        for name, size in full.items()
     }
     _make_base(made)
     for name in full:
@@ -110,6 +143,20 @@ def _first(full: int) -> Axis:
     return Axis("", 4, 4) if full >= 16 else Axis("", 2, 1)
 
 
+def _between(name: str, full: int, within: Sequence[Condition]) -> Axis:
+    """The first values, which lie in the range that some conditions leave: closer together where it is narrow."""
+    first = _first(full)
+    alone = [c for c in within if c.name == name and not c.by]
+    least = max([0, *(max(c.least, int(c.above) + 1) for c in alone)])
+    most = min((int(c.most) for c in alone if c.most is not None), default=None)
+    for step in (first.step, *(s for s in CLOSER if s < first.step)):
+        start = max(least, first.start if step == first.step else step, 2)
+        start += (full - start) % step if start > first.start or step < first.step else 0
+        if most is None or start + LINE * step <= most:
+            break
+    return Axis(name, start, step)
+
+
 def _make_base(made: Plan) -> None:
     """Have the first instance suit, if need be by larger values along one axis."""
     if made.suits(made.base()):
@@ -123,7 +170,41 @@ def _make_base(made: Plan) -> None:
     for name in made.axes:
         if _keep_the_remainder(made, name) or _divide_the_full(made, name):
             return
-    check_same_regime(made.reference, made.instances.at(made.base()), "the full-size instance")
+    if not _begin_higher(made):
+        made.check(made.base())
+
+
+def _begin_higher(made: Plan) -> bool:
+    """For a program that changes on the way from small sizes to the full ones: begin behind the change; whether that
+    suits.
+
+    From the full sizes on, each is lowered to its small value if that suits, or as far as it does by halving.
+    """
+    before = dict(made.axes)
+    here = {name: made.reference.sizes[name] for name in before}
+    for name, axis in before.items():
+        if made.suits(here | {name: axis.start}):
+            here[name] = axis.start
+    for name, axis in before.items():
+        if here[name] != axis.start and name not in made.given:
+            here[name] = _lowered(made, here, axis)
+            made.axes[name] = replace(axis, start=here[name])
+    if made.suits(made.base()):
+        return True
+    made.axes = before
+    return False
+
+
+def _lowered(made: Plan, here: Sizes, axis: Axis) -> int:
+    """The smallest value along an axis that suits beside other sizes, which it does from there on."""
+    low, high = 0, -(-(here[axis.name] - axis.start) // axis.step)
+    if not made.suits({**here, axis.name: axis.value(high)}):
+        return here[axis.name]
+    while high - low > 1:
+        middle = (low + high) // 2
+        suits = made.suits({**here, axis.name: axis.value(middle)})
+        low, high = (low, middle) if suits else (middle, high)
+    return axis.value(high)
 
 
 def _divide_the_full(made: Plan, name: str) -> bool:
@@ -155,15 +236,31 @@ def _make_room(made: Plan, name: str, depth: int = 0) -> bool:
 
     The last of them may be one too many. Raises `ForetraceError` where the others do not suit.
     """
-    for k in range(LOOKAHEAD):
-        if made.suits(made.node(**{name: k})) or _enlarge_another(made, name, k, depth):
-            continue
-        if k < LOOKAHEAD - 1 and not depth:
-            if _keep_the_remainder(made, name) or _divide_the_full(made, name):
-                return True
-            check_same_regime(made.reference, made.instances.at(made.node(**{name: k})), "the full-size instance")
-        return False
-    return True
+    bad = _first_that_does_not(made, name, depth)
+    if bad >= LOOKAHEAD - 1 or depth:
+        return bad >= LOOKAHEAD
+    if _keep_the_remainder(made, name) or _divide_the_full(made, name) or _take_odd_multiples(made, name):
+        return True
+    made.check(made.node(**{name: bad}))
+    return False
+
+
+def _first_that_does_not(made: Plan, name: str, depth: int) -> int:
+    """The first step along an axis whose value does not suit, whatever larger values another axis takes."""
+    suits = (made.suits(made.node(**{name: k})) or _enlarge_another(made, name, k, depth) for k in range(LOOKAHEAD))
+    return next((k for k, there in enumerate(suits) if not there), LOOKAHEAD)
+
+
+def _take_odd_multiples(made: Plan, name: str) -> bool:
+    """Try the odd multiples of the first value, which divide what is no multiple of a power of two; whether they
+    suit."""
+    before = dict(made.axes)
+    if name not in made.given:
+        made.axes[name] = replace(before[name], step=2 * before[name].start)
+        if _first_that_does_not(made, name, 0) == LOOKAHEAD:
+            return True
+    made.axes = before
+    return False
 
 
 def _enlarge_another(made: Plan, name: str, k: int, depth: int) -> bool:
@@ -172,7 +269,7 @@ def _enlarge_another(made: Plan, name: str, k: int, depth: int) -> bool:
     others = [other for other in before if other != name and other not in made.given]
     for other in sorted(others, key=lambda o: -before[o].start):
         for start in _larger(before[other].start, value):
-            for step in dict.fromkeys((before[other].step, start // 4, start // 3, start // 2, start)):
+            for step in dict.fromkeys((before[other].step, start // 4, start // 3, start // 2, start, 2 * start)):
                 made.axes = before | {other: Axis(other, start, step)}
                 if not made.suits(made.node(**{name: k})):
                     break
@@ -183,10 +280,10 @@ def _enlarge_another(made: Plan, name: str, k: int, depth: int) -> bool:
 
 
 def _larger(start: int, value: int) -> list[int]:
-    """The first values to try in place of `start`: one that `value` divides, or where it does, multiples."""
+    """The first values to try in place of `start`: one that `value` divides, and multiples."""
     common = lcm(start, value)
-    found = [common] if common != start else [2 * start, 3 * start, 4 * start]
-    return [size for size in found if size <= 32 * start]
+    found = ([common] if common != start else []) + [2 * start, 3 * start, 4 * start]
+    return [size for size in dict.fromkeys(found) if size <= 32 * start]
 
 
 def _fits_together(made: Plan, name: str, other: str, k: int, depth: int) -> bool:
@@ -225,8 +322,8 @@ def check_same_regime(reference: Digest, other: Digest, who: str) -> None:
     if only:
         raise ForetraceError(
             f"{in_words(other.sizes)} runs other ops than {who}, {in_words(reference.sizes)}: {only}",
-            "Name small sizes of the same kind with --at, such as --at width=128,256, or leave out the size that "
-            "changes the program.",
+            "Ask for a formula of each piece with --pieces, name small sizes of the same kind with --at, such as --at "
+            "width=128,256, or leave out the size that changes the program.",
         )
 
 

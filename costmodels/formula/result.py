@@ -3,14 +3,16 @@
 A *quantity* is a sum of *parts*, one for each class of storages or of ops, so that every coefficient can be asked
 which line of code it comes from. The *peak* is the largest of its *candidates*. A *regime* is a value of a size at
 which the program itself differs (a batch of 1 needs no copy of its targets); it has a formula of its own. A *condition*
-says where the formula holds, where it does not everywhere. The *proof* is what was compared with traces afterwards.
+says where the formula holds, where it does not everywhere; a *piece* is the formula of the sizes that meet some
+conditions. The *proof* is what was compared with traces afterwards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from functools import cached_property, reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -155,24 +157,98 @@ class Peak:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """The formula holds where ``name`` leaves ``remainder`` by ``modulus`` and lies from ``least`` to ``most``."""
+    """The formula holds where ``name``, or its ratio to ``by``, meets this.
+
+    It leaves ``remainder`` by ``modulus`` (or any other one, where that is ``excluded``), is ``least`` or more and more
+    than ``above``, and ``most`` or less.
+    """
 
     name: str
     why: str
     modulus: int = 1
     remainder: int = 0
     least: int = 1
-    most: int | None = None
+    most: Number | None = None
+    above: Number = 0
+    by: str = ""
+    excluded: bool = False
 
-    def holds(self, size: Any) -> Any:
-        """Whether it holds; for an array, where."""
-        inside = (size % self.modulus == self.remainder) & (size >= self.least)
-        return inside if self.most is None else inside & (size <= self.most)
+    def holds(self, size: Any, per: Any = 1) -> Any:
+        """Whether it holds for a size, over `per` where it is of a ratio; for arrays, where."""
+        inside = (size >= (1 if self.by else self.least)) & _more(size, self.above, per)
+        if self.modulus > 1:
+            inside = inside & ((size % (self.modulus * per) == self.remainder * per) != self.excluded)
+        return inside if self.most is None else inside & np.logical_not(_more(size, self.most, per))
+
+    def holds_at(self, sizes: Mapping[str, Any]) -> Any:
+        """Whether it holds at sizes by name; for arrays, where."""
+        return self.holds(np.asarray(sizes[self.name]), np.asarray(sizes[self.by]) if self.by else 1)
+
+    @property
+    def exactly(self) -> int | None:
+        """The one value that it holds for, where there is but one."""
+        return int(self.least) if self.most == self.least and not self.by else None
+
+    def negated(self) -> Condition:
+        """Where it does not hold; of a condition that asks one thing."""
+        if self.modulus > 1:
+            return replace(self, excluded=not self.excluded)
+        if self.most is None:
+            return replace(self, least=1, above=0, most=self.above or self.least - 1)
+        if self.by:
+            return replace(self, most=None, above=self.most)
+        return replace(self, most=None, least=int(self.most) + 1)
+
+    def said(self, letters: Mapping[str, str] | None = None) -> str:
+        """It in words, with letters for the sizes where they are given."""
+        of = "/".join((letters or {}).get(name, name) for name in (self.name, self.by) if name)
+        if self.exactly is not None:
+            return f"{of} = {self.exactly}"
+        parts = [f"{of} {'≠' if self.excluded else '='} {self.remainder} mod {self.modulus}"] * (self.modulus > 1)
+        parts += [f"{of} >= {self.least}"] * (self.least > 1) + [f"{of} > {self.above}"] * (self.above > 0)
+        return " and ".join(parts + [f"{of} <= {self.most}"] * (self.most is not None))
 
     def __str__(self) -> str:
-        parts = [f"{self.name} = {self.remainder} mod {self.modulus}"] if self.modulus > 1 else []
-        parts += [f"{self.name} >= {self.least}"] if self.least > 1 else []
-        return " and ".join(parts + ([f"{self.name} <= {self.most}"] if self.most is not None else []))
+        return self.said()
+
+
+def simplified(conditions: Iterable[Condition]) -> tuple[Condition, ...]:
+    """The same conditions with those on one size, or one ratio, put together where they can be.
+
+    >>> print(*simplified([Condition("T", "", most=9), Condition("T", "", modulus=2, excluded=True),
+    ...                    Condition("T", "", above=4)]))
+    T > 4 and T <= 9 T = 1 mod 2
+    """
+    groups: dict[tuple[str, str], list[Condition]] = {}
+    for condition in conditions:
+        groups.setdefault((condition.name, condition.by), []).append(condition)
+    return tuple(c for group in groups.values() for c in (*_range(group), *_remainders(group)))
+
+
+def _range(group: Sequence[Condition]) -> Iterator[Condition]:
+    """What conditions on one size leave of its range."""
+    bounds = [c for c in group if c.modulus == 1]
+    if bounds:
+        most = min((c.most for c in bounds if c.most is not None), default=None)
+        least, above = max(c.least for c in bounds), max(c.above for c in bounds)
+        yield replace(bounds[-1], least=1 if above >= least else least, above=above if above >= least else 0, most=most)
+
+
+def _remainders(group: Sequence[Condition]) -> Iterator[Condition]:
+    """What conditions on one size leave of its remainders by each number."""
+    for modulus in dict.fromkeys(c.modulus for c in group if c.modulus > 1):
+        same = [c for c in group if c.modulus == modulus]
+        left = [r for r in range(modulus) if all((r == c.remainder) != c.excluded for c in same)]
+        if len(left) == 1:
+            yield replace(same[-1], remainder=left[0], excluded=False)
+        else:
+            yield from {(c.remainder, c.excluded): c for c in same if c.excluded or not left}.values()
+
+
+def _more(size: Any, than: Number, per: Any) -> Any:
+    """Whether the ratio of two sizes is more than a number."""
+    whole = Fraction(than)
+    return size * whole.denominator > whole.numerator * per
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +290,39 @@ class Regime:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """The formula of the sizes that meet ``conditions``: those at which the program ``differs`` in one way.
+
+    Where a size has one value only, ``formula`` is over the others. It is None where none was found: ``why_none``.
+    """
+
+    conditions: tuple[Condition, ...]
+    differs: str
+    formula: Formula | None
+    why_none: str = ""
+
+    def holds_at(self, sizes: Mapping[str, Any]) -> Any:
+        """Whether it is the piece for these sizes; for arrays, where."""
+        return reduce(np.logical_and, (c.holds_at(sizes) for c in self.conditions), True)
+
+    def at(self, name: str, **sizes: Any) -> Any:
+        """A quantity at sizes that it holds for; 0 where there is nothing of that name. Raises ``ValueError`` where it
+        has no formula."""
+        if self.formula is None:
+            raise ValueError(f"there is no formula for {self}: {self.why_none}")
+        if name != "peak" and name not in self.formula.quantities:
+            return 0
+        return self.formula.at(name, **{n: sizes[n] for n in self.formula.names})
+
+    def said(self, letters: Mapping[str, str] | None = None) -> str:
+        """Its conditions in words, with letters for the sizes where they are given."""
+        return " and ".join(condition.said(letters) for condition in self.conditions) or "all sizes"
+
+    def __str__(self) -> str:
+        return self.said()
+
+
+@dataclass(frozen=True)
 class Formula:
     """Every quantity of a step over some sizes; the others were ``fixed``."""
 
@@ -229,6 +338,13 @@ class Formula:
     traces: int = 0
     elsewhere: Mapping[StorageClass, Polynomial] = field(default_factory=dict, repr=False)
     """All storages of the step by class, live at the peak or not."""
+    further: tuple[Piece, ...] = ()
+    """The pieces beyond this one, which holds for the full sizes; they do not overlap."""
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """All pieces, this one first."""
+        return (Piece(self.conditions, "", self), *self.further)
 
     def __getitem__(self, name: str) -> Quantity:
         """A quantity by name; ``peak`` is the candidate that wins at the full sizes."""
@@ -255,22 +371,39 @@ class Formula:
         for regime in self.regimes:
             if given[regime.name] == regime.value:
                 return regime.formula.at(name, **{n: v for n, v in given.items() if n != regime.name})
+        for piece in self.further:
+            if piece.holds_at(given):
+                return piece.at(name, **given)
         for condition in self.conditions:
-            if not condition.holds(given[condition.name]):
-                raise ValueError(f"the formula holds for {condition}, not for {in_words(given)}: {condition.why}")
+            if not condition.holds_at(given):
+                raise ValueError(self._refusal(condition, in_words(given)))
         return (self.peak if name == "peak" else self.quantities[name]).at(**given)
 
+    def _refusal(self, condition: Condition, where: str) -> str:
+        if self.further:
+            return f"no piece of the formula holds for {where}: the pieces are {'; '.join(map(str, self.pieces))}"
+        return f"the formula holds for {condition}, not for {where}: {condition.why}"
+
     def _over_arrays(self, name: str, sizes: Mapping[str, np.ndarray]) -> np.ndarray:
-        for condition in self.conditions:
-            if not np.all(condition.holds(sizes[condition.name])):
-                raise ValueError(f"the formula holds for {condition}: {condition.why}")
-        value = (self.peak if name == "peak" else self.quantities[name]).at(**sizes)
-        found = np.broadcast_to(value, np.broadcast_shapes(*(v.shape for v in sizes.values()))).copy()
-        for regime in self.regimes:
-            inside = sizes[regime.name] == regime.value
+        shape = np.broadcast_shapes(*(v.shape for v in sizes.values()))
+        left = np.ones(shape, dtype=bool)
+        elsewhere = []
+        others = [(sizes[regime.name] == regime.value, regime.formula.at) for regime in self.regimes]
+        others += [(piece.holds_at(sizes), piece.at) for piece in self.further]
+        for holds, value_at in others:
+            inside = left & holds
             if np.any(inside):
-                others = {n: v for n, v in sizes.items() if n != regime.name}
-                found = np.where(inside, regime.formula.at(name, **others), found)
+                there = {n: np.broadcast_to(v, shape)[inside] for n, v in sizes.items()}
+                elsewhere.append((inside, value_at(name, **there)))
+            left = left & ~inside
+        for condition in self.conditions:
+            if not np.all(condition.holds_at(sizes) | ~left):
+                raise ValueError(self._refusal(condition, "some of the sizes"))
+        value = (self.peak if name == "peak" else self.quantities[name]).at(**sizes)
+        exact = any(np.asarray(values).dtype == object for _, values in elsewhere)
+        found = np.broadcast_to(value, shape).astype(object if exact else None)
+        for inside, values in elsewhere:
+            found[inside] = values
         return found
 
     def function(self, name: str) -> Callable[..., Any]:

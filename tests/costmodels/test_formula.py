@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from foretrace.costmodels import timeline
 from foretrace.costmodels.formula import (
     Atom,
     Axis,
@@ -27,7 +28,8 @@ from foretrace.costmodels.formula.bound import maximize
 from foretrace.costmodels.formula.derive import off_the_parabola
 from foretrace.costmodels.formula.digest import alike
 from foretrace.graph import ForetraceError, StepGraph
-from foretrace.report.formula import bound_json, bound_text
+from foretrace.report.formula import bound_text
+from foretrace.report.formula_exports import bound_json, formula_python
 from handmade import perceptron
 
 B, W, L = Polynomial.of("batch"), Polynomial.of("width"), Polynomial.of("layers")
@@ -193,8 +195,6 @@ def test_every_quantity_of_the_perceptron(formula) -> None:
 
 
 def test_the_peak_is_the_largest_of_its_candidates_at_any_size(formula) -> None:
-    from foretrace.costmodels import timeline
-
     for batch, layers, width in ((4, 12, 1024), (2, 3, 7), (9999, 3, 16), (600, 5, 32), (64, 4, 64)):
         expected = timeline(step(batch, layers, width)).peak_bytes
         assert formula.at("peak", batch=batch, layers=layers, width=width) == expected
@@ -260,6 +260,21 @@ def test_a_power_is_no_polynomial() -> None:
         derive(doubling, {"batch": 8})
 
 
+def test_a_condition_on_the_ratio_of_two_sizes() -> None:
+    """Between the values of the lattice heads are no multiple of 8 wide; that the full ones are is what matters."""
+
+    def at(width: int, heads: int) -> StepGraph:
+        graph = perceptron(layers=2, batch=heads, width=width)
+        return with_gelu(graph) if width % (8 * heads) else graph
+
+    found = derive(at, {"width": 8192, "heads": 64})
+    assert [str(condition) for condition in found.conditions] == ["width/heads = 0 mod 8"]
+    assert found.full in found.proof.instances
+    assert found.at("saved_for_backward", width=80, heads=5) == 2 * 4 * 5 * 80
+    with pytest.raises(ValueError, match="holds for width/heads = 0 mod 8, not for width=80 heads=4"):
+        found.at("peak", width=80, heads=4)
+
+
 def test_padding_is_a_rounded_size() -> None:
     def padded(seq: int) -> StepGraph:
         return perceptron(layers=2, batch=-(-seq // 32) * 32, width=8)
@@ -278,11 +293,15 @@ def test_roundings_that_the_first_probes_do_not_tell_apart(multiple: int) -> Non
     assert found["saved_for_backward"].polynomial == 64 * Polynomial.of(Atom("seq", multiple))
 
 
+def with_gelu(graph: StepGraph) -> StepGraph:
+    """The same step with another activation."""
+    return replace(graph, ops=tuple(replace(op, name=op.name.replace("relu", "gelu")) for op in graph.ops))
+
+
 def test_a_program_that_branches_on_parity_has_the_formula_of_the_full_one() -> None:
     def branching(batch: int) -> StepGraph:
         graph = perceptron(layers=2, batch=batch, width=8)
-        ops = tuple(replace(op, name=op.name.replace("relu", "gelu")) for op in graph.ops)
-        return replace(graph, ops=ops) if batch % 2 else graph
+        return with_gelu(graph) if batch % 2 else graph
 
     for full in (8, 9):
         found = derive(branching, {"batch": full}, held_out=4)
@@ -316,30 +335,62 @@ def test_a_size_beyond_which_the_bytes_differ_is_a_condition() -> None:
     assert [str(condition) for condition in found.conditions] == ["batch <= 64"]
 
 
-def test_a_lattice_that_does_not_build_says_where() -> None:
+def of_stock(*there: int):
+    """A perceptron of some batches alone, and of all above the last of them."""
+
     def picky(batch: int) -> StepGraph:
-        if batch < 8 or batch in (9, 10, 11):
+        if batch not in there and batch < there[-1]:
             raise ForetraceError("out of stock", "Give another.")
         return perceptron(layers=2, batch=batch, width=8)
 
+    return picky
+
+
+def test_a_lattice_that_does_not_build_says_where() -> None:
     with pytest.raises(ForetraceError, match="batch=9 cannot be traced: out of stock"):
-        derive(picky, {"batch": 12})
-    assert derive(picky, {"batch": 20}, at={"batch": [12, 13]})["saved_for_backward"].at(batch=8) == 2 * 8 * 8 * 4
+        derive(of_stock(8, 12, 99), {"batch": 12})
+    found = derive(of_stock(8, 12), {"batch": 20}, at={"batch": [12, 13]})
+    assert found["saved_for_backward"].at(batch=8) == 2 * 8 * 8 * 4
+
+
+def test_odd_multiples_make_a_lattice_where_the_values_between_do_not_build() -> None:
+    found = derive(of_stock(8, 12), {"batch": 12}, held_out=4)
+    assert (found.axes[0].start, found.axes[0].step) == (8, 16)
+    assert found["saved_for_backward"].polynomial == 64 * B
+
+
+def branching_at(first: int, last: int = 10**9):
+    """A perceptron with another activation from one batch to another."""
+
+    def branching(batch: int) -> StepGraph:
+        graph = perceptron(layers=2, batch=batch, width=8)
+        return with_gelu(graph) if first <= batch <= last else graph
+
+    return branching
 
 
 def test_a_size_that_changes_the_program_is_said() -> None:
-    def branching(batch: int) -> StepGraph:
-        graph = perceptron(layers=2, batch=batch, width=8)
-        if batch > 50:
-            return graph
-        ops = tuple(replace(op, name=op.name.replace("relu", "gelu")) for op in graph.ops)
-        return replace(graph, ops=ops)
-
     with pytest.raises(ForetraceError) as error:
-        derive(branching, {"batch": 64})
-    assert "batch=4 runs other ops than the full-size instance, batch=64: " in error.value.message
-    assert "without relu h.* model.py:12" in error.value.message and "with gelu" in error.value.message
+        derive(branching_at(64, 64), {"batch": 64})
+    assert "batch=68 runs other ops than the full-size instance, batch=64: " in error.value.message
+    assert "without gelu h.* model.py:12" in error.value.message and "with relu" in error.value.message
     assert "--at" in error.value.mend
+
+
+def test_the_lattice_begins_behind_a_size_that_changes_the_program() -> None:
+    found = derive(branching_at(51), {"batch": 64})
+    assert [str(condition) for condition in found.conditions] == ["batch >= 51"]
+    assert found["saved_for_backward"].polynomial == 64 * B
+    with pytest.raises(ValueError, match="holds for batch >= 51, not for batch=50"):
+        found.at("peak", batch=50)
+
+
+def test_few_layers_may_have_another_peak_where_another_size_is_large() -> None:
+    found = derive(step, {"batch": 16, "layers": 6, "width": 256})
+    assert [str(condition) for condition in found.conditions] == ["layers >= 3"]
+    for layers, batch, width in ((3, 2, 1), (3, 4, 2), (4, 9, 3)):
+        expected = timeline(step(batch, layers, width)).peak_bytes
+        assert found.at("peak", batch=batch, layers=layers, width=width) == expected
 
 
 def test_values_that_are_not_equally_spaced() -> None:
@@ -360,8 +411,15 @@ def test_a_batch_of_one_may_be_another_program() -> None:
     assert found.at("saved_for_backward", batch=2, width=10) == 160
     over = found.at("saved_for_backward", batch=np.array([1, 2, 3]), width=10)
     assert list(over) == [240, 160, 240]
+    names: dict = {}
+    exec(formula_python(found), names)
+    assert [names["saved_for_backward"](batch, 10) for batch in (1, 2)] == [240, 160]
+    assert names["saved_for_backward"](np.array([1, 2, 3]), width=10).tolist() == [240, 160, 240]
     without = derive(copying, full, held_out=4)
     assert [str(condition) for condition in without.conditions] == ["batch >= 2"]
+    exec(formula_python(without), names)
+    with pytest.raises(ValueError, match="no formula holds for these sizes"):
+        names["saved_for_backward"](1, 10)
 
 
 def test_the_parts_of_a_quantity_by_module(formula) -> None:

@@ -52,7 +52,7 @@ def test_between_the_values_of_a_formula_the_answer_is_traced(limit: int, multip
     assert found.peak(found.largest) == found.confirmed_bytes == timeline(at(found.largest)).peak_bytes
     assert found.peak(found.largest + 1) == timeline(at(found.largest + 1)).peak_bytes > limit
     if multiple == 4:
-        assert found.pieces[0].modulus == 4
+        assert found.pieces[0].modulus == 64
         assert "the largest that fits was found by traces" in fit_text(found)
     else:
         assert not found.pieces  # values 64 apart leave different remainders by 3
@@ -68,6 +68,39 @@ def test_small_values_that_cannot_be_built_do_not_count() -> None:
 
     assert fit(at, "width", 1000, near=200).largest == 0
     assert fit(at, "width", timeline(step(width=9)).peak_bytes, near=200).largest == 9
+
+
+@pytest.mark.parametrize(("limit", "near"), [(400_000, 15), (700_001, 250)])
+def test_a_size_that_must_divide_is_searched_among_the_multiples(limit: int, near: int) -> None:
+    def at(width: int) -> StepGraph:
+        if width % 5:
+            raise ForetraceError("width must divide by 5", "Give another.")
+        return step(width=width)
+
+    found = fit(at, "width", limit, near=near)
+    assert found.unit == 5
+    assert found.largest == max(n for n in range(5, 2000, 5) if timeline(at(n)).peak_bytes <= limit)
+    assert f"{found.largest + 5} takes {timeline(at(found.largest + 5)).peak_bytes:,} bytes" in fit_text(found)
+
+
+def test_a_size_whose_values_are_not_evenly_spaced_is_refused() -> None:
+    def at(width: int) -> StepGraph:
+        if width & (width - 1):
+            raise ForetraceError("width must be a power of two", "Give another.")
+        return step(width=width)
+
+    with pytest.raises(ForetraceError, match="width=64 can be built, but no evenly spaced values from there on"):
+        fit(at, "width", 400_000, near=64)
+
+
+@pytest.mark.parametrize("limit", [246_100, 246_300, 246_600, 247_050, 256_004])
+def test_where_next_to_nothing_fits_it_takes_as_few_traces_as_halving(limit: int) -> None:
+    at = lambda batch: step(batch=batch)  # noqa: E731
+    asked: list[int] = []
+    expected = largest(lambda n: asked.append(n) is None and timeline(at(n)).peak_bytes <= limit)
+    found = fit(at, "batch", limit)
+    assert found.largest == expected
+    assert found.traces <= len(asked)
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9, 1.3])

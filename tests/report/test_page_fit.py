@@ -53,7 +53,7 @@ def test_stops_of_a_formula_that_holds_for_some_remainders_are_those() -> None:
         return perceptron(layers=3, batch=4, width=8 + width // 4 * 4 + (width % 4 > 1))
 
     found = fit(at, "width", 500_001)
-    assert found.pieces[0].modulus == 4
+    assert found.pieces[0].modulus == 64
     shown = fit_data(found, None)
     assert shown["peak_bytes"] == [timeline(at(value)).peak_bytes for value in shown["value"]]
 
