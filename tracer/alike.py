@@ -127,6 +127,7 @@ def _periodic(kinds: list[int], period: int) -> Iterable[tuple[int, int]]:
 def _kinds(blocks: list[nn.Module], holders: Counter[int]) -> tuple[list[int], dict[int, set[NumberOf]]]:
     """A number for each block, equal for those alike and -1 for those of no use; and the attributes that differ."""
     firsts: list[nn.Module] = []
+    forms: dict[int, tuple[Any, ...]] = {}
     kinds: list[int] = []
     numbers: dict[int, set[NumberOf]] = {}
     for block in blocks:
@@ -134,7 +135,7 @@ def _kinds(blocks: list[nn.Module], holders: Counter[int]) -> tuple[list[int], d
         if any(True for _ in block.parameters()):
             for place, first in enumerate(firsts):
                 differing: set[NumberOf] = set()
-                if _Likeness(holders, differing).modules(first, block):
+                if _Likeness(holders, differing, forms).modules(first, block):
                     kind = place
                     numbers[place] |= differing
                     break
@@ -146,11 +147,18 @@ def _kinds(blocks: list[nn.Module], holders: Counter[int]) -> tuple[list[int], d
     return kinds, numbers
 
 
+_NO_FORM: tuple[Any, ...] = ()
+
+
 class _Likeness:
     """Compares two blocks; `differing` takes up the attributes by which they may differ."""
 
-    def __init__(self, holders: Counter[int], differing: set[NumberOf]) -> None:
+    def __init__(
+        self, holders: Counter[int], differing: set[NumberOf], forms: dict[int, tuple[Any, ...]] | None = None
+    ) -> None:
         self.holders, self.differing = holders, differing
+        self.forms = {} if forms is None else forms
+        """Of the tensors of blocks that others are compared with, by identity."""
         self.pairs: dict[int, Any] = {}
 
     def modules(self, a: nn.Module, b: nn.Module) -> bool:
@@ -193,25 +201,21 @@ class _Likeness:
         """Whether two parameters or buffers are alike, and each the only one on its storage."""
         if a is None or b is None:
             return a is b
-        return (
-            a is not b
-            and type(a) is type(b)
-            and type(a) in (nn.Parameter, torch.Tensor, nn.Buffer)
-            and _address(a) != 0
-            and self.holders[_address(a)] == self.holders[_address(b)] == 1
-            and a.shape == b.shape
-            and a.dtype is b.dtype
-            and a.layout is b.layout is torch.strided
-            and a.stride() == b.stride()
-            and a.device == b.device
-            and a.requires_grad == b.requires_grad
-            and a.is_leaf
-            and b.is_leaf
-            and not a._is_view()
-            and not b._is_view()
-            and all(_whole(t) and not _hooked(t) and t.grad is None for t in (a, b))
-            and self._values(vars(a), vars(b))
-        )
+        if a is b or type(a) not in (nn.Parameter, torch.Tensor, nn.Buffer):
+            return False
+        form = self.forms.get(id(a))
+        if form is None:
+            form = self.forms[id(a)] = self._form(a)
+        return form is not _NO_FORM and form == self._form(b) and self._values(vars(a), vars(b))
+
+    def _form(self, tensor: torch.Tensor) -> tuple[Any, ...]:
+        """What is the same of tensors alike; that of a tensor which is not for a fold is like no other's."""
+        alone = _address(tensor) != 0 and self.holders[_address(tensor)] == 1 and tensor.layout is torch.strided
+        if not (alone and tensor.is_leaf and not tensor._is_view() and _whole(tensor)):
+            return _NO_FORM
+        if _hooked(tensor) or tensor.grad is not None:
+            return _NO_FORM
+        return type(tensor), tensor.shape, tensor.dtype, tensor.stride(), tensor.device, tensor.requires_grad
 
     def _values(self, a: Any, b: Any) -> bool:
         kind = type(a)

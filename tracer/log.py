@@ -30,6 +30,8 @@ def dtype_name(dtype: torch.dtype) -> str:
     return name
 
 
+_MANY = 16
+
 CONSTANT_ELEMENTS = 1024
 """A constant up to this size is written into the trace, so that the trace can run again."""
 
@@ -199,16 +201,18 @@ class Log:
 
     def owners_of(self, tensors: list[torch.Tensor]) -> list[Owner | None]:
         """The same for several; None also for a tensor that is not strided."""
-        owners, found = self.owners, []
-        for tensor in tensors:
-            owner = None
-            if tensor.layout is _STRIDED and (base := tensor.data_ptr()):
-                offset = tensor.storage_offset()
-                owner = owners.get(base - int(offset) * tensor.itemsize if offset else base)
-                if owner is None:
-                    owner = self._adopt(tensor)
-            found.append(owner)
-        return found
+        found: list[Owner | None] = []
+        if len(tensors) > _MANY and all(found := self._owners_of_whole(tensors)):
+            return found
+        return [self.owner_of(tensor) if tensor.layout is _STRIDED else None for tensor in tensors]
+
+    def _owners_of_whole(self, tensors: list[torch.Tensor]) -> list[Owner | None]:
+        """The owners if every tensor begins with its storage, else none: optimizers have hundreds, at once."""
+        try:
+            whole = not any(map(torch.Tensor.storage_offset, tensors))
+            return list(map(self.owners.get, map(torch.Tensor.data_ptr, tensors))) if whole else [None]
+        except RuntimeError:  # a tensor without an address, such as a sparse one
+            return [None]
 
     def _adopt(self, tensor: torch.Tensor) -> Owner:
         """Take in a tensor that came from elsewhere (Python numbers, NumPy, a constant from before the trace)."""

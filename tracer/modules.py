@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -48,8 +48,8 @@ def module_paths(model: nn.Module, recorder: Recorder) -> Iterator[None]:
 def stand_ins(model: nn.Module, recorder: Recorder) -> Iterator[None]:
     """Put an arena tensor behind every parameter and buffer of `model`, and everything back at the end."""
     with ExitStack() as undo:
-        modules = [(module, _attributes(module)) for module in model.modules()]
-        undo.callback(_restore_all, modules)
+        for before in [_attributes(module) for module in model.modules()]:
+            undo.callback(_restore_attributes, before)
         tables = members(model, "_parameters", "_buffers")
         tensors = {id(t): t for table in tables for _, t in table if not _is_lazy(t)}.values()
         holders = Counter(t.untyped_storage()._cdata for t in tensors)
@@ -63,41 +63,45 @@ def _is_lazy(tensor: torch.Tensor) -> bool:
     return isinstance(tensor, nn.parameter.UninitializedTensorMixin)  # type: ignore[attr-defined]
 
 
-Attribute = tuple[str, Any, Any]
-"""Name and value; of a table of the module's own also what is in it, or None for nothing, else the value again."""
+class _Attributes(NamedTuple):
+    """A module as it was."""
+
+    module: nn.Module
+    values: dict[str, Any]
+    tables: dict[str, Any]
+    """What was in those of its own dictionaries and sets that were not empty."""
 
 
-def _attributes(module: nn.Module) -> list[Attribute]:
-    found: list[Attribute] = []
-    for name, value in module.__dict__.items():
-        table = name.startswith("_") and isinstance(value, (dict, set))
-        found.append((name, value, (value.copy() if value else None) if table else value))
-    return found
+def _attributes(module: nn.Module) -> _Attributes:
+    values = module.__dict__.copy()
+    return _Attributes(module, values, {n: v.copy() for n, v in values.items() if v is not None and _is_table(n, v)})
 
 
-def _restore_all(modules: list[tuple[nn.Module, list[Attribute]]]) -> None:
-    for module, before in modules:
-        _restore_attributes(module, before)
+def _is_table(name: str, value: Any) -> bool:
+    """Whether it is a dictionary of parameters, of buffers or of hooks, or the like, and holds something."""
+    return name.startswith("_") and isinstance(value, (dict, set)) and bool(value)
 
 
-def _restore_attributes(module: nn.Module, before: list[Attribute]) -> None:
-    now = module.__dict__
-    if len(now) > len(before) or any(name not in now for name, _, _ in before):
-        for name in now.keys() - {name for name, _, _ in before}:
-            del now[name]
-    for name, value, held in before:
+def _restore_attributes(before: _Attributes) -> None:
+    now = before.module.__dict__
+    for name in now.keys() - before.values.keys():
+        del now[name]
+    for name, value in before.values.items():
         if now.get(name, now) is not value:
             now[name] = value
         # The dictionaries of parameters, buffers and hooks keep their identity; only their content goes back.
-        if held is not value and not _same(value, held):
+        held = before.tables.get(name)
+        if held is not None and not _same(value, held):
             value.clear()
-            value.update(held or ())
+            value.update(held)
+        elif held is None and _is_table(name, value):
+            value.clear()
 
 
 def _same(current: Any, before: Any) -> bool:
     """Whether a dictionary or set holds the very same objects in the same order; tensors must not be compared."""
-    if not before or len(current) != len(before):
-        return not before and not current
+    if len(current) != len(before):
+        return False
     if isinstance(before, dict):
         return list(current) == list(before) and all(current[key] is before[key] for key in before)
     return bool(current == before) and list(current) == list(before)
