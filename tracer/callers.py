@@ -65,10 +65,8 @@ class Callers:
     @property
     def lines(self) -> dict[str, Source]:
         """The line that calls each module."""
-        return {
-            path: Source(shorten(code.co_filename), line, code.co_qualname)
-            for path, (code, line) in sorted(self._lines.items())
-        }
+        files = {code: shorten(code.co_filename) for code in {code for code, _ in self._lines.values()}}
+        return {path: Source(files[code], line, code.co_qualname) for path, (code, line) in sorted(self._lines.items())}
 
     @property
     def again(self) -> dict[str, int]:

@@ -34,7 +34,7 @@ def lift(recorder: Recorder, roles: Roles, facts: Facts) -> StepGraph:
     spans = _spans(recorder)
     ops = _ops(recorder, numbers)
     events = _events(recorder, numbers)
-    storages = _storages(recorder, roles, numbers, events, ops, spans)
+    storages = _storages(recorder, roles, numbers, ops, spans)
     graph = StepGraph(ops, storages, events, spans, facts)
     graph.repeat({copy.first + n: copy.like + n for copy in recorder.copies for n in range(len(copy.modules))})
     return graph
@@ -188,12 +188,12 @@ def _storages(
     recorder: Recorder,
     roles: Roles,
     numbers: dict[int, int],
-    events: tuple[Event, ...],
     ops: tuple[Op, ...],
     spans: tuple[Span, ...],
 ) -> tuple[Storage, ...]:
-    born = {event.storage: index for index, event in enumerate(events) if event.bytes > 0}
-    died = {event.storage: index for index, event in enumerate(events) if event.bytes < 0}
+    born = {numbers[storage]: index for index, (_, storage, nbytes) in enumerate(recorder.events) if nbytes > 0}
+    died = {numbers[storage]: index for index, (_, storage, nbytes) in enumerate(recorder.events) if nbytes < 0}
+    op_of = [op for op, _, _ in recorder.events]
     known, saved = _roles(roles), _saved(born, died, ops, spans)
     found = [known.get(old) or _unnamed(old in recorder.at_start, number in saved) for old, number in numbers.items()]
     return tuple(
@@ -204,8 +204,8 @@ def _storages(
             bytes=[recorder.bytes_of[old] for old in numbers],
             device=[recorder.device_of[old] for old in numbers],
             category=[category for category, _ in found],
-            born=[events[born[number]].op if number in born else None for number in numbers.values()],
-            died=[events[died[number]].op if number in died else None for number in numbers.values()],
+            born=[op_of[born[number]] if number in born else None for number in numbers.values()],
+            died=[op_of[died[number]] if number in died else None for number in numbers.values()],
             name=[name for _, name in found],
         )
     )
@@ -232,7 +232,7 @@ def _roles(roles: Roles) -> dict[int, tuple[Category, str]]:
 def _saved(born: dict[int, int], died: dict[int, int], ops: tuple[Op, ...], spans: tuple[Span, ...]) -> set[int]:
     """Storages born before a backward span, alive when it begins, and read by it or freed in it."""
     starts = [span.first_event for span in spans if span.phase is Phase.BACKWARD]
-    phases = [span.phase for span in spans for _ in range(span.first_event, span.end_event)]
+    phases = [phase for span in spans for phase in [span.phase] * (span.end_event - span.first_event)]
     read = {tensor.storage for op in ops if op.phase is Phase.BACKWARD for tensor in op.inputs}
     saved = set()
     for storage, birth in born.items():

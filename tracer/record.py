@@ -190,7 +190,7 @@ class Recorder(Log):
             return self._dynamic(sig, args, kwargs, owners, known)
         spec = self._specs.get(key) if key else self._ask(sig, args, kwargs)
         if spec is None:
-            spec = self._specs[key] = self._ask(sig, args, kwargs)
+            spec = self._specs[key] = self._asked_once(sig, key, args, kwargs)
         if sig.name in self._guessed:
             self.looks += 1
             self.assumptions.say(sig.name, "its results are like its first input", self.where(), told=True)
@@ -406,6 +406,20 @@ class Recorder(Log):
         found = [self.owner_of(t) for t in tensors if t is not None]
         return all(owner is None or owner.known for owner in found)
 
+    def _asked_once(self, sig: Signature, key: tuple[Any, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The answer for PyTorch's own ops is the same in every trace: a search or a sweep asks once a process."""
+        if not (sig.name.startswith("aten.") and all(type(part) in _LASTING for part in key)):
+            return self._ask(sig, args, kwargs)
+        place = (self.device, torch.get_default_dtype(), key)
+        spec = _asked.get(place)
+        if spec is None:
+            spec = self._ask(sig, args, kwargs)
+            if sig.name not in self._guessed:
+                if len(_asked) >= _MOST_ASKED:
+                    _asked.clear()
+                _asked[place] = spec
+        return spec
+
     def _ask(self, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Ask the meta kernel for the shapes: the container of the results and a description of each."""
         if sig.name in SHAPES:
@@ -557,6 +571,17 @@ _LIKE = frozenset(
     f"aten.{name}.default" for name in ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
 )
 """Ops that take shape and dtype of what they are given, and read no values."""
+
+_LASTING = frozenset(
+    {
+        *(str, bool, int, float, complex, type, tuple, type(None)),
+        *(torch.dtype, torch.device, torch.layout, torch.memory_format),
+    }
+)
+"""What may stand in a key that outlives the trace."""
+
+_asked: dict[Any, Any] = {}
+_MOST_ASKED = 20_000
 
 _ZEROS = frozenset({"aten.zeros_like.default", "aten.new_zeros.default"})
 """Those that make zeros of it."""

@@ -442,3 +442,23 @@ def test_what_is_live_at_the_start_is_the_steps_own(device: str) -> None:
     assert loss == 4
     assert sum(found.values()) == 4 * 50 * 64 + two + 4 * 300 * 300 + 8 * 4 * 3000
     assert all(s.device.startswith(device) for s in graph.at_start)
+
+
+def test_what_one_trace_asked_does_not_mislead_the_next() -> None:
+    """The same calls have other results where the default dtype is another."""
+
+    class Made(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.sum() + torch.linspace(0.0, 1.0, 50_000).sum()
+
+    def made_bytes() -> list[int]:
+        graph = trace(Made(), (torch.randn(3, dtype=torch.float32),), step="inference")
+        return [op.outputs[0].bytes for op in graph.ops if op.name.startswith("aten.linspace")]
+
+    assert made_bytes() == [200_000]
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert made_bytes() == [400_000]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert made_bytes() == [200_000]
