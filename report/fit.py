@@ -9,6 +9,7 @@ from html import escape
 
 from ..costmodels.formula import written
 from ..hardware.fit import Fit, Frontier
+from .axis import decimal_step
 
 WIDTH = 80
 GB = 10**9
@@ -134,6 +135,16 @@ def _drawn(found: Fit) -> list[int]:
     return sorted({first + (last - first) * i // 64 for i in range(65)})
 
 
+def _marks(most: float) -> list[float]:
+    """The numbers along an axis."""
+    step = decimal_step(most)
+    return [step * count for count in range(1, int(most / step + 1e-9) + 1)]
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:g}"
+
+
 def _svg(points: Sequence[tuple[float, float]], limit: float | None, title: str, across: str, up: str) -> str:
     most_x, most_y = max(x for x, _ in points), max([y for _, y in points] + ([limit] if limit else [])) or 1.0
     place = [(LEFT + ACROSS * x / most_x, TOP + DOWN * (1 - y / most_y)) for x, y in points]
@@ -146,11 +157,12 @@ def _svg(points: Sequence[tuple[float, float]], limit: float | None, title: str,
         f'<text x="{LEFT + ACROSS}" y="{TOP + DOWN + 32}" text-anchor="end">{escape(across)}</text>',
         f'<text x="{LEFT - 8}" y="{TOP - 8}" text-anchor="end">{escape(up)}</text>',
     ]
-    for share in (0.25, 0.5, 0.75, 1):
-        place_x, place_y = LEFT + ACROSS * share, TOP + DOWN + 16
-        body.append(f'<text x="{place_x}" y="{place_y}" text-anchor="middle">{most_x * share:,.0f}</text>')
-        height = TOP + DOWN * (1 - share) + 4
-        body.append(f'<text x="{LEFT - 8}" y="{height:.0f}" text-anchor="end">{most_y * share:,.1f}</text>')
+    for value in _marks(most_x):
+        place_x, place_y = LEFT + ACROSS * value / most_x, TOP + DOWN + 16
+        body.append(f'<text x="{place_x:.1f}" y="{place_y}" text-anchor="middle">{_number(value)}</text>')
+    for value in _marks(most_y):
+        height = TOP + DOWN * (1 - value / most_y) + 4
+        body.append(f'<text x="{LEFT - 8}" y="{height:.0f}" text-anchor="end">{_number(value)}</text>')
     if limit is not None:
         height = TOP + DOWN * (1 - limit / most_y)
         body.append(f'<path d="M{LEFT} {height:.1f}h{ACROSS}" stroke="#d1242f" stroke-dasharray="6 4"/>')

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
-from math import floor, log2, log10
 from typing import TYPE_CHECKING
 
+from .axis import binary_step, decimal_step
 from .format import bytes_text, exact_bytes_text, seconds_text
 from .json import portable
 from .layout import tail
@@ -47,20 +47,6 @@ class Measure:
     colour: str
 
 
-def _binary_step(most: float) -> float:
-    return 2.0 ** floor(log2(most / 3))
-
-
-def _decimal_step(most: float) -> float:
-    """One, two or five times a power of ten.
-
-    >>> _decimal_step(13.3), _decimal_step(0.7)
-    (5.0, 0.2)
-    """
-    power = 10.0 ** floor(log10(most / 2.5))
-    return next(power * n for n in (5, 2, 1) if power * n <= most / 2.5)
-
-
 MEASURES = (
     Measure(
         "memory that the step needs",
@@ -68,7 +54,7 @@ MEASURES = (
         lambda report: report.needed_bytes,
         lambda report: (report.needed_bytes, report.needed_bytes),
         lambda report: None if report.fits is None else report.available_bytes,
-        _binary_step,
+        binary_step,
         "#1f6feb",
     ),
     Measure(
@@ -77,7 +63,7 @@ MEASURES = (
         lambda report: report.time.step_seconds,
         lambda report: (report.time.low_seconds, report.time.high_seconds),
         lambda report: None,
-        _decimal_step,
+        decimal_step,
         "#2f9e77",
     ),
 )
