@@ -153,11 +153,8 @@ _NO_FORM: tuple[Any, ...] = ()
 class _Likeness:
     """Compares two blocks; `differing` takes up the attributes by which they may differ."""
 
-    def __init__(
-        self, holders: Counter[int], differing: set[NumberOf], forms: dict[int, tuple[Any, ...]] | None = None
-    ) -> None:
-        self.holders, self.differing = holders, differing
-        self.forms = {} if forms is None else forms
+    def __init__(self, holders: Counter[int], differing: set[NumberOf], forms: dict[int, tuple[Any, ...]]) -> None:
+        self.holders, self.differing, self.forms = holders, differing, forms
         """Of the tensors of blocks that others are compared with, by identity."""
         self.pairs: dict[int, Any] = {}
 

@@ -121,14 +121,15 @@ def _stand_in(
         undo.callback(setattr, owner, "device", before)
         undo.callback(setattr, tensor, "grad", tensor.grad)
         return
-    grad, tensor.grad = tensor.grad, None
+    undo.callback(setattr, tensor, "grad", tensor.grad)
+    tensor.grad = None
     alone = holders[tensor.untyped_storage()._cdata] == 1
     twin = recorder.twin(tensor, recorder.device) if alone and _fills(tensor) else _view(tensor, recorder, storages)
     if tensor.is_meta:
-        undo.callback(_swap_back, tensor, twin, grad)
         _swap(tensor, twin)
+        undo.callback(_swap_back, tensor, twin)
     else:
-        undo.callback(_restore_data, tensor, tensor.data, grad)
+        undo.callback(_restore_data, tensor, tensor.data)
         tensor.data = twin
 
 
@@ -144,16 +145,14 @@ def _swap(tensor: torch.Tensor, twin: torch.Tensor) -> None:
     torch._C._swap_tensor_impl(tensor, twin)
 
 
-def _swap_back(tensor: torch.Tensor, twin: torch.Tensor, grad: torch.Tensor | None) -> None:
+def _swap_back(tensor: torch.Tensor, twin: torch.Tensor) -> None:
     tensor.grad = None
     torch._C._swap_tensor_impl(tensor, twin)
-    tensor.grad = grad
 
 
-def _restore_data(tensor: torch.Tensor, data: torch.Tensor, grad: torch.Tensor | None) -> None:
+def _restore_data(tensor: torch.Tensor, data: torch.Tensor) -> None:
     tensor.grad = None
     tensor.data = data
-    tensor.grad = grad
 
 
 def _fills(tensor: torch.Tensor) -> bool:

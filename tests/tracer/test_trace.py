@@ -462,3 +462,16 @@ def test_what_one_trace_asked_does_not_mislead_the_next() -> None:
     finally:
         torch.set_default_dtype(torch.float32)
     assert made_bytes() == [200_000]
+
+
+def test_a_gradient_survives_a_parameter_that_no_address_is_left_for() -> None:
+    model = nn.Module()
+    model.small = nn.Parameter(torch.ones(3))
+    model.large = nn.Parameter(torch.empty(1 << 42, device="meta"))
+    gradients = [torch.ones_like(p) for p in model.parameters()]
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        parameter.grad = gradient
+    with pytest.raises((MemoryError, ForetraceError)):
+        trace(model, (torch.ones(3),), step="inference")
+    assert all(p.grad is gradient for p, gradient in zip(model.parameters(), gradients, strict=True))
+    assert model.large.is_meta and model.small.tolist() == [1.0, 1.0, 1.0]
