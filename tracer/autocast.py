@@ -29,8 +29,9 @@ _LISTS = {
     "float32_dtype": "AT_FORALL_FP32_SET_OPT_DTYPE",
     "promote": "AT_FORALL_PROMOTE",
 }
-_NORMS = ("norm.Scalar", "norm.ScalarOpt_dim")
-"""AT_FORALL_DIFFERENT_REDISPATCH_SIGNATURE: float32 through an extra dtype argument; a cast gives the same."""
+_UNLISTED = ("norm.Scalar", "norm.ScalarOpt_dim", "linalg_matrix_sqrth")
+"""Ops to run in float32 that are registered one by one (ATen/autocast_mode.cpp): two norms through an extra dtype
+argument, where a cast gives the same, and a decomposition that knows no half precision, where the torch has it."""
 
 
 def autocast_dtype(choice: Any) -> torch.dtype | None:
@@ -61,7 +62,7 @@ def policies() -> dict[str, list[str]]:
         body = re.search(rf"#define {macro}\(_\)((?:[^\n]*\\\n)*[^\n]*)", text)
         entries = re.findall(r"_\((\w+)(?:,\s*(\w+))?\)", body[1]) if body else []
         found[policy] = [f"{name}.{overload}" if overload else name for name, overload in entries]
-    found["float32"] += _NORMS
+    found["float32"] += [name for name in _UNLISTED if _overload(name) is not None]
     return found
 
 
@@ -128,8 +129,10 @@ class _Casts:
         return value
 
     def _eligible(self, tensor: torch.Tensor) -> bool:
-        if not tensor.is_floating_point() or tensor.dtype is torch.float64:
-            return False
+        return tensor.is_floating_point() and tensor.dtype is not torch.float64 and self.on_gpu(tensor)
+
+    def on_gpu(self, tensor: torch.Tensor) -> bool:
+        """Whether the tensor would be on the GPU in the step that is traced."""
         owner = self.recorder.owner_of(inmost(tensor))
         return owner is None or owner.device != "cpu"
 
@@ -169,14 +172,16 @@ def _register(library: torch.library.Library, casts: _Casts) -> None:
             if op is not None and name not in done:
                 done.add(name)
                 library.impl(op, makers[policy](op), "AutocastCPU", allow_override=True)
+    for name, maker in _OWN_RULE.items():
+        done.add(name)
+        library.impl(name, maker(casts), "AutocastCPU", allow_override=True)
     for name in _only_on_cpu(frozenset(done)):
         library.impl(name, torch.library.fallthrough_kernel, "AutocastCPU", allow_override=True)
 
 
 def _overload(name: str) -> Any:
     packet, _, overload = name.partition(".")
-    found = getattr(torch.ops.aten, packet, None)
-    return getattr(found, overload or "default", None) if found is not None else None
+    return getattr(getattr(torch.ops.aten, packet, None), overload or "default", None)
 
 
 @cache
@@ -233,3 +238,53 @@ def _promote(op: Any, casts: _Casts) -> Callable[..., Any]:
             return op(*casts.to(torch.float32 if wide else casts.dtype, args), **kwargs)
 
     return kernel
+
+
+def _refuse(casts: _Casts) -> Callable[..., Any]:
+    """CUDA's own autocast kernel of the op, which raises PyTorch's message (binary_cross_entropy_banned)."""
+    op, cuda = torch.ops.aten.binary_cross_entropy.default, torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCUDA)
+
+    def kernel(*args: Any, **kwargs: Any) -> Any:
+        return op.redispatch(cuda, *args, **kwargs) if casts.on_gpu(args[0]) else _below(op, args, kwargs)
+
+    return kernel
+
+
+def _recurrent(casts: _Casts) -> Callable[..., Any]:
+    """cuDNN's recurrent layers run in float16, also where the region says bfloat16 (ATen/cudnn/AutocastRNN.cpp).
+
+    Their weights are copied into one buffer anew at each call, past the cache of weights.
+    """
+
+    def kernel(
+        input: torch.Tensor,
+        weights: list[torch.Tensor],
+        stride: int,
+        buffer: torch.Tensor | None,
+        hidden: torch.Tensor,
+        cell: torch.Tensor | None,
+        *options: Any,
+    ) -> Any:
+        half = torch.float16
+        with torch._C._ExcludeDispatchKeyGuard(_KEY):
+            if casts._eligible(weights[0]) and weights[0].dtype is not half:
+                weights = _flattened(weights, half)
+            input, hidden, cell = casts.to(half, (input, hidden, cell))
+            return torch.ops.aten._cudnn_rnn.default(input, weights, stride, buffer, hidden, cell, *options)
+
+    return kernel
+
+
+def _flattened(weights: list[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
+    """Copies of weights side by side in one buffer, each with its own copy in the graph of autograd."""
+    with torch.no_grad():
+        flat = torch.zeros(sum(w.numel() for w in weights), dtype=dtype, device=weights[0].device)
+        parts = [part.view(w.shape).detach() for part, w in zip(flat.split([w.numel() for w in weights]), weights)]
+    return [part.copy_(weight) for part, weight in zip(parts, weights)]
+
+
+_OWN_RULE: dict[str, Callable[[_Casts], Callable[..., Any]]] = {
+    "binary_cross_entropy": _refuse,
+    "_cudnn_rnn": _recurrent,
+}
+"""Ops of which CUDA's autocast does more than cast the arguments."""
