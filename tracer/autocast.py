@@ -278,9 +278,10 @@ def _recurrent(casts: _Casts) -> Callable[..., Any]:
 def _flattened(weights: list[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
     """Copies of weights side by side in one buffer, each with its own copy in the graph of autograd."""
     with torch.no_grad():
-        flat = torch.zeros(sum(w.numel() for w in weights), dtype=dtype, device=weights[0].device)
-        parts = [part.view(w.shape).detach() for part, w in zip(flat.split([w.numel() for w in weights]), weights)]
-    return [part.copy_(weight) for part, weight in zip(parts, weights)]
+        counts = [weight.numel() for weight in weights]
+        pieces = torch.zeros(sum(counts), dtype=dtype, device=weights[0].device).split(counts)
+        parts = [piece.view(weight.shape).detach() for piece, weight in zip(pieces, weights, strict=True)]
+    return [part.copy_(weight) for part, weight in zip(parts, weights, strict=True)]
 
 
 _OWN_RULE: dict[str, Callable[[_Casts], Callable[..., Any]]] = {

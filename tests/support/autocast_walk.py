@@ -1,10 +1,10 @@
 """Calls, inside a traced module, every op for which the installed torch has a cast policy on CUDA; prints JSON.
 
-A program of its own, since importing PyTorch's test lists freezes the flags of ``torch.backends`` for the whole process.
+A program of its own, since importing PyTorch's test lists freezes the flags of ``torch.backends`` for a whole process.
 Most calls are those by which PyTorch tests its own autocast (``AutocastTestLists``); the rest are written here.
 
-It prints ``{"cast": [[op, wanted, found], ...], "refused": {op: message}}``; `wanted` is the name of a dtype, `found` those
-of the floating results.
+It prints ``{"cast": [[op, wanted, found], ...], "refused": {op: message}}``; `wanted` is the name of a dtype, `found`
+those of the floating results.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from foretrace.graph import ForetraceError
+from foretrace.graph import ForetraceError, StepGraph
 from foretrace.tracer import trace
 from foretrace.tracer.autocast import policies
 
@@ -101,3 +103,135 @@ def test_recurrent_layers_run_in_float16_with_their_weights_in_one_buffer(dtype:
     casts = [op for op in step.ops if op.phase == "backward" and op.name == "aten._to_copy.default"]
     made = [tensor for op in casts for tensor in op.outputs if tensor.dtype == "float32"]
     assert sum(tensor.numel for tensor in made) == count
+
+
+def _casts(step: StepGraph, phase: str = "forward") -> list[tuple[tuple[int, ...], str]]:
+    """Shape and dtype of what each cast made."""
+    made = [op.outputs[0] for op in step.ops if op.phase == phase and op.name == "aten._to_copy.default"]
+    return [(tensor.shape, tensor.dtype) for tensor in made]
+
+
+def _traced(forward: Callable[[nn.Linear, torch.Tensor], torch.Tensor], **options: Any) -> StepGraph:
+    """The step of a layer of weight 8 x 8 on an input of 2 x 8, in float16 autocast on CUDA."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 8, bias=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return forward(self.layer, x).float().sum()
+
+    given: dict[str, Any] = {"loss": lambda out: out, "autocast": "float16", "device": "cuda", "warmup": 0} | options
+    return trace(Model(), (torch.ones(2, 8),), **given)
+
+
+WEIGHT = (8, 8)
+
+
+def test_a_weight_is_cast_once_in_a_region() -> None:
+    step = _traced(lambda layer, x: layer(layer(layer(x))))
+    assert _casts(step).count((WEIGHT, "float16")) == 1
+
+
+def test_a_weight_is_cast_again_in_the_next_region_but_not_after_an_inner_one() -> None:
+    def inner(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cuda", dtype=torch.float16):
+            x = layer(x)
+        return layer(x)
+
+    def after(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        for _ in range(2):
+            with torch.autocast("cuda", dtype=torch.float16):
+                x = layer(x)
+        return x
+
+    assert _casts(_traced(inner)).count((WEIGHT, "float16")) == 1
+    assert _casts(_traced(after, autocast=None)).count((WEIGHT, "float16")) == 2
+
+
+def test_without_the_cache_every_use_casts() -> None:
+    def forward(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cuda", dtype=torch.float16, cache_enabled=False):
+            return layer(layer(x))
+
+    assert _casts(_traced(forward, autocast=None)).count((WEIGHT, "float16")) == 2
+
+
+def test_an_inner_region_may_be_off_or_of_another_dtype() -> None:
+    found: list[torch.dtype] = []
+
+    def forward(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        x = layer(x)
+        found.append(x.dtype)
+        with torch.autocast("cuda", enabled=False):
+            x = layer(x.float())
+            found.append(x.dtype)
+            with torch.autocast("cuda", dtype=torch.bfloat16):
+                found.append((x @ x.T).dtype)  # the cache would give the weight in float16, and PyTorch would refuse it
+        x = layer(x)
+        found.append(x.dtype)
+        return x
+
+    _traced(forward)
+    assert found == [torch.float16, torch.float32, torch.bfloat16, torch.float16]
+
+
+class Doubled(torch.autograd.Function):
+    """Twice its input, in float32 whatever the region says."""
+
+    @staticmethod
+    @torch.amp.custom_fwd(device_type="cuda", cast_inputs=torch.float32)
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x, weight)
+        return x @ weight * 2
+
+    @staticmethod
+    @torch.amp.custom_bwd(device_type="cuda")
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        x, weight = ctx.saved_tensors
+        return grads[0] @ weight.T * 2, x.T @ grads[0] * 2
+
+
+def test_a_function_of_the_users_has_its_inputs_cast_and_autocast_off() -> None:
+    step = _traced(lambda layer, x: Doubled.apply(layer(x), layer.weight))
+    products = [(op.phase, op.inputs[0].dtype) for op in step.ops if op.packet == "aten.mm"]
+    assert products == [
+        ("forward", "float16"),
+        ("forward", "float32"),
+        ("backward", "float32"),
+        ("backward", "float32"),
+        ("backward", "float16"),
+    ]
+
+
+def _scaled(fused: bool) -> StepGraph:
+    """A float16 step with a gradient scaler, which is made in the warm-up step."""
+    kept: dict[str, torch.amp.GradScaler] = {}
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor) -> None:
+        scaler = kept.setdefault("scaler", torch.amp.GradScaler("cuda"))
+        with torch.autocast("cuda", dtype=torch.float16):
+            loss = model(x).float().mean() / 100  # so that the scaled gradients are finite in float16
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+
+    made = partial(torch.optim.AdamW, fused=fused)
+    return trace(nn.Linear(8, 8), (torch.ones(2, 8),), step=step, optimizer=made, device="cuda", warmup=1)
+
+
+def test_a_gradient_scaler_unscales_before_the_step_that_it_takes() -> None:
+    step = _scaled(fused=False)
+    names = [op.name for op in step.ops]
+    unscale = names.index("aten._amp_foreach_non_finite_check_and_unscale_.default")
+    update = next(i for i, name in enumerate(names) if "addcdiv" in name)
+    assert unscale < update < names.index("aten._amp_update_scale_.default")
+    assert [tensor.shape for tensor in step.ops[unscale].inputs[:2]] == [(8, 8), (8,)]
+
+
+def test_a_fused_optimizer_unscales_by_itself() -> None:
+    step = _scaled(fused=True)
+    update = next(op for op in step.ops if op.name == "aten._fused_adamw_.default")
+    assert update.tensor("grad_scale").shape == () and update.tensor("found_inf").shape == ()
