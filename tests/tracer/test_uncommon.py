@@ -130,6 +130,22 @@ def test_transforms_and_generators_on_a_gpu_that_is_not_there(autocast: str | No
     assert torch.Generator is torch._C.Generator
 
 
+def _halved(x: torch.Tensor) -> torch.Tensor:
+    return x / 2
+
+
+def _doubled(x: torch.Tensor) -> torch.Tensor:
+    return x + torch.zeros([64], device=x.device) * x
+
+
+def test_code_is_compiled_in_the_step_of_a_gpu_that_is_not_there() -> None:
+    """The compiler reads the source of the functions that it finds, and knows torch's own alone."""
+    torch.jit.script(_halved)  # now the compiler has a table of torch's own functions
+    step = applied(lambda m, x: m.body(torch.jit.script(_doubled)(x)), torch.randn(8, 64), body=mlp())
+    graph = trace(step.model, step.inputs, loss=step.loss, device="cuda")
+    assert [op.packet for op in graph.ops][:3] == ["aten.zeros", "aten.mul", "aten.add"]
+
+
 def _table(m: Any, x: torch.Tensor) -> torch.Tensor:
     return m.bag(x)
 
