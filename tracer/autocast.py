@@ -120,6 +120,11 @@ class _Casts:
         self.dtype = torch.float16
         self.cache: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
+    def arguments(self, dtype: torch.dtype, args: dict[Any, Any]) -> dict[Any, Any]:
+        """The arguments of a call, cast from the last to the first, as the compiler of PyTorch's builds orders them."""
+        cast = {name: self.to(dtype, args[name]) for name in reversed(args)}
+        return {name: cast[name] for name in args}
+
     def to(self, dtype: torch.dtype, value: Any) -> Any:
         """`value` with every eligible tensor in it cast to `dtype`."""
         if isinstance(value, torch.Tensor):
@@ -144,12 +149,14 @@ class _Casts:
             and tensor.is_leaf
             and not tensor._is_view()
             and torch.is_autocast_cache_enabled()
+            and not torch.is_inference_mode_enabled()
         )
         if not weight:
             return _convert(tensor, dtype)
         kept = self.cache.get(id(tensor))
         if kept is None:
-            kept = self.cache[id(tensor)] = (tensor, _convert(tensor, dtype))
+            with torch.enable_grad():  # the copy serves the whole region, also where its first use has no gradient
+                kept = self.cache[id(tensor)] = (tensor, _convert(tensor, dtype))
         return kept[1]
 
 
@@ -207,8 +214,8 @@ def _cast(op: Any, casts: _Casts, dtype: Callable[[], torch.dtype]) -> Callable[
     def kernel(*args: Any, **kwargs: Any) -> Any:
         with torch._C._ExcludeDispatchKeyGuard(_KEY):
             wanted = dtype()
-            args = casts.to(wanted, args)
-            return op(*args, **{name: casts.to(wanted, value) for name, value in kwargs.items()})
+            named = casts.arguments(wanted, kwargs)
+            return op(*casts.arguments(wanted, dict(enumerate(args))).values(), **named)
 
     return kernel
 
@@ -235,7 +242,8 @@ def _promote(op: Any, casts: _Casts) -> Callable[..., Any]:
         flat = [t for a in args for t in (a if isinstance(a, (list, tuple)) else (a,)) if isinstance(t, torch.Tensor)]
         wide = any(t.dtype is torch.float32 for t in flat if casts._eligible(t))
         with torch._C._ExcludeDispatchKeyGuard(_KEY):
-            return op(*casts.to(torch.float32 if wide else casts.dtype, args), **kwargs)
+            wanted = torch.float32 if wide else casts.dtype
+            return op(*casts.arguments(wanted, dict(enumerate(args))).values(), **kwargs)
 
     return kernel
 
@@ -269,7 +277,7 @@ def _recurrent(casts: _Casts) -> Callable[..., Any]:
         with torch._C._ExcludeDispatchKeyGuard(_KEY):
             if casts._eligible(weights[0]) and weights[0].dtype is not half:
                 weights = _flattened(weights, half)
-            input, hidden, cell = casts.to(half, (input, hidden, cell))
+            cell, hidden, input = (casts.to(half, value) for value in (cell, hidden, input))
             return torch.ops.aten._cudnn_rnn.default(input, weights, stride, buffer, hidden, cell, *options)
 
     return kernel

@@ -158,6 +158,41 @@ def test_without_the_cache_every_use_casts() -> None:
     assert _casts(_traced(forward, autocast=None)).count((WEIGHT, "float16")) == 2
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("first", [True, False])
+def test_uses_without_a_gradient_are_cast_as_the_cpu_really_casts_them(mode: Any, first: bool) -> None:
+    """The copy of a weight serves uses with a gradient, too; in inference mode there is no cache at all."""
+
+    def forward(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        y = layer(x) if not first else x
+        with mode():
+            layer(x)
+        return layer(x) + y
+
+    cpu, gpu = (_traced(forward, device=device, autocast="bfloat16") for device in ("cpu", "cuda"))
+    for phase in ("forward", "backward"):
+        assert _casts(gpu, phase) == _casts(cpu, phase)
+        assert _casts(gpu, phase)
+
+
+CALLS: dict[str, Callable[[nn.Linear, torch.Tensor], torch.Tensor]] = {
+    "linear": lambda layer, x: nn.functional.linear(x, layer.weight, x[0].exp()),
+    "addmm": lambda layer, x: torch.addmm(x[0].exp(), x, layer.weight),
+    "baddbmm": lambda layer, x: torch.baddbmm(x[None, :1].exp(), x[None], layer.weight[None]),
+    "matmul": lambda layer, x: x.exp() @ layer.weight,
+    "conv1d": lambda layer, x: nn.functional.conv1d(x[None, :, :7].exp(), layer.weight[None, :2, :3], x[0, :1].exp()),
+    "by name": lambda layer, x: torch.addmm(x[0].exp(), mat1=x, mat2=layer.weight),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_arguments_are_cast_in_the_order_of_pytorchs_builds(name: str) -> None:
+    """From the last to the first, as the CPU's casts are: one template makes both."""
+    cpu, gpu = (_traced(CALLS[name], device=device, autocast="bfloat16") for device in ("cpu", "cuda"))
+    assert _casts(gpu) == _casts(cpu)
+    assert len(_casts(gpu)) >= 3
+
+
 def test_an_inner_region_may_be_off_or_of_another_dtype() -> None:
     found: list[torch.dtype] = []
 
