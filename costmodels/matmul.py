@@ -10,7 +10,7 @@ from __future__ import annotations
 from math import prod
 
 from ..graph import Op, Tensor
-from ..graph.op import tensors
+from ..graph.op import Value, tensors
 from .pointwise import GELU_TANH_FLOPS
 from .rules import aten, rule
 from .work import Work, argument, flags, moves
@@ -26,15 +26,34 @@ def scaling(op: Op) -> int:
     return 1 + sum(op.get(name, 1) != 1 for name in ("alpha", "beta"))
 
 
+def is_sparse(value: Value) -> bool:
+    """Whether an argument is a sparse matrix: the places of its elements, and the elements."""
+    return type(value) is tuple
+
+
+def sparse(op: Op, name: str) -> Work:
+    """The sparse matrix `name` by a dense one: each stored element meets a whole row, and no matrix unit helps."""
+    places, values = tensors(op.get(name))
+    right = op.tensor("mat2")
+    flops = 2 * values.numel * right.shape[-1]
+    if name == "self" or op.get("beta", 1) == 0:
+        return moves(op, vector_flops=flops, read=(places, values, right))
+    return moves(op, vector_flops=flops + scaling(op) * op.outputs[0].numel)
+
+
 @rule(*aten("mm bmm _int_mm"))
 def plain(op: Op) -> Work:
     """A multiply and an add for each of K terms of every result element."""
+    if is_sparse(op.get("self")):
+        return sparse(op, "self")
     return moves(op, tensor_flops=product(op.tensor("self"), op.tensor("mat2")))
 
 
-@rule(*aten("addmm baddbmm"))
+@rule(*aten("addmm baddbmm _sparse_addmm"))
 def with_addend(op: Op) -> Work:
     """The product, and an add of `self` to each result element."""
+    if is_sparse(op.get("mat1")):
+        return sparse(op, "mat1")
     left, right = argument(op, "mat1", "batch1"), argument(op, "mat2", "batch2")
     made = op.outputs[0].numel
     # beta=0 says that self is not read: https://docs.pytorch.org/docs/stable/generated/torch.addmm.html

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from ..graph import Op, Phase, StepGraph
 from ..graph.bulk import of_columns, uncollected
-from .rules import Answer, Kind, Rule, Table, looks_at_form_only, lookup, override
+from ..graph.op import NotATensor
+from .rules import OF_NO_TENSOR, Answer, Kind, Rule, Table, looks_at_form_only, lookup, override
 from .work import NOTHING, Work, total
 
 
@@ -63,8 +64,20 @@ def apply(op: Op, answer: Answer) -> Work:
 
 def price_op(op: Op) -> Priced:
     """One op, priced by the rules in scope."""
+    answer, work = _answered(op)
+    return Priced(op, work, answer.kind, answer.by)
+
+
+def _answered(op: Op) -> tuple[Answer, Work]:
+    """The rule for an op, and the work that it gives; what was assumed where a rule of ours is for dense tensors."""
     answer = lookup(op)
-    return Priced(op, apply(op, answer), answer.kind, answer.by)
+    try:
+        return answer, apply(op, answer)
+    except NotATensor:
+        several = any(type(value) is tuple for value in op.args.values())
+        if not (several and looks_at_form_only(answer)):
+            raise
+        return OF_NO_TENSOR, apply(op, OF_NO_TENSOR)
 
 
 def price_ops(graph: StepGraph, overrides: Table | Mapping[str, Rule] | None = None) -> tuple[Priced, ...]:
@@ -84,8 +97,8 @@ def _found(graph: StepGraph) -> Iterator[tuple[Work, Kind, str]]:
     for op, kind in zip(graph.ops, graph.kinds, strict=True):
         found = known.get(kind)
         if found is None:
-            answer = lookup(op)
-            found = apply(op, answer), answer.kind, answer.by
+            answer, work = _answered(op)
+            found = work, answer.kind, answer.by
             if looks_at_form_only(answer):
                 known[kind] = found
         yield found

@@ -195,6 +195,7 @@ def assume(op: Op) -> Work:
 
 VIEW = Answer(Kind.FREE, home(nothing), nothing, "moves no bytes: new strides over the same storage")
 ASSUMED = Answer(Kind.ASSUMED, home(assume), assume, "no rule for this op")
+OF_NO_TENSOR = Answer(Kind.ASSUMED, home(assume), assume, "its rule knows nothing of sparse arguments")
 
 
 OWN = __name__.rpartition(".")[0]

@@ -23,7 +23,7 @@ from functools import lru_cache
 from math import prod
 
 from ..graph import Op, Tensor
-from ..graph.op import tensors, touched_byte_count
+from ..graph.op import NotATensor, tensors, touched_byte_count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +160,7 @@ def argument(op: Op, *names: str) -> Tensor:
         value = op.args.get(name)
         if isinstance(value, Tensor):
             return value
-    raise TypeError(f"{op.name}: none of the arguments {names} is a tensor")
+    raise NotATensor(f"{op.name}: none of the arguments {names} is a tensor")
 
 
 def integer(op: Op, name: str, default: int) -> int:

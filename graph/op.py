@@ -65,6 +65,10 @@ class Const(NamedTuple):
     name: str
 
 
+class NotATensor(TypeError):
+    """An argument is asked for as a tensor, and is none: it was left out, or is sparse and so several tensors."""
+
+
 class Source(NamedTuple):
     """A line of the user's code."""
 
@@ -135,10 +139,10 @@ class Op:
         return _packet(self.name)
 
     def tensor(self, name: str) -> Tensor:
-        """The argument `name`, which must be a tensor. Raises ``TypeError`` if it is not."""
+        """The argument `name`, which must be a tensor. Raises `NotATensor`, a ``TypeError``, if it is not."""
         value = self.args.get(name)
         if not isinstance(value, Tensor):
-            raise TypeError(f"{self.name}: argument {name!r} is {value!r}, not a tensor")
+            raise NotATensor(f"{self.name}: argument {name!r} is {value!r}, not a tensor")
         return value
 
     def get(self, name: str, default: Value = None) -> Value:

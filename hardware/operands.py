@@ -24,6 +24,11 @@ OPERANDS = {
 """The matrices of each product."""
 
 
+def has_sparse_operand(op: Op) -> bool:
+    """Whether a product is one for cuSPARSE: then one of its matrices is the places of its elements, and these."""
+    return any(type(op.get(name)) is tuple for name in OPERANDS.get(op.packet, ()))
+
+
 def operand_copies(op: Op) -> Iterator[Scratch]:
     """The copies that `op` makes; none for other ops than these products."""
     for name in OPERANDS.get(op.packet, ()):

@@ -25,7 +25,7 @@ from . import convolutions as convolutions
 from . import selections as selections
 from .extra_rules import RULES, WIDE, LtWorkspace, Setting, rule
 from .gpu import Gpu, gpu_of
-from .operands import is_contiguous, operand_copies
+from .operands import has_sparse_operand, is_contiguous, operand_copies
 from .profile import Profile
 from .reductions import Kernel, reduction
 from .script import Extra, Extras, Lasting, Return, Scratch
@@ -54,7 +54,7 @@ UNKNOWN = frozenset(
             "cudnn_grid_sampler",
         ),
         *("_scaled_dot_product_cudnn_attention", "_scaled_dot_product_cudnn_attention_backward"),
-        *("_fft_r2c", "_fft_c2r", "_fft_c2c", "_sparse_mm", "_cslt_sparse_mm"),
+        *("_fft_r2c", "_fft_c2r", "_fft_c2c", "_sparse_mm", "_sparse_addmm", "_cslt_sparse_mm"),
         *("_linalg_svd", "_linalg_eigh", "_linalg_eigvals", "linalg_eig", "linalg_qr", "geqrf", "ormqr", "_linalg_det"),
         *("_linalg_slogdet", "_linalg_solve_ex", "linalg_cholesky_ex", "linalg_inv_ex", "linalg_lu_factor_ex"),
         *("linalg_lu", "linalg_lu_solve", "linalg_ldl_factor_ex", "linalg_lstsq", "linalg_householder_product"),
@@ -71,8 +71,12 @@ def extras_of(graph: StepGraph, profile: Profile) -> Extras:
 
 def unknown(ops: Iterable[Op]) -> tuple[str, ...]:
     """Which of the ops' packets take memory that nobody here knows, in the order of the alphabet."""
-    packets = {op.name.rsplit(".", 1)[0]: op for op in ops}
-    found = packets.keys() & UNKNOWN
+    packets, sparse = dict[str, Op](), set[str]()
+    for op in ops:
+        packets[op.packet] = op
+        if has_sparse_operand(op):
+            sparse.add(f"{op.packet} of a sparse matrix")
+    found = packets.keys() & UNKNOWN | sparse
     if "aten._ctc_loss" in packets and _may_be_cudnns(packets["aten._ctc_loss"]):
         found.add("aten._ctc_loss")
     return tuple(sorted(found))
@@ -98,7 +102,7 @@ def extras(profile: Profile, *, cublaslt: LtWorkspace | str = LtWorkspace.SHARED
     setting = Setting(gpu, LtWorkspace(cublaslt), cudnn_tf32)
 
     def of(op: Op) -> Iterable[Extra]:
-        found = RULES.get(op.packet) if gpu.is_nvidia else None
+        found = RULES.get(op.packet) if gpu.is_nvidia and not has_sparse_operand(op) else None
         return found(op, setting) if found is not None else ()
 
     return of

@@ -124,3 +124,14 @@ def test_distances_are_three_flops_a_term_and_a_root():
     assert work("aten._cdist_forward.default", new(4, 6), x1=new(4, 5), x2=new(6, 5)).vector_flops == 24 * (15 + 1)
     given = {"grad": new(4, 6), "x1": new(4, 5), "x2": new(6, 5), "cdist": new(4, 6)}
     assert work("aten._cdist_backward.default", new(4, 5), **given).vector_flops == 24 * 5 * 4
+
+
+def test_a_sparse_matrix_multiplies_its_stored_elements_alone():
+    """3 stored elements of a 4 x 6 matrix, each by a row of 5; their places are two numbers of 8 bytes each."""
+    matrix, right, made = (new(2, 3, dtype="int64"), new(3)), new(6, 5), new(4, 5)
+    read = 8 * 6 + 4 * (3 + 30)
+    product = Work(vector_flops=2 * 3 * 5, read_bytes=read, written_bytes=4 * 20)
+    assert work("aten.mm.default", made, self=matrix, mat2=right) == product
+    assert work("aten._sparse_addmm.default", made, self=new(4, 5), mat1=matrix, mat2=right, beta=0) == product
+    added = work("aten.addmm.default", made, self=new(4, 5), mat1=matrix, mat2=right)
+    assert added == Work(vector_flops=2 * 3 * 5 + 20, read_bytes=read + 4 * 20, written_bytes=4 * 20)

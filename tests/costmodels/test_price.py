@@ -107,3 +107,10 @@ def test_a_rule_must_give_work():
     graph = with_ops(call("aten.mm.default", new(2, 2)))
     with override({"aten.mm": lambda op: 3}), pytest.raises(TypeError, match="gave 3, not Work"):  # type: ignore[dict-item]
         price_ops(graph)
+
+
+def test_a_rule_for_dense_tensors_leaves_sparse_ones_to_the_assumption():
+    pair = (new(2, 3, dtype="int64"), new(3))
+    priced = price_op(call("aten.bmm.default", new(1, 4, 5), self=new(1, 4, 6), mat2=pair))
+    assert priced.kind is Kind.ASSUMED
+    assert priced.work.read_bytes == 4 * 24 + 8 * 6 + 4 * 3

@@ -250,6 +250,14 @@ def test_ops_without_a_rule_are_named() -> None:
     assert unknown([*known, *nameless]) == ("aten._fft_r2c", "aten._linalg_svd")
 
 
+def test_products_of_sparse_matrices_are_not_cublas_and_are_named() -> None:
+    op = aten("mm.default", new(4, 5), self=(new(2, 3, dtype="int64"), new(3)), mat2=new(6, 5))
+    assert taken(op) == []
+    assert unknown([op, aten("mm.default", new(4, 5), self=new(4, 6), mat2=new(6, 5))]) == (
+        "aten.mm of a sparse matrix",
+    )
+
+
 @pytest.mark.parametrize(
     ("dtype", "targets", "blank", "found"),
     [

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import distributions, nn
 from torch.ao.quantization import FusedMovingAvgObsFakeQuantize, MovingAveragePerChannelMinMaxObserver
 
-from foretrace.costmodels import timeline
+from foretrace.costmodels import price_ops, timeline
 from foretrace.graph import Category, ForetraceError, StepGraph
 from foretrace.tracer import Step, measure, trace
 from zoo_oddities import applied, mlp
@@ -197,8 +197,9 @@ def test_live_bytes_on_uncommon_roads(name: str) -> None:
         step.optimizer = torch.optim.SparseAdam if "bag" in name else "adamw"
         return step
 
-    _, pairs = both(make)
+    graph, pairs = both(make)
     assert {phase: pair for phase, pair in parting(pairs).items() if phase != "peak"} == {}
+    assert price_ops(graph)
 
 
 def test_a_layout_that_is_not_known_is_refused_by_name() -> None:
