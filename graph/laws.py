@@ -211,7 +211,10 @@ _RANK = {
 
 
 def categories_agree_with_names(graph: StepGraph) -> list[str]:
-    """What is named a parameter, buffer, state or input has that category, or one before it where it is also that."""
+    """What is named a parameter, buffer, state or input has that category, or one before it where it is also that.
+
+    Tensors without elements share one storage, which is nobody's.
+    """
     facts = graph.facts
     named = {
         Category.PARAMETER: facts.parameters,
@@ -223,7 +226,8 @@ def categories_agree_with_names(graph: StepGraph) -> list[str]:
         f"{item.name} is in {category} storage {item.storage} of category {graph.storages[item.storage].category}"
         for category, items in named.items()
         for item in items
-        if _RANK.get(graph.storages[item.storage].category, len(_RANK)) > _RANK[category]
+        if graph.storages[item.storage].bytes
+        and _RANK.get(graph.storages[item.storage].category, len(_RANK)) > _RANK[category]
     ]
     parameters = {item.storage for item in facts.parameters}
     nameless = [s for s in graph.storages if s.category is Category.PARAMETER and s.id not in parameters]

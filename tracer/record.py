@@ -13,7 +13,6 @@ shapes from the op's meta kernel, which is asked once per distinct call.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -197,19 +196,29 @@ class Recorder(Log):
         if sig.name in _ZEROS:
             return self._zeros(spec[1][0], self._device(kwargs, owners))
         if (known or sig.overwrites) and self._is_small(sig, spec, args, kwargs, given, owners):
-            # The CPU may have no kernel for a dtype for which the GPU has one.
-            with suppress(NotImplementedError):
-                result = self.really(sig, args, kwargs, owners)
-                self.looks += sig.random
-                if self.outcome is not None and (sig.random or any(owner and owner.assumed for owner in owners)):
-                    return self._fill(sig, result, self.outcome)
-                drawn = sig.random and self.recording_model
-                return self._mark_assumed(result, (sig.name, DRAWN, self.where())) if drawn else result
+            # The CPU may have no kernel for a dtype for which the GPU has one: then there are no values.
+            try:
+                return self._with_values(sig, args, kwargs, owners)
+            except NotImplementedError:
+                pass
+            except RuntimeError as error:
+                if self.device == "cpu" or "expected scalar type" not in str(error):
+                    raise
         device = self._device(kwargs, owners)
         for owner in self.written(sig, args, kwargs):
             owner.known = False
         result = self._allocate(spec, in_order(sig, args, kwargs), device)
         return self._assume(sig, args, kwargs, result) if sig.name.split(".")[1] in CHOICES else result
+
+    def _with_values(
+        self, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any], owners: list[Owner | None]
+    ) -> Any:
+        result = self.really(sig, args, kwargs, owners)
+        self.looks += sig.random
+        if self.outcome is not None and (sig.random or any(owner and owner.assumed for owner in owners)):
+            return self._fill(sig, result, self.outcome)
+        drawn = sig.random and self.recording_model
+        return self._mark_assumed(result, (sig.name, DRAWN, self.where())) if drawn else result
 
     def _zeros(self, item: Any, device: str) -> torch.Tensor:
         """Zeros as described. What is small is known: new memory holds zeros."""

@@ -130,6 +130,16 @@ def test_transforms_and_generators_on_a_gpu_that_is_not_there(autocast: str | No
     assert torch.Generator is torch._C.Generator
 
 
+def test_a_kernel_that_the_cpu_lacks_for_a_dtype_costs_the_values_and_no_more() -> None:
+    """The CPU's kernel takes float32 alone and raises what a mistake would; a GPU's takes half precision, too."""
+    step = applied(lambda m, x: m.watch(m.a(x).half()), torch.randn(2, 8), a=nn.Linear(8, 8), watch=_average())
+    graph = trace(step.model, step.inputs, loss=step.loss, device="cuda")
+    (op,) = (op for op in graph.ops if "_fused_moving_avg_obs_fq_helper." in op.name)
+    assert op.inputs[0].dtype == op.outputs[0].dtype == "float16"
+    with pytest.raises(ForetraceError, match="expected scalar type"):
+        trace(step.model, step.inputs, loss=step.loss, device="cpu")
+
+
 def _halved(x: torch.Tensor) -> torch.Tensor:
     return x / 2
 
