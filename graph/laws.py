@@ -213,7 +213,8 @@ _RANK = {
 def categories_agree_with_names(graph: StepGraph) -> list[str]:
     """What is named a parameter, buffer, state or input has that category, or one before it where it is also that.
 
-    Tensors without elements share one storage, which is nobody's.
+    Tensors without elements share one storage, which is nobody's. A parameter's storage is named in the facts, or it
+    has the name of one that was given another.
     """
     facts = graph.facts
     named = {
@@ -229,8 +230,9 @@ def categories_agree_with_names(graph: StepGraph) -> list[str]:
         if graph.storages[item.storage].bytes
         and _RANK.get(graph.storages[item.storage].category, len(_RANK)) > _RANK[category]
     ]
-    parameters = {item.storage for item in facts.parameters}
-    nameless = [s for s in graph.storages if s.category is Category.PARAMETER and s.id not in parameters]
+    places, names = {item.storage for item in facts.parameters}, {item.name for item in facts.parameters}
+    parameters = [s for s in graph.storages if s.category is Category.PARAMETER]
+    nameless = [s for s in parameters if s.id not in places and s.name not in names]
     return broken + [f"storage {s.id} is of category parameter, and no parameter is in it" for s in nameless]
 
 

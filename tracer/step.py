@@ -153,11 +153,12 @@ def phases(recorder: Recorder, optimizers: list[Optimizer]) -> Iterator[None]:
             undo.callback(setattr, owner, "zero_grad", zero_grad)
         before: list[Phase] = []
 
-        def enter(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        def enter(optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
             if optimizer not in optimizers:
                 optimizers.append(optimizer)
             recorder.left(recorder.phase)
             before.append(recorder.enter(Phase.OPTIMIZER))
+            return _with_closure(recorder, args, kwargs)
 
         def leave(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             recorder.left(Phase.OPTIMIZER)
@@ -166,6 +167,16 @@ def phases(recorder: Recorder, optimizers: list[Optimizer]) -> Iterator[None]:
         undo.callback(torch_optimizer.register_optimizer_step_pre_hook(enter).remove)
         undo.callback(torch_optimizer.register_optimizer_step_post_hook(leave).remove)
         yield
+
+
+def _with_closure(recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The arguments of an optimizer's ``step``, in which a closure runs what is no part of the optimizer's."""
+    itself, *given = args
+    if "closure" in kwargs and callable(kwargs["closure"]):
+        return args, {**kwargs, "closure": _during(recorder, Phase.FORWARD, kwargs["closure"])}
+    if given and callable(given[0]):
+        return (itself, _during(recorder, Phase.FORWARD, given[0]), *given[1:]), kwargs
+    return None
 
 
 def _during(recorder: Recorder, phase: Phase, function: Callable[..., Any]) -> Callable[..., Any]:
