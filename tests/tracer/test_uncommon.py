@@ -130,6 +130,24 @@ def test_transforms_and_generators_on_a_gpu_that_is_not_there(autocast: str | No
     assert torch.Generator is torch._C.Generator
 
 
+@pytest.mark.parametrize("by_name", [False, True])
+def test_a_closure_is_no_part_of_the_optimizer_that_calls_it(by_name: bool) -> None:
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor) -> None:
+        def closure() -> torch.Tensor:
+            optimizer.zero_grad()
+            loss = model(x).square().mean()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure=closure) if by_name else optimizer.step(closure)  # type: ignore[arg-type]
+
+    adam = torch.optim.Adam
+    graph = trace(nn.Linear(8, 8), torch.randn(2, 8), step=step, optimizer=adam, device="cpu")
+    phases = {op.packet: str(op.phase) for op in graph.ops}
+    assert {phases[name] for name in ("aten.addmm", "aten.mean")} == {"forward"}
+    assert (phases["aten.mm"], phases["aten.addcdiv_"]) == ("backward", "optimizer")
+
+
 def test_a_kernel_that_the_cpu_lacks_for_a_dtype_costs_the_values_and_no_more() -> None:
     """The CPU's kernel takes float32 alone and raises what a mistake would; a GPU's takes half precision, too."""
     step = applied(lambda m, x: m.watch(m.a(x).half()), torch.randn(2, 8), a=nn.Linear(8, 8), watch=_average())
