@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from . import spectral
 from .attention import Attention, choose_attention, run_attention
 from .encoder import encoder_layer, self_attention
 from .record import Recorder
@@ -347,5 +348,6 @@ KERNELS: dict[str, Callable[[Recorder, Counter[str]], Chooser]] = {
     "_transformer_encoder_layer_fwd": encoder_layer,
     "_native_multi_head_attention": self_attention,
     **{name: _recurrent(name) for name in _CUDNN_RNN_MODE},
+    **spectral.KERNELS,
 }
 """Composite op -> what makes its CUDA kernel. One entry per op family."""

@@ -202,7 +202,7 @@ class Recorder(Log):
             except NotImplementedError:
                 pass
             except RuntimeError as error:
-                if self.device == "cpu" or "expected scalar type" not in str(error):
+                if self.device == "cpu" or not any(said in str(error) for said in _NO_KERNEL):
                     raise
         device = self._device(kwargs, owners)
         for owner in self.written(sig, args, kwargs):
@@ -562,6 +562,8 @@ class Recorder(Log):
 
 
 _AS_RANDOM = "its results are as large as for random numbers"
+_NO_KERNEL = ("expected scalar type", "doesn't support tensors of type")
+"""How kernels of the CPU refuse a dtype, where they do not say that they are not implemented for it."""
 _NO_VALUES = "its result depends on the values of its input, which a trace does not have"
 
 
