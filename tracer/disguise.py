@@ -11,7 +11,7 @@ import ctypes
 import functools
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from torch.utils._device import DeviceContext, _device_constructors
 
 from ..graph import ForetraceError, Outcome
 from .calls import inmost
+from .cuda_module import MODULES, Properties, answers
 from .key import RECORDER_KEY, quiet
 from .record import Recorder
 from .replay import AS_RUN, READ, READS, can_be_read, fill
@@ -45,10 +46,10 @@ def disguise(recorder: Recorder) -> Iterator[None]:
         if torch.device(recorder.device).type == "cuda":
             for name, value in _tensor_face(recorder).items():
                 _patch(undo, torch.Tensor, name, value)
-            for name, value in (_CUDA_MODULE | _answers(_Properties(recorder.capability))).items():
-                _patch(undo, torch.cuda, name, value)
-            for name, value in _ACCELERATOR_MODULE.items():
-                _patch(undo, torch.accelerator, name, value)
+            for module, replaced in (*MODULES, (torch.cuda, answers(Properties(recorder.capability)))):
+                for name, value in replaced.items():
+                    if hasattr(module, name):
+                        _patch(undo, module, name, value)
             _patch(undo, torch, "Generator", _Generator)
             for function in _device_constructors():
                 name = getattr(function, "__name__", "")
@@ -258,6 +259,11 @@ def _tensor_face(recorder: Recorder) -> dict[str, Any]:
         with _Asked(recorder, device):
             return torch.ops.aten._to_copy.default(self, dtype=dtype or self.dtype, **options)
 
+    def pin_memory(self: torch.Tensor, device: Any = None) -> torch.Tensor:
+        if claimed(self).type == "cuda":
+            raise RuntimeError(f"cannot pin '{as_type(self)}' only dense CPU tensors can be pinned")
+        return self.clone()
+
     def as_type(self: torch.Tensor, dtype: Any = None, non_blocking: bool = False) -> Any:
         if dtype is None:
             name = stock_type(self)
@@ -275,6 +281,8 @@ def _tensor_face(recorder: Recorder) -> dict[str, Any]:
         "cuda": lambda self, device=None, non_blocking=False, **kw: to(self, torch.device("cuda"), **kw),
         "cpu": lambda self, **kw: to(self, _CPU, **kw),
         "get_device": lambda self: 0 if claimed(self).type == "cuda" else -1,
+        "pin_memory": pin_memory,
+        "record_stream": lambda self, stream: None,
     }
 
 
@@ -354,133 +362,6 @@ def _default_device() -> torch.device:
         if isinstance(mode, DeviceContext):
             return torch.device(mode.device)
     return _CPU
-
-
-# -- torch.cuda -----------------------------------------------------------------------------------
-
-
-_EXAMPLES: dict[tuple[int, int], tuple[str, int]] = {
-    (7, 0): ("Tesla V100-SXM2-16GB", 80),
-    (7, 5): ("Tesla T4", 40),
-    (8, 0): ("NVIDIA A100-SXM4-80GB", 108),
-    (8, 6): ("NVIDIA GeForce RTX 3090", 82),
-    (8, 9): ("NVIDIA GeForce RTX 4090", 128),
-    (9, 0): ("NVIDIA H100 80GB HBM3", 132),
-    (10, 0): ("NVIDIA B200", 148),
-    (12, 0): ("NVIDIA GeForce RTX 5090", 170),
-}
-"""Name and multiprocessors of a usual GPU of each compute capability (https://developer.nvidia.com/cuda-gpus and the
-vendor's data sheets); a program that asks for more than the capability is told of one of these."""
-
-
-class _Properties:
-    """What ``torch.cuda.get_device_properties`` tells."""
-
-    total_memory = 85_094_825_984
-    """An A100's, whatever the GPU: no program shall choose its batch by a memory that a trace does not have."""
-    warp_size = 32
-    gcnArchName = ""
-
-    def __init__(self, capability: tuple[int, int]) -> None:
-        self.major, self.minor = capability
-        known = max((one for one in _EXAMPLES if one <= capability), default=min(_EXAMPLES))
-        self.name, self.multi_processor_count = _EXAMPLES[known]
-
-
-class _Stream:
-    """A stream or an event on which nothing waits."""
-
-    device = _CUDA
-    cuda_stream = 0
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Takes what the real ones take."""
-
-    def __enter__(self) -> _Stream:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def _nothing(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    synchronize = record = wait = wait_event = wait_stream = record_event = _nothing
-
-    def query(self) -> bool:
-        """All work is done."""
-        return True
-
-    def is_capturing(self) -> bool:
-        """No CUDA graph is being captured."""
-        return False
-
-    def elapsed_time(self, end: Any) -> float:
-        """No time passes."""
-        return 0.0
-
-
-_RNG_STATE_BYTES = 16
-"""A CUDA generator's state: seed and offset, 8 bytes each (ATen/cuda/CUDAGeneratorImpl.cpp)."""
-
-
-def _answer(value: Any) -> Callable[..., Any]:
-    """A function of its own for every name: torch.compile's tables take each function of torch to be one."""
-    return lambda *args, **kwargs: value
-
-
-_CUDA_MODULE: dict[str, Any] = {
-    "is_current_stream_capturing": lambda: False,
-    "current_stream": lambda device=None: _Stream(),
-    "default_stream": lambda device=None: _Stream(),
-    "Stream": _Stream,
-    "Event": _Stream,
-    "stream": lambda stream: nullcontext(),
-    "device": lambda device=None: nullcontext(),
-    "get_rng_state": lambda device=None: torch.zeros(_RNG_STATE_BYTES, dtype=torch.uint8),
-    "set_rng_state": _answer(None),
-    "reset_peak_memory_stats": _answer(None),
-    "memory_allocated": _answer(0),
-    "max_memory_allocated": _answer(0),
-    "memory_reserved": _answer(0),
-    "max_memory_reserved": _answer(0),
-    "mem_get_info": lambda device=None: (_Properties.total_memory, _Properties.total_memory),
-    "_lazy_init": lambda: None,
-    "is_available": lambda: True,
-    "is_initialized": lambda: True,
-    "device_count": lambda: 1,
-    "current_device": lambda: 0,
-    "set_device": lambda device: None,
-    "synchronize": lambda device=None: None,
-    "empty_cache": lambda: None,
-    "manual_seed": lambda seed: None,
-    "manual_seed_all": lambda seed: None,
-}
-
-
-def _answers(properties: _Properties) -> dict[str, Any]:
-    """What depends on the GPU: bfloat16 and TF32 are computed from 8.0 on; before, bfloat16 is emulated."""
-    capability = properties.major, properties.minor
-    return {
-        "is_bf16_supported": lambda including_emulation=True: including_emulation or capability >= (8, 0),
-        "is_tf32_supported": lambda: capability >= (8, 0),
-        "get_device_name": lambda device=None: properties.name,
-        "get_device_capability": lambda device=None: capability,
-        "get_device_properties": lambda device=None: properties,
-        "get_arch_list": lambda: [f"sm_{properties.major}{properties.minor}"],
-    }
-
-
-_ACCELERATOR_MODULE: dict[str, Any] = {
-    "is_available": lambda: True,
-    "device_count": lambda: 1,
-    "current_accelerator": lambda check_available=False: torch.device("cuda"),
-    "current_device_index": lambda: 0,
-    "current_stream": lambda device=None: _Stream(),
-    "set_stream": _answer(None),
-    "set_device_index": _answer(None),
-    "synchronize": _answer(None),
-}
 
 
 def _forget_lazy_init() -> None:
