@@ -2,8 +2,8 @@
 
 In the first step nothing is left over from the one before it, and there is no optimizer state until the optimizer
 runs: it makes the state of all parameters, in their order, before it updates the first (of several optimizers, the one
-that runs first makes all). What else a first step may do otherwise is not known from another one; a trace with
-``warmup=0`` tells.
+that runs first makes all). State that dies before the optimizer's first op, as a gradient that was kept, is left over,
+too. What else a first step may do otherwise is not known from another one; a trace with ``warmup=0`` tells.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ def first_step(graph: StepGraph) -> StepGraph:
     storages = list(graph.storages)
     births, gone = [], set()
     for s in graph.at_start:
-        if s.category is Category.OPTIMIZER_STATE and graph.on_device[s.id]:
+        left_over = s.died is not None and (s.category in LEFT_OVER or s.died < span.first_op)
+        is_state = s.category is Category.OPTIMIZER_STATE
+        if is_state and graph.on_device[s.id] and not left_over:
             storages[s.id] = Storage(s.id, s.bytes, s.device, s.category, span.first_op, s.died, s.name)
             births.append(Event(span.first_op, s.id, s.bytes))
-        elif s.category in LEFT_OVER and s.died is not None:
+        elif left_over and (is_state or s.category in LEFT_OVER):
             # What is left over loses its bytes, which keeps the ids of all others.
             storages[s.id] = Storage(s.id, 0, s.device, s.category, s.born, s.died, s.name)
             gone.add(s.id)

@@ -14,7 +14,9 @@ from torch import distributions, nn
 from torch.ao.quantization import FusedMovingAvgObsFakeQuantize, MovingAveragePerChannelMinMaxObserver
 
 from foretrace.costmodels import price_ops, timeline
-from foretrace.graph import Category, ForetraceError, StepGraph
+from foretrace.graph import Category, ForetraceError, StepGraph, laws
+from foretrace.hardware.first_step import first_step
+from foretrace.hardware.replay import replay_steps
 from foretrace.tracer import Step, measure, trace
 from zoo_oddities import applied, mlp
 
@@ -52,6 +54,19 @@ class Writing(torch.optim.Optimizer):
             size = parameter.grad.abs()
             torch.div(parameter.grad, size + 1.0, out=size)
             parameter.sub_(size.mul_(0.1))
+
+
+class Keeping(torch.optim.Optimizer):
+    """Keeps the last gradient as its state, and lets go of it before it does anything else."""
+
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        super().__init__(parameters, {})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        for parameter in self.param_groups[0]["params"]:
+            self.state[parameter]["last"] = parameter.grad
+            parameter.sub_(parameter.grad, alpha=0.1)
 
 
 class Factored(torch.optim.Optimizer):
@@ -128,6 +143,15 @@ def test_transforms_and_generators_on_a_gpu_that_is_not_there(autocast: str | No
     products = [op for op in graph.ops if op.packet in ("aten.mm", "aten.addmm", "aten.bmm")]
     assert {op.inputs[-1].dtype for op in products} == {autocast or "float32"}
     assert torch.Generator is torch._C.Generator
+
+
+def test_state_that_is_let_go_before_the_optimizer_runs_is_not_born_in_it() -> None:
+    graph = trace(nn.Linear(64, 64), torch.randn(4, 64), loss=torch.sum, optimizer=Keeping, device="cuda")
+    first = first_step(graph)
+    laws.check(first)
+    kept = [s.id for s in graph.at_start if s.category is Category.OPTIMIZER_STATE]
+    assert len(kept) == 2 and all(first.storages[number].bytes == 0 for number in kept)
+    assert replay_steps(graph).last.end == replay_steps([first, graph]).last.end
 
 
 @pytest.mark.parametrize("by_name", [False, True])
