@@ -315,8 +315,19 @@ def depth_table(by_name: dict[str, Curve]) -> str:
     return tabulate(rows, ["layers", *times], tablefmt="github", disable_numparse=True)
 
 
+def each_layer(curve: Curve) -> float:
+    """Milliseconds that a further layer takes: the slope of the straight line nearest to the curve."""
+    return 1e3 * statistics.linear_regression(*zip(*curve, strict=True)).slope
+
+
 def depth_section(by_name: dict[str, Curve]) -> str:
     said = "Blocks as GPT-2 XL has them, 8 sequences of 1,024 tokens; seconds of the processor."
+    slopes = ", ".join(f"{each_layer(curve):.1f} ms to {name}" for name, curve in by_name.items() if len(curve) > 1)
+    said += f"""
+
+A further layer adds {slopes}. A folded layer is no free one: the module is built with it, the
+model calls it, autograd has a node in its place, the optimizer (PyTorch's own code) goes through its parameters, and
+its ops, storages and requests are written down, priced and replayed like all others."""
     drawn = f"![Seconds by number of layers](pictures/{CURVES})"
     return f"## Time against depth\n\n{said}\n\n{depth_table(by_name)}\n\n{drawn}"
 

@@ -84,7 +84,11 @@ def fused_attention(model: nn.Module) -> Iterator[None]:
     choose: Any = getattr(model, "set_attn_implementation", None)
     if before != "eager" or choose is None:
         raise ForetraceError("the module has no attention that it can exchange by itself", "Exchange it in the code.")
-    choose("sdpa")
+    try:
+        choose("sdpa")
+    except (ValueError, ImportError) as error:  # by which transformers says that a model has none
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise ForetraceError(f"the module refuses fused attention: {lines[0]}", "Exchange it in the code.") from error
     try:
         yield
     finally:

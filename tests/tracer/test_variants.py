@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -102,3 +104,17 @@ def test_attention_written_out_keeps_its_scores() -> None:
 def test_an_unknown_variant_is_one_line() -> None:
     with pytest.raises(ForetraceError, match="there is no variant 'faster'"):
         step(GPT(), "faster")
+
+
+def test_a_module_that_refuses_fused_attention_is_told_so() -> None:
+    """As transformers refuses it for models that have none."""
+
+    class Refusing(GPT):
+        config = SimpleNamespace(_attn_implementation="eager")
+
+        def set_attn_implementation(self, name: str) -> None:
+            raise ValueError("no attention through scaled_dot_product_attention yet\nMore about it elsewhere.")
+
+    with pytest.raises(ForetraceError, match=r"refuses fused attention: no .*_attention yet\. Exchange") as caught:
+        step(Refusing(), "fused-attention")
+    assert caught.value.mend == "Exchange it in the code."
