@@ -7,8 +7,9 @@ that was at hand, of headers the one that is installed with 2.14.1. A rule for o
 decorator `rule`.
 
 The rules of ops that select, sort or draw are in `selections`, those of losses and other ops that run several kernels
-in `composites`; cuDNN's convolutions are estimated in `convolutions`.
-Not covered, and so taken to be nothing: what cuDNN takes for recurrent layers, batch norm and its attention; the
+in `composites`; cuDNN's convolutions are estimated in `convolutions`; the copies around its recurrent layers are in
+`recurrent`.
+Not covered, and so taken to be nothing: what cuDNN itself takes for recurrent layers, batch norm and its attention; the
 workspaces of cuSOLVER, cuSPARSE and cuFFT, which say what they would take only where there is a GPU
 (``cufftEstimateMany`` and ``cusolverDnCreate`` of CUDA 13 fail without one); ROCm. Reports name such ops (`unknown`).
 """
@@ -22,6 +23,7 @@ from typing import NamedTuple
 from ..graph import ForetraceError, Op, Phase, StepGraph, Tensor
 from . import composites as composites
 from . import convolutions as convolutions
+from . import recurrent as recurrent
 from . import selections as selections
 from .extra_rules import RULES, WIDE, LtWorkspace, Setting, rule
 from .gpu import Gpu, gpu_of

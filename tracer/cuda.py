@@ -18,8 +18,10 @@ from typing import Any
 import torch
 
 from .attention import Attention, choose_attention, run_attention
+from .cudnn_layers import MODES
 from .encoder import encoder_layer, self_attention
 from .record import Recorder
+from .recurrent import gru_cell, lstm_cell, on_gpu, recurrent
 from .signature import decompose
 
 aten = torch.ops.aten
@@ -47,11 +49,6 @@ def cuda_kernels(recorder: Recorder) -> Iterator[Counter[str]]:
         library._destroy()
 
 
-def _on_gpu(recorder: Recorder, tensor: torch.Tensor) -> bool:
-    owner = recorder.owner_of(tensor)
-    return owner is None or owner.device != "cpu"
-
-
 def _is_composite(name: str) -> bool:
     """Whether the op has no kernel of its own for the CPU, which may not be replaced."""
     return not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", "CPU")
@@ -75,7 +72,7 @@ def _dropout(recorder: Recorder, choices: Counter[str]) -> Chooser:
     stock = _stock("dropout")
 
     def dropout(input: torch.Tensor, p: float, train: bool) -> Any:
-        if _on_gpu(recorder, input) and train and 0 < p < 1 and input.numel():
+        if on_gpu(recorder, input) and train and 0 < p < 1 and input.numel():
             return aten.native_dropout.default(input, p, train)[0]
         return stock(input, p, train)
 
@@ -90,7 +87,7 @@ def _attention(recorder: Recorder, choices: Counter[str]) -> Chooser:
     stock = _stock("scaled_dot_product_attention")
 
     def attention(*args: Any, scale: float | None = None, enable_gqa: bool = False, **kwargs: Any) -> Any:
-        if not _on_gpu(recorder, args[0]):
+        if not on_gpu(recorder, args[0]):
             return stock(*args, scale=scale, enable_gqa=enable_gqa, **kwargs)
         named = {_ARGUMENTS[name]: value for name, value in kwargs.items()}
         call = Attention(*args, **{**named, "scale": scale, "gqa": enable_gqa})
@@ -125,7 +122,7 @@ def _batch_norm(recorder: Recorder, choices: Counter[str]) -> Chooser:
         cudnn_enabled: bool,
     ) -> Any:
         cudnn = (
-            _on_gpu(recorder, input)
+            on_gpu(recorder, input)
             and cudnn_enabled
             and input.dtype not in (torch.float64, torch.bfloat16)
             and weight is not None
@@ -164,7 +161,7 @@ def _group_norm(recorder: Recorder, choices: Counter[str]) -> Chooser:
     stock = _stock("group_norm")
 
     def group_norm(input: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        return stock(input.contiguous() if _on_gpu(recorder, input) else input, *args, **kwargs)
+        return stock(input.contiguous() if on_gpu(recorder, input) else input, *args, **kwargs)
 
     return group_norm
 
@@ -180,7 +177,7 @@ def _softmax(name: str) -> Callable[[Recorder, Counter[str]], Chooser]:
 
         def softmax(input: torch.Tensor, dim: int, dtype: torch.dtype | None = None) -> Any:
             widens = input.dtype is torch.float16 and dtype is torch.float32
-            if widens and _on_gpu(recorder, input):
+            if widens and on_gpu(recorder, input):
                 return fused(input, dim, True)
             return stock(input, dim, dtype)
 
@@ -199,7 +196,7 @@ def _rms_norm(recorder: Recorder, choices: Counter[str]) -> Chooser:
     def rms_norm(
         input: torch.Tensor, normalized_shape: list[int], weight: torch.Tensor | None, eps: float | None
     ) -> Any:
-        if not _on_gpu(recorder, input):
+        if not on_gpu(recorder, input):
             return stock(input, normalized_shape, weight, eps)
         return _RMSNorm.apply(input, weight, recorder, normalized_shape, eps)
 
@@ -235,105 +232,6 @@ class _RMSNorm(torch.autograd.Function):
         return (*(next(made) if need else None for need in mask), None, None, None)
 
 
-# -- recurrent layers -----------------------------------------------------------------------------
-
-_CUDNN_RNN_MODE = {"rnn_relu.input": 0, "rnn_tanh.input": 1, "lstm.input": 2, "gru.input": 3}
-"""cudnnRNNMode_t, as ATen/native/cudnn/RNN.cpp counts them."""
-
-
-def _lstm_cell(recorder: Recorder, choices: Counter[str]) -> Chooser:
-    """One kernel after the two products, which keeps the gates (ATen/native/RNN.cpp: LSTMCell)."""
-    stock = _stock("lstm_cell")
-
-    def lstm_cell(
-        input: torch.Tensor,
-        hx: Any,
-        w_ih: torch.Tensor,
-        w_hh: torch.Tensor,
-        b_ih: torch.Tensor | None = None,
-        b_hh: torch.Tensor | None = None,
-    ) -> Any:
-        if not _on_gpu(recorder, input):
-            return stock(input, hx, w_ih, w_hh, b_ih, b_hh)
-        gates = torch.matmul(input, w_ih.t()), torch.matmul(hx[0], w_hh.t())
-        return aten._thnn_fused_lstm_cell.default(*gates, hx[1], b_ih, b_hh)[:2]
-
-    return lstm_cell
-
-
-def _gru_cell(recorder: Recorder, choices: Counter[str]) -> Chooser:
-    """One kernel after the two products, which keeps five arrays like the state (ATen/native/RNN.cpp: GRUCell)."""
-    stock = _stock("gru_cell")
-
-    def gru_cell(
-        input: torch.Tensor,
-        hx: torch.Tensor,
-        w_ih: torch.Tensor,
-        w_hh: torch.Tensor,
-        b_ih: torch.Tensor | None = None,
-        b_hh: torch.Tensor | None = None,
-    ) -> Any:
-        if not _on_gpu(recorder, input):
-            return stock(input, hx, w_ih, w_hh, b_ih, b_hh)
-        gates = torch.matmul(input, w_ih.t()), torch.matmul(hx, w_hh.t())
-        return aten._thnn_fused_gru_cell.default(*gates, hx, b_ih, b_hh)[0]
-
-    return gru_cell
-
-
-def _recurrent(name: str) -> Callable[[Recorder, Counter[str]], Chooser]:
-    """One cuDNN call for all layers (ATen/native/RNN.cpp: use_cudnn_rnn; cudnn/RNN.cpp: _cudnn_impl)."""
-    mode = _CUDNN_RNN_MODE[name]
-
-    def make(recorder: Recorder, choices: Counter[str]) -> Chooser:
-        stock = _stock(name)
-
-        def recurrent(
-            input: torch.Tensor,
-            hx: Any,
-            params: list[torch.Tensor],
-            has_biases: bool,
-            num_layers: int,
-            dropout: float,
-            train: bool,
-            bidirectional: bool,
-            batch_first: bool,
-        ) -> Any:
-            if not _on_gpu(recorder, input):
-                return stock(input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first)
-            hidden, cell = (hx[0], hx[1]) if mode == 2 else (hx, None)
-            width = params[1].shape[1] if cell is None else cell.shape[2]
-            projection = hidden.shape[2] if cell is not None and hidden.shape[2] != cell.shape[2] else 0
-            per_layer = (4 if has_biases else 2) + (1 if projection else 0)
-            state = torch.empty(0, dtype=torch.uint8) if dropout and train else None
-            out = aten._cudnn_rnn.default(
-                input,
-                params,
-                per_layer,
-                None,
-                hidden,
-                cell,
-                mode,
-                width,
-                projection,
-                num_layers,
-                batch_first,
-                dropout,
-                train,
-                bidirectional,
-                [],
-                state,
-            )
-            choices["the recurrent layer runs cuDNN; its reserve is taken as what its backward needs at the least"] += (
-                recorder.recording
-            )
-            return (out[0], out[1], out[2]) if mode == 2 else (out[0], out[1])
-
-        return recurrent
-
-    return make
-
-
 KERNELS: dict[str, Callable[[Recorder, Counter[str]], Chooser]] = {
     "dropout": _dropout,
     "scaled_dot_product_attention": _attention,
@@ -342,10 +240,11 @@ KERNELS: dict[str, Callable[[Recorder, Counter[str]], Chooser]] = {
     "softmax.int": _softmax("softmax"),
     "log_softmax.int": _softmax("log_softmax"),
     "_fused_rms_norm": _rms_norm,
-    "lstm_cell": _lstm_cell,
-    "gru_cell": _gru_cell,
+    "lstm_cell": lstm_cell,
+    "gru_cell": gru_cell,
     "_transformer_encoder_layer_fwd": encoder_layer,
     "_native_multi_head_attention": self_attention,
-    **{name: _recurrent(name) for name in _CUDNN_RNN_MODE},
+    **{f"{name}.input": recurrent(name, packed=False) for name in MODES},
+    **{f"{name}.data": recurrent(name, packed=True) for name in MODES},
 }
 """Composite op -> what makes its CUDA kernel. One entry per op family."""

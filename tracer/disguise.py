@@ -20,6 +20,7 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext, _device_constructors
 
 from ..graph import ForetraceError, Outcome
+from . import cudnn_layers
 from .calls import inmost
 from .key import RECORDER_KEY, quiet
 from .record import Recorder
@@ -49,6 +50,8 @@ def disguise(recorder: Recorder) -> Iterator[None]:
                 _patch(undo, torch.cuda, name, value)
             for name, value in _ACCELERATOR_MODULE.items():
                 _patch(undo, torch.accelerator, name, value)
+            for owner, name, value in cudnn_layers.FACE:
+                _patch(undo, owner, name, value)
             _patch(undo, torch, "Generator", _Generator)
             for function in _device_constructors():
                 name = getattr(function, "__name__", "")
@@ -400,6 +403,7 @@ _CUDA_MODULE: dict[str, Any] = {
     "Event": _Stream,
     "stream": lambda stream: nullcontext(),
     "device": lambda device=None: nullcontext(),
+    "device_of": lambda tensor=None: nullcontext(),
     "get_rng_state": lambda device=None: torch.zeros(_RNG_STATE_BYTES, dtype=torch.uint8),
     "set_rng_state": _answer(None),
     "reset_peak_memory_stats": _answer(None),
