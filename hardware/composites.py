@@ -15,6 +15,7 @@ from math import prod
 
 from ..graph import Op, Tensor
 from .extra_rules import WIDE, Setting, rule
+from .operands import is_contiguous
 from .reductions import Kernel, reduction
 from .script import Extra, Return, Scratch
 
@@ -78,6 +79,18 @@ def logsumexp(op: Op, setting: Setting) -> Iterator[Extra]:
     yield Return("their size", True)
     yield Return("whether they are infinite", True)
     yield Scratch(value.numel * result.itemsize, "exponentials", True)
+
+
+@rule("cudnn_grid_sampler", "cudnn_grid_sampler_backward")
+def sampled(op: Op, setting: Setting) -> Iterator[Extra]:
+    """Copies of an expanded image or gradient, and of a grid that is not in row-major order.
+
+    https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cudnn/GridSampler.cpp.
+    """
+    for name in ("self", "grid", "grad_output"):
+        value = op.get(name)
+        if isinstance(value, Tensor) and (not is_contiguous(value) if name == "grid" else 0 in value.strides):
+            yield Scratch(value.bytes, f"{name} in one piece", True)
 
 
 @rule("dist")

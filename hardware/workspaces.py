@@ -53,7 +53,6 @@ UNKNOWN = frozenset(
             "_cudnn_rnn",
             "_cudnn_rnn_backward",
             "_cudnn_ctc_loss",
-            "cudnn_grid_sampler",
         ),
         *("_scaled_dot_product_cudnn_attention", "_scaled_dot_product_cudnn_attention_backward"),
         *("_fft_r2c", "_fft_c2r", "_fft_c2c", "_sparse_mm", "_cslt_sparse_mm"),
@@ -73,20 +72,7 @@ def extras_of(graph: StepGraph, profile: Profile) -> Extras:
 
 def unknown(ops: Iterable[Op]) -> tuple[str, ...]:
     """Which of the ops' packets take memory that nobody here knows, in the order of the alphabet."""
-    packets = {op.name.rsplit(".", 1)[0]: op for op in ops}
-    found = packets.keys() & UNKNOWN
-    if "aten._ctc_loss" in packets and _may_be_cudnns(packets["aten._ctc_loss"]):
-        found.add("aten._ctc_loss")
-    return tuple(sorted(found))
-
-
-def _may_be_cudnns(loss: Op) -> bool:
-    """Whether a CTC loss is one that cuDNN takes if its targets are on the host.
-
-    https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cudnn/LossCTC.cpp, _use_cudnn_ctc_loss.
-    """
-    scores, targets = loss.tensor("log_probs"), loss.tensor("targets")
-    return (scores.dtype, targets.dtype, len(targets.shape), loss.get("blank", 0)) == ("float32", "int32", 1, 0)
+    return tuple(sorted({op.packet for op in ops} & UNKNOWN))
 
 
 def extras(profile: Profile, *, cublaslt: LtWorkspace | str = LtWorkspace.SHARED, cudnn_tf32: bool = True) -> Extras:

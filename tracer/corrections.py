@@ -13,6 +13,7 @@ import torch
 from torch._prims_common import suggest_memory_format
 
 from ..graph import ForetraceError
+from . import cudnn_roads
 from .calls import dense
 
 _PROBE_FLOPS = 4_000_000_000
@@ -75,6 +76,12 @@ def _layer_norm_statistics(results: list[Any], args: tuple[Any, ...], device: st
     return [results[0], *((item[0], item[1], item[2], x.dtype) for item in results[1:])]
 
 
+def _log_sigmoid_buffer(results: list[Any], args: tuple[Any, ...], device: str) -> list[Any]:
+    """CUDA's backward computes the exponentials again (ATen/native/cuda/ActivationLogSigmoidKernel.cu, and
+    ATen/native/Activation.cpp: log_sigmoid_forward_cuda); the CPU's keeps them."""
+    return results if device == "cpu" else [results[0], ("new", (0,), (1,), args[0].dtype)]
+
+
 def _reduced_in_place(results: list[Any], args: tuple[Any, ...], device: str) -> list[Any]:
     """A mean or a sum in the memory of the losses that it is of: the kernel resizes their tensor to a scalar.
 
@@ -123,6 +130,7 @@ CORRECTIONS: dict[str, Callable[[list[Any], tuple[Any, ...], str], list[Any]]] =
     "aten.native_group_norm.default": _group_norm_format,
     "aten.native_layer_norm.default": _layer_norm_statistics,
     "aten.mkldnn_rnn_layer.default": _lstm_workspace,
+    "aten.log_sigmoid_forward.default": _log_sigmoid_buffer,
     "aten.mse_loss.default": _reduced_in_place,
     "aten.smooth_l1_loss.default": _reduced_in_place,
     "aten.soft_margin_loss.default": _reduced_in_place,
@@ -194,6 +202,7 @@ def _rows_of_padded(args: tuple[Any, ...]) -> list[Any]:
 
 
 SHAPES: dict[str, Callable[[tuple[Any, ...]], list[Any]]] = {
+    **cudnn_roads.SHAPES,
     "aten._nested_tensor_from_mask.default": _nested,
     "aten._thnn_fused_lstm_cell.default": _lstm_cell,
     "aten._thnn_fused_gru_cell.default": _gru_cell,

@@ -4,8 +4,8 @@ The tensors of a trace are CPU tensors, so a composite op in C++ that branches o
 CPU's way. The table `KERNELS` puts CUDA's way back, one function per op, each with its source in PyTorch.
 It holds while a step is traced for ``device="cuda"``.
 
-Not covered yet: the reserve space of cuDNN's batch norm, and the workspace of its recurrent layers; CTC loss, grid
-sampling and affine grids by cuDNN; the range checks of ``one_hot``, which CUDA leaves out; nested tensors.
+Not covered yet: the reserve space of cuDNN's batch norm; the workspaces of its recurrent layers and its CTC loss;
+nested tensors.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 
 from .attention import Attention, choose_attention, run_attention
 from .cudnn_layers import MODES
+from .cudnn_roads import ctc_loss, grid_sampler
 from .encoder import encoder_layer, self_attention
 from .record import Recorder
 from .recurrent import gru_cell, lstm_cell, on_gpu, recurrent
@@ -153,6 +154,34 @@ def _batch_norm(recorder: Recorder, choices: Counter[str]) -> Chooser:
     return batch_norm
 
 
+# -- pooling and one-hot vectors ------------------------------------------------------------------
+
+
+def _max_pool1d(recorder: Recorder, choices: Counter[str]) -> Chooser:
+    """With the places of the maxima, also where no gradient is asked for (ATen/native/MaxPooling.cpp: max_pool1d)."""
+    stock = _stock("max_pool1d")
+
+    def max_pool1d(input: torch.Tensor, *args: Any) -> Any:
+        return aten.max_pool1d_with_indices(input, *args)[0] if on_gpu(recorder, input) else stock(input, *args)
+
+    return max_pool1d
+
+
+def _one_hot(recorder: Recorder, choices: Counter[str]) -> Chooser:
+    """Classes are not compared with their number, which would wait for the GPU (ATen/native/Onehot.cpp: one_hot)."""
+    stock = _stock("one_hot")
+
+    def one_hot(input: torch.Tensor, num_classes: int = -1) -> Any:
+        whole = input.dtype is torch.int64 and input.numel() > 0 and (num_classes == -1 or num_classes >= 1)
+        if not (on_gpu(recorder, input) and whole):
+            return stock(input, num_classes)
+        count = int(input.max().item()) + 1 if num_classes == -1 else num_classes
+        made = torch.zeros((*input.shape, count), dtype=torch.int64, device=input.device)
+        return made.scatter_(-1, input.unsqueeze(-1), 1)
+
+    return one_hot
+
+
 # -- group norm -----------------------------------------------------------------------------------
 
 
@@ -236,6 +265,11 @@ KERNELS: dict[str, Callable[[Recorder, Counter[str]], Chooser]] = {
     "dropout": _dropout,
     "scaled_dot_product_attention": _attention,
     "_batch_norm_impl_index": _batch_norm,
+    "max_pool1d": _max_pool1d,
+    "one_hot": _one_hot,
+    "ctc_loss.IntList": ctc_loss("IntList"),
+    "ctc_loss.Tensor": ctc_loss("Tensor"),
+    "grid_sampler": grid_sampler,
     "group_norm": _group_norm,
     "softmax.int": _softmax("softmax"),
     "log_softmax.int": _softmax("log_softmax"),

@@ -237,6 +237,17 @@ def test_the_backward_of_ctc_has_a_table_like_the_forwards() -> None:
     assert taken(op) == [Scratch(8 * 100 * 41 * 4, "backward probabilities")]
 
 
+def test_cudnn_samples_images_and_grids_in_one_piece() -> None:
+    image, grid, expanded = new(2, 3, 8, 8), new(2, 4, 4, 2), Tensor(0, "float32", (2, 3, 4, 4), (0, 0, 0, 0))
+    turned = Tensor(0, "float32", (2, 4, 4, 2), (32, 2, 8, 1))
+    name, results = "cudnn_grid_sampler_backward.default", (image, grid)
+    assert taken(aten(name, results, self=image, grid=grid, grad_output=new(2, 3, 4, 4))) == []
+    assert named(taken(aten(name, results, self=image, grid=turned, grad_output=expanded))) == {
+        "grid in one piece": 2 * 4 * 4 * 2 * 4,
+        "grad_output in one piece": 2 * 3 * 4 * 4 * 4,
+    }
+
+
 def test_empty_tensors_need_nothing() -> None:
     empty, none = new(0), new(0, dtype="int64")
     assert taken(aten("randperm.default", none, n=0)) == []
@@ -248,22 +259,6 @@ def test_ops_without_a_rule_are_named() -> None:
     known = [aten("topk.default", new(1), self=new(1), k=1), aten("nonzero.default", new(1), self=new(1))]
     nameless = [aten("_fft_r2c.default", new(1), self=new(1)), aten("_linalg_svd.default", new(1), A=new(1))]
     assert unknown([*known, *nameless]) == ("aten._fft_r2c", "aten._linalg_svd")
-
-
-@pytest.mark.parametrize(
-    ("dtype", "targets", "blank", "found"),
-    [
-        ("int32", (30,), 0, ("aten._ctc_loss",)),
-        ("int64", (30,), 0, ()),
-        ("int32", (3, 10), 0, ()),
-        ("int32", (30,), 1, ()),
-    ],
-)
-def test_a_ctc_loss_that_cudnn_may_take_is_named(
-    dtype: str, targets: tuple[int, ...], blank: int, found: tuple[str, ...]
-) -> None:
-    given = {"log_probs": new(100, 3, 30), "targets": new(*targets, dtype=dtype), "blank": blank}
-    assert unknown([aten("_ctc_loss.default", new(3), **given)]) == found
 
 
 def strided(*shape: int) -> Tensor:
