@@ -385,9 +385,17 @@ def _segments(weight: Tensor, count: int, size: int) -> Iterator[Extra]:
 # -- normalization --------------------------------------------------------------------------------
 
 
+@rule("native_layer_norm", "_fused_rms_norm")
+def layer_norm(op: Op, setting: Setting) -> Iterator[Extra]:
+    """A copy of an input whose elements do not lie in row-major order (layer_norm_kernel.cu, layer_norm_cuda)."""
+    value = op.tensor("input")
+    if not is_contiguous(value):
+        yield Scratch(value.bytes, "contiguous input", True)
+
+
 @rule("native_layer_norm_backward", "_fused_rms_norm_backward")
 def layer_norm_backward(op: Op, setting: Setting) -> Iterator[Extra]:
-    """Very many short rows: partial gradients of weight and bias for each 32 rows, then summed.
+    """Copies as in the forward. Very many short rows: partial gradients of weight and bias for each 32 rows, then summed.
 
     https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cuda/layer_norm_kernel.cu,
     LaunchGammaBetaBackwardCUDAKernel. The sums are new tensors, which take the place of the gradients.
@@ -397,6 +405,7 @@ def layer_norm_backward(op: Op, setting: Setting) -> Iterator[Extra]:
     columns = prod(size for size in shape if isinstance(size, int))
     rows = value.numel // max(columns, 1)
     grad = op.tensor("grad_out")
+    yield from layer_norm(op, setting)
     if not is_contiguous(grad):
         yield Scratch(grad.bytes, "contiguous gradient")
     if not any(mask[1:]) or rows <= 64 * 1024 or columns // 32 >= setting.gpu.sm_count // 2:

@@ -240,7 +240,7 @@ class _RMSNorm(torch.autograd.Function):
         ctx: Any, input: torch.Tensor, weight: torch.Tensor | None, recorder: Recorder, shape: list[int], eps: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The normalized input, and the reciprocal root mean square of each row in the accumulation type."""
-        input = input.contiguous()
+        ctx.set_materialize_grads(False)
         rows = (*input.shape[: input.dim() - len(shape)], *(1 for _ in shape))
         wide = torch.float32 if input.itemsize < 4 else input.dtype
         results = [(tuple(input.shape), input.dtype), (rows, wide)]
@@ -252,11 +252,13 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor, _: Any) -> Any:
-        """Gradients of input and weight."""
+        """Gradients of input and weight; copies in row-major order are the kernel's own."""
+        if grad is None:
+            return (None,) * 5
         input, weight, rstd = ctx.saved_tensors
         mask = [ctx.needs_input_grad[0], weight is not None and ctx.needs_input_grad[1]]
         wanted = [(tuple(t.shape), t.dtype) for t, need in zip((input, weight), mask, strict=True) if need]
-        args = (grad.contiguous(), input, ctx.shape, rstd, weight, mask)
+        args = (grad, input, ctx.shape, rstd, weight, mask)
         made = iter(ctx.recorder.emit(aten._fused_rms_norm_backward.default, args, wanted))
         return (*(next(made) if need else None for need in mask), None, None, None)
 

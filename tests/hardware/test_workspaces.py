@@ -278,6 +278,15 @@ def test_layer_norms_of_usual_shape_need_nothing() -> None:
     assert layer_norm_gradient(100_000, 4096) == []
 
 
+@pytest.mark.parametrize("name", ["native_layer_norm", "_fused_rms_norm"])
+def test_layer_norms_copy_what_does_not_lie_in_rows(name: str) -> None:
+    turned = Tensor(0, "float32", (64, 128), (1, 64))
+    (found,) = taken(aten(f"{name}.default", new(64, 128), input=turned, normalized_shape=(128,)))
+    assert found == Scratch(64 * 128 * 4, "contiguous input", True)
+    given = {"grad_out": turned, "input": turned, "normalized_shape": (128,), "output_mask": (True, True)}
+    assert sizes(taken(aten(f"{name}_backward.default", new(64, 128), **given))) == [64 * 128 * 4] * 2
+
+
 def test_layer_norms_of_very_many_short_rows() -> None:
     # 100,000 rows in groups of 32 are 3125 parts of 128 columns; both sums make a new gradient. A sum over 3125 rows:
     # 32 groups of 4, one block of 32 x 4; 3125 / 4 -> 782 values, at most 782 / 16 -> 49 parts: 4 * 128 * 49 * 128.

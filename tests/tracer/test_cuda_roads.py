@@ -116,6 +116,16 @@ def test_cudnns_batch_norm_has_a_largest_batch(batch: int, training: bool, kerne
     assert normalized(batch, training) == [kernel]
 
 
+def test_an_rms_norm_keeps_its_input_as_it_came() -> None:
+    """The copy in row-major order is the kernel's own, and the reciprocals have no gradient."""
+    graph = traced(lambda y: F.rms_norm(y.t(), (64,)))
+    (forward,), (backward,) = ops(graph, "aten._fused_rms_norm"), ops(graph, "aten._fused_rms_norm_backward")
+    assert (forward.inputs[0].shape, forward.inputs[0].strides) == ((256, 64), (1, 256))
+    assert backward.tensor("input").storage == forward.inputs[0].storage
+    assert [t.strides for t in (*forward.outputs, *backward.outputs)] == [(64, 1), (1, 1), (64, 1)]
+    assert ops(graph, "aten.zeros") == ops(graph, "aten.clone") == []
+
+
 # -- pooling, one-hot vectors, and what a kernel keeps --------------------------------------------
 
 
