@@ -395,7 +395,7 @@ def layer_norm(op: Op, setting: Setting) -> Iterator[Extra]:
 
 @rule("native_layer_norm_backward", "_fused_rms_norm_backward")
 def layer_norm_backward(op: Op, setting: Setting) -> Iterator[Extra]:
-    """Copies as in the forward. Very many short rows: partial gradients of weight and bias for each 32 rows, then summed.
+    """Copies as in the forward. Very many short rows: partial gradients of weight and bias for 32 rows each, then sums.
 
     https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cuda/layer_norm_kernel.cu,
     LaunchGammaBetaBackwardCUDAKernel. The sums are new tensors, which take the place of the gradients.
