@@ -204,9 +204,10 @@ def test_other_ctc_losses_are_pytorchs(targets: torch.Tensor, lengths: Any, how:
     assert len(ops(ctc(targets, lengths, **how), "aten._ctc_loss")) == 1
 
 
-def test_without_cudnn_ctc_losses_are_pytorchs() -> None:
-    with torch.backends.cudnn.flags(enabled=False):
-        assert len(ops(ctc(CLASSES, THREE), "aten._ctc_loss")) == 1
+def test_without_cudnn_ctc_losses_and_grids_are_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "enabled", False)
+    assert len(ops(ctc(CLASSES, THREE), "aten._ctc_loss")) == 1
+    assert sampled()[0] == "aten.grid_sampler_2d"
 
 
 def sampled(align_corners: bool = True, dtype: torch.dtype = torch.float32, **how: Any) -> list[str]:

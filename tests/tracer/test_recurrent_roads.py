@@ -71,11 +71,13 @@ def test_an_older_gpu_has_no_bfloat16_in_cudnn() -> None:
 
 
 @pytest.mark.parametrize(("kind", "cell"), [(nn.LSTM, "_thnn_fused_lstm_cell"), (nn.GRU, "_thnn_fused_gru_cell")])
-def test_with_cudnn_off_cells_follow_one_another(kind: type[nn.RNNBase], cell: str) -> None:
+def test_with_cudnn_off_cells_follow_one_another(
+    kind: type[nn.RNNBase], cell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     layer = kind(16, 32, num_layers=2, bidirectional=True, batch_first=True)
-    with torch.backends.cudnn.flags(enabled=False):
-        graph = trace(layer, (torch.randn(4, 5, 16),), loss=summed, device="cuda")
-        of_packed = packed(kind)
+    monkeypatch.setattr(torch.backends.cudnn, "enabled", False)
+    graph = trace(layer, (torch.randn(4, 5, 16),), loss=summed, device="cuda")
+    of_packed = packed(kind)
     for step in (graph, of_packed):
         assert ops(step, "_cudnn_rnn") == ops(step, "mkldnn_rnn_layer") == []
         assert len(ops(step, cell)) == 2 * 2 * 5
