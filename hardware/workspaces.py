@@ -340,7 +340,7 @@ def embedding(op: Op, setting: Setting) -> Iterator[Extra]:
     yield from _segments(op.outputs[0], count, size)
 
 
-@rule("_embedding_bag_dense_backward")
+@rule("_embedding_bag_backward", "_embedding_bag_dense_backward")
 def embedding_bag(op: Op, setting: Setting) -> Iterator[Extra]:
     """Sums and means: the indices are sorted, however few, and the gradient is summed in segments.
 
@@ -349,6 +349,8 @@ def embedding_bag(op: Op, setting: Setting) -> Iterator[Extra]:
     """
     grad, indices, weights = op.tensor("grad"), op.tensor("indices"), op.args["num_weights"]
     assert isinstance(weights, int)
+    if op.get("sparse", False):
+        return
     if not is_contiguous(grad):
         yield Scratch(grad.bytes, "contiguous gradient", True)
     if op.args["mode"] == MAX_OF_BAG or not indices.numel:

@@ -229,6 +229,8 @@ def test_the_gradient_of_a_bag_sorts_however_few() -> None:
     assert (found["sorted indices"], found["sort storage"]) == (800, radix_sort_bytes(GPU, 100, 8, 8, 10))
     assert found["gradient of each part"] == (100 // 10 + 100) * 64 * 4
     assert taken(aten(backward, new(1000, 64), mode=2, **args)) == []
+    assert named(taken(aten("_embedding_bag_backward.default", new(1000, 64), mode=0, sparse=False, **args))) == found
+    assert taken(aten("_embedding_bag_backward.default", new(1000, 64), mode=0, sparse=True, **args)) == []
 
 
 def test_the_backward_of_ctc_has_a_table_like_the_forwards() -> None:

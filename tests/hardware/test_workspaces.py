@@ -267,6 +267,24 @@ def test_a_running_sum_of_one_row() -> None:
 # -- normalization --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("dtype", "ord", "expected"),
+    [
+        # 200,000 elements are four chunks of 65,536; three tensors have room for as many each, in float32.
+        ("float32", 2, [3 * 4 * 4]),
+        ("bfloat16", 2, [3 * 4 * 4]),
+        ("float32", float("inf"), [3 * 4 * 4]),
+        ("float32", 3, []),
+    ],
+)
+def test_norms_of_a_list_have_a_number_for_each_chunk(dtype: str, ord: float, expected: list[int]) -> None:
+    given = tuple(new(size, dtype=dtype) for size in (200_000, 10, 65_536))
+    results = tuple(new(dtype=dtype) for _ in given)
+    assert sizes(taken(aten("_foreach_norm.Scalar", results, self=given, ord=ord))) == expected
+    mixed = (*given, new(10, dtype="float64"))
+    assert taken(aten("_foreach_norm.Scalar", results, self=mixed, ord=ord)) == []
+
+
 def layer_norm_gradient(rows: int, columns: int, mask: tuple[bool, ...] = (True, True, True)) -> list[Extra]:
     x = new(rows, columns)
     given = {"grad_out": x, "input": x, "normalized_shape": (columns,), "output_mask": mask}
