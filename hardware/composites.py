@@ -2,7 +2,7 @@
 
 Losses with a reduction compute every element first; ``logsumexp``, distances and norms of lists hold what they add up.
 A trace has one op there, whose temporaries no other op shows. The C++ of most is the same for all devices, so a run on
-the CPU shows the same sequence; a test holds these rules against one. Norms of lists and cuDNN's grids are CUDA's alone.
+the CPU shows the same sequence; a test holds these rules against one. Norms of lists and cuDNN's grids are CUDA's.
 
 Not covered: the small copies that complex numbers and integers take; ``soft_margin_loss``, ``_trilinear``, ``renorm``,
 ``linalg_pinv`` and ``linalg_matrix_exp``, which reports name.
