@@ -21,6 +21,7 @@ from .attention import Attention, choose_attention, run_attention
 from .cudnn_layers import MODES
 from .cudnn_roads import ctc_loss, grid_sampler
 from .encoder import encoder_layer, self_attention
+from .extremes import EXTREMES, extreme
 from .record import Recorder
 from .recurrent import gru_cell, lstm_cell, on_gpu, recurrent
 from .signature import decompose
@@ -227,6 +228,11 @@ def _rms_norm(recorder: Recorder, choices: Counter[str]) -> Chooser:
     ) -> Any:
         if not on_gpu(recorder, input):
             return stock(input, normalized_shape, weight, eps)
+        if torch._C._functorch.is_functorch_wrapped_tensor(input):
+            choices["an RMS norm inside of torch.func is composed; CUDA has one kernel for it"] += (
+                recorder.recording
+            )
+            return stock(input, normalized_shape, weight, eps)
         return _RMSNorm.apply(input, weight, recorder, normalized_shape, eps)
 
     return rms_norm
@@ -269,6 +275,7 @@ KERNELS: dict[str, Callable[[Recorder, Counter[str]], Chooser]] = {
     "_batch_norm_impl_index": _batch_norm,
     "max_pool1d": _max_pool1d,
     "one_hot": _one_hot,
+    **{name: extreme(name) for name in EXTREMES},
     "ctc_loss.IntList": ctc_loss("IntList"),
     "ctc_loss.Tensor": ctc_loss("Tensor"),
     "grid_sampler": grid_sampler,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from .calls import inmost
 from .cudnn_layers import LSTM, MODES
 from .signature import decompose
 
@@ -84,7 +85,7 @@ def recurrent(name: str, packed: bool) -> Callable[[Recorder, Counter[str]], Cho
 
 def on_gpu(recorder: Recorder, tensor: torch.Tensor) -> bool:
     """Whether the tensor would be on the GPU in the step that is traced."""
-    owner = recorder.owner_of(tensor)
+    owner = recorder.owner_of(inmost(tensor))
     return owner is None or owner.device != "cpu"
 
 
