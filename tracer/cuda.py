@@ -229,9 +229,7 @@ def _rms_norm(recorder: Recorder, choices: Counter[str]) -> Chooser:
         if not on_gpu(recorder, input):
             return stock(input, normalized_shape, weight, eps)
         if torch._C._functorch.is_functorch_wrapped_tensor(input):
-            choices["an RMS norm inside of torch.func is composed; CUDA has one kernel for it"] += (
-                recorder.recording
-            )
+            choices["an RMS norm inside of torch.func is composed; CUDA has one kernel for it"] += recorder.recording
             return stock(input, normalized_shape, weight, eps)
         return _RMSNorm.apply(input, weight, recorder, normalized_shape, eps)
 
