@@ -430,11 +430,13 @@ def layer_norm_backward(op: Op, setting: Setting) -> Iterator[Extra]:
 
 @rule("native_group_norm")
 def group_norm(op: Op, setting: Setting) -> Iterator[Extra]:
-    """Scale and shift of each channel of each sample, in float32.
+    """A copy in row-major order, if need be; scale and shift of each channel of each sample, in float32.
 
     https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cuda/group_norm_kernel.cu,
     GroupNormKernelImplInternal. Images of one pixel, and norms without weight and bias, need nothing.
     """
+    if not is_contiguous(op.tensor("input")):
+        yield Scratch(op.tensor("input").bytes, "contiguous input")
     affine = isinstance(op.get("weight"), Tensor) or isinstance(op.get("bias"), Tensor)
     if affine and op.args["HxW"] != 1:
         yield Scratch(_channels(op) * _wide(op.tensor("input")), "scale")
@@ -443,13 +445,17 @@ def group_norm(op: Op, setting: Setting) -> Iterator[Extra]:
 
 @rule("native_group_norm_backward")
 def group_norm_backward(op: Op, setting: Setting) -> Iterator[Extra]:
-    """Sums of each channel of each sample, and coefficients of each group.
+    """Copies as in the forward; sums of each channel of each sample, and coefficients of each group.
 
     https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cuda/group_norm_kernel.cu,
     GroupNormBackwardKernelImplInternal and GroupNorm1dBackward.
     """
     samples, groups, mask = op.args["N"], op.args["group"], op.args["output_mask"]
     assert isinstance(samples, int) and isinstance(groups, int) and isinstance(mask, tuple)
+    for name in ("grad_out", "input"):
+        value = op.get(name)
+        if isinstance(value, Tensor) and not is_contiguous(value):
+            yield Scratch(value.bytes, f"contiguous {name}", True)
     size = _wide(op.tensor("input"))
     if op.args["HxW"] != 1:
         yield Scratch(_channels(op) * size, "sums of gradient times input")

@@ -56,9 +56,10 @@ def _convolution_format(results: list[Any], args: tuple[Any, ...], device: str) 
 
 
 def _group_norm_format(results: list[Any], args: tuple[Any, ...], device: str) -> list[Any]:
-    """The CPU's kernel keeps the input's memory format (ATen/native/group_norm.cpp); the meta kernel does not."""
-    formats = {suggest_memory_format(args[0])} & {torch.channels_last, torch.channels_last_3d}
-    return _in_format(results, formats) if device == "cpu" else results
+    """The CPU's kernels keep the input's memory format, CUDA's are row-major (ATen/native/group_norm.cpp)."""
+    x = args[0] if len(args) == 8 else args[1]
+    formats = {suggest_memory_format(x)} & {torch.channels_last, torch.channels_last_3d}
+    return _in_format(results, formats if device == "cpu" else {torch.contiguous_format})
 
 
 def _batch_norm_statistics(results: list[Any], args: tuple[Any, ...], device: str) -> list[Any]:
@@ -128,6 +129,7 @@ CORRECTIONS: dict[str, Callable[[list[Any], tuple[Any, ...], str], list[Any]]] =
     "aten._native_batch_norm_legit.default": _batch_norm_statistics,
     "aten.native_batch_norm.default": _batch_norm_statistics,
     "aten.native_group_norm.default": _group_norm_format,
+    "aten.native_group_norm_backward.default": _group_norm_format,
     "aten.native_layer_norm.default": _layer_norm_statistics,
     "aten.mkldnn_rnn_layer.default": _lstm_workspace,
     "aten.log_sigmoid_forward.default": _log_sigmoid_buffer,

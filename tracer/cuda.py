@@ -187,11 +187,15 @@ def _one_hot(recorder: Recorder, choices: Counter[str]) -> Chooser:
 
 
 def _group_norm(recorder: Recorder, choices: Counter[str]) -> Chooser:
-    """The input in row-major order, also where it is channels-last (ATen/native/group_norm.cpp: group_norm)."""
+    """The input in row-major order, also where it is channels-last (ATen/native/group_norm.cpp: group_norm).
+
+    From 2.14 on the copy is the kernel's own, and the input is saved as it came.
+    """
     stock = _stock("group_norm")
 
     def group_norm(input: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        return stock(input.contiguous() if on_gpu(recorder, input) else input, *args, **kwargs)
+        copies = torch.__version__ < (2, 14) and on_gpu(recorder, input)
+        return stock(input.contiguous() if copies else input, *args, **kwargs)
 
     return group_norm
 

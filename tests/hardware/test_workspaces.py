@@ -320,6 +320,15 @@ def group_norm(name: str, pixels: int, **args: Any) -> list[int]:
     return sizes(taken(aten(name, (x, new(4, 8), new(4, 8)), **given)))
 
 
+def test_group_norms_copy_what_does_not_lie_in_rows() -> None:
+    last = Tensor(0, "bfloat16", (4, 64, 100), (6400, 1, 64))
+    mask = {"output_mask": (True, False, False)}
+    copied = 2 * 4 * 64 * 100
+    assert group_norm("native_group_norm.default", 100, input=last)[0] == copied
+    backward = group_norm("native_group_norm_backward.default", 100, input=last, grad_out=last, **mask)
+    assert backward[:2] == [copied, copied]
+
+
 def test_group_norms() -> None:
     channels, groups = 4 * 64 * 4, 4 * 8 * 4
     assert group_norm("native_group_norm.default", 100) == [channels, channels]
