@@ -194,7 +194,7 @@ def _group_norm(recorder: Recorder, choices: Counter[str]) -> Chooser:
     stock = _stock("group_norm")
 
     def group_norm(input: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        copies = torch.__version__ < (2, 14) and on_gpu(recorder, input)
+        copies = torch.__version__ < "2.14" and on_gpu(recorder, input)
         return stock(input.contiguous() if copies else input, *args, **kwargs)
 
     return group_norm

@@ -67,7 +67,7 @@ def test_group_norm_copies_channels_last_on_cuda_alone() -> None:
     """Up to 2.13 before the kernel, which then saves the copy; from 2.14 on inside of it."""
     (on_cuda,), (on_cpu,) = (ops(channels_last(device), "aten.native_group_norm") for device in ("cuda", "cpu"))
     dense, interleaved = (8 * 62 * 62, 62 * 62, 62, 1), (8 * 62 * 62, 1, 62 * 8, 8)
-    before = torch.__version__ < (2, 14)
+    before = torch.__version__ < "2.14"
     assert (on_cuda.inputs[0].strides, on_cuda.outputs[0].strides) == (dense if before else interleaved, dense)
     assert (on_cpu.inputs[0].strides, on_cpu.outputs[0].strides) == (interleaved, interleaved)
     saved = [ops(channels_last(device), "aten.native_group_norm_backward")[0] for device in ("cuda", "cpu")]
