@@ -104,3 +104,17 @@ def ctc_backward(op: Op) -> Work:
     flops = 18 * states.numel + 3 * op.tensor("log_probs").numel
     scratch = touched([states])
     return moves(op, vector_flops=flops) + Work(read_bytes=scratch, written_bytes=scratch)
+
+
+@rule("aten._cudnn_ctc_loss")
+def ctc_with_gradient(op: Op) -> Work:
+    """Both recursions and the gradient at once, counted as for the two ops above; targets are taken to be equally long.
+
+    The states are a scratch tensor of float32, written and read twice.
+    """
+    scores, targets = op.tensor("log_probs"), op.tensor("targets")
+    steps, batch = scores.shape[:2]
+    states = steps * (batch + 2 * targets.numel)
+    scratch = 2 * states * scores.itemsize
+    flops = (13 + 18) * states + 3 * scores.numel
+    return moves(op, vector_flops=flops) + Work(read_bytes=scratch, written_bytes=scratch)

@@ -155,7 +155,7 @@ def grid_sample(op: Op) -> Work:
     return work + Work(read_bytes=min(image.touched_bytes, near * made.bytes))
 
 
-@rule(*aten("grid_sampler_2d_backward grid_sampler_3d_backward"))
+@rule(*aten("grid_sampler_2d_backward grid_sampler_3d_backward cudnn_grid_sampler_backward"))
 def grid_sample_backward(op: Op) -> Work:
     """For the image a multiply-add per channel and neighbour; for the grid two for each coordinate as well.
 
@@ -166,5 +166,5 @@ def grid_sample_backward(op: Op) -> Work:
     for_image, for_grid = flags(op, "output_mask", 2)
     per_tap = 2 * for_image + 2 * coordinates * for_grid
     flops = points * (COORDINATE_FLOPS * coordinates + coordinates * near) + per_tap * near * gradient.numel
-    changed = min(op.tensor("input").touched_bytes, near * touched([gradient])) if for_image else 0
+    changed = min(argument(op, "input", "self").touched_bytes, near * touched([gradient])) if for_image else 0
     return moves(op, vector_flops=flops) + Work(read_bytes=changed, written_bytes=changed)

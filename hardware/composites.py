@@ -1,8 +1,8 @@
 """Ops that PyTorch writes as several kernels under one name -> what lies between them.
 
-Losses with a reduction compute every element first; ``logsumexp`` and distances hold what they add up. A trace has one
-op there, whose temporaries no other op shows. The C++ is the same for all devices, so a run on the CPU shows the same
-sequence; a test holds these rules against one.
+Losses with a reduction compute every element first; ``logsumexp``, distances and norms of lists hold what they add up.
+A trace has one op there, whose temporaries no other op shows. The C++ of most is the same for all devices, so a run on
+the CPU shows the same sequence; a test holds these rules against one. Norms of lists and cuDNN's grids are CUDA's.
 
 Not covered: the small copies that complex numbers and integers take; ``soft_margin_loss``, ``_trilinear``, ``renorm``,
 ``linalg_pinv`` and ``linalg_matrix_exp``, which reports name.
@@ -14,13 +14,19 @@ from collections.abc import Iterator
 from math import prod
 
 from ..graph import Op, Tensor
+from ..graph.op import tensors
 from .extra_rules import WIDE, Setting, rule
+from .operands import is_contiguous
 from .reductions import Kernel, reduction
 from .script import Extra, Return, Scratch
 
 NO_REDUCTION = 0
 """``at::Reduction::None``."""
 ELEMENTS = "loss of each element"
+CHUNK = 64 * 1024
+"""Elements that one block takes (``kChunkSize`` in MultiTensorApply.cuh)."""
+SHORT_ROADS = (1, 2, float("inf"))
+"""The norms that have a kernel for lists."""
 
 
 @rule("mse_loss", "smooth_l1_loss")
@@ -78,6 +84,34 @@ def logsumexp(op: Op, setting: Setting) -> Iterator[Extra]:
     yield Return("their size", True)
     yield Return("whether they are infinite", True)
     yield Scratch(value.numel * result.itemsize, "exponentials", True)
+
+
+@rule("cudnn_grid_sampler", "cudnn_grid_sampler_backward")
+def sampled(op: Op, setting: Setting) -> Iterator[Extra]:
+    """Copies of an expanded image or gradient, and of a grid that is not in row-major order.
+
+    https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cudnn/GridSampler.cpp.
+    """
+    for name in ("self", "grid", "grad_output"):
+        value = op.get(name)
+        if isinstance(value, Tensor) and (not is_contiguous(value) if name == "grid" else 0 in value.strides):
+            yield Scratch(value.bytes, f"{name} in one piece", True)
+
+
+@rule("_foreach_norm", "_foreach_max")
+def of_each(op: Op, setting: Setting) -> Iterator[Extra]:
+    """A number for each chunk of the longest tensor, for as many tensors as there are; taken by ``clip_grad_norm_``.
+
+    https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cuda/ForeachReduceOp.cu,
+    foreach_tensor_norm_cuda. Lists of several dtypes, and other norms, go tensor by tensor and are not covered.
+    """
+    listed = [*tensors(op.args["self"])]
+    if op.get("ord", 2) not in SHORT_ROADS or len({tensor.dtype for tensor in listed}) != 1:
+        return
+    chunks = max(-(-tensor.numel // CHUNK) for tensor in listed)
+    result = op.outputs[0]
+    size = WIDE.get(result.dtype, result.itemsize) if op.packet == "aten._foreach_norm" else result.itemsize
+    yield Scratch(len(listed) * chunks * size, "parts of each tensor", True)
 
 
 @rule("dist")

@@ -1,4 +1,4 @@
-"""A convolution on CUDA -> an estimate of the workspace that cuDNN asks for.
+"""A convolution on CUDA -> copies of its operands, and an estimate of the workspace that cuDNN asks for.
 
 PyTorch asks cuDNN for a plan and takes the plan's *workspace* from the caching allocator for the length of the call
 (https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cudnn/Conv_v8.cpp, run_conv_plan). Which plan that
@@ -27,9 +27,12 @@ from typing import NamedTuple
 from ..graph import Op, Tensor
 from .extra_rules import Setting, rule
 from .gpu import Gpu
+from .operands import is_contiguous
 from .script import Extra, Return, Scratch
 
 CUDNN = "cuDNN workspace (estimate)"
+ORDERED = "{} in order"
+FORWARD = "aten.convolution"
 
 VECTOR_BYTES = 16
 GROUP_WIDTHS, GROUP_LANE = (4, 8, 16, 32), 32
@@ -74,6 +77,7 @@ def forward(op: Op, setting: Setting) -> Iterator[Extra]:
     found = convolution_of(op)
     if found is not None:
         asked = input_gradient_bytes if op.get("transposed", False) else forward_bytes
+        yield from operand_copies(op, "input", "weight")
         yield Scratch(asked(found, setting.gpu, tf32=setting.cudnn_tf32), CUDNN)
 
 
@@ -84,12 +88,58 @@ def backward(op: Op, setting: Setting) -> Iterator[Extra]:
     assert isinstance(mask, tuple)
     if found is None:
         return
+    yield from operand_copies(op, *(("grad_output",) if any(mask[:2]) else ()), *(("input",) if mask[1] else ()))
     if mask[0]:
+        copies = list(operand_copies(op, "weight"))
+        yield from copies
         asked = forward_bytes if op.get("transposed", False) else input_gradient_bytes
         yield Scratch(asked(found, setting.gpu, tf32=setting.cudnn_tf32), CUDNN)
         yield Return(CUDNN)
+        yield from (Return(copy.name) for copy in copies)
     if mask[1]:
         yield Scratch(weight_gradient_bytes(found, setting.gpu, tf32=setting.cudnn_tf32), CUDNN)
+
+
+def operand_copies(op: Op, *names: str) -> Iterator[Scratch]:
+    """Copies of operands that do not lie in the order in which the convolution works, one after another.
+
+    That is channels-last where the input or the weight is, and never for sequences and float64.
+
+    https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/Convolution.cpp, _convolution and
+    convolution_backward; ConvUtils.h, cudnn_conv_suggest_memory_format; cudnn/ConvShared.cpp.
+    """
+    deciding = op.tensor("input"), op.tensor("weight")
+    last = deciding[0].dtype != "float64" and any(suggests_channels_last(tensor) for tensor in deciding)
+    for name in names:
+        operand = op.tensor(name)
+        if not is_contiguous(_by_places(operand) if last else operand):
+            yield Scratch(operand.bytes, ORDERED.format(name), before_outputs=name != "weight" or op.packet == FORWARD)
+
+
+def suggests_channels_last(tensor: Tensor) -> bool:
+    """``suggest_memory_format``: strides grow from the channels over the places to the images, and it is not plain.
+
+    >>> suggests_channels_last(Tensor(0, "float32", (64, 64, 1, 1), (64, 1, 1, 1)))
+    False
+
+    https://github.com/pytorch/pytorch/blob/v2.13.0/c10/core/MemoryFormat.h, is_channels_last_strides_2d_s4.
+    """
+    rank = len(tensor.shape)
+    if rank not in (4, 5) or not tensor.strides[1]:
+        return False
+    least = 0
+    for place in (1, *range(rank - 1, 1, -1), 0):
+        size, stride = tensor.shape[place], tensor.strides[place]
+        if not size or stride < least or (place == 0 and least == tensor.strides[1]):
+            return False
+        least = stride * max(size, 1)
+    return True
+
+
+def _by_places(tensor: Tensor) -> Tensor:
+    """The same elements with the channels as the last dimension."""
+    shape, strides = ((*sizes[:1], *sizes[2:], sizes[1]) for sizes in (tensor.shape, tensor.strides))
+    return Tensor(tensor.storage, tensor.dtype, shape, strides)
 
 
 def forward_bytes(convolution: Convolution, gpu: Gpu, *, tf32: bool = True) -> int:
@@ -191,9 +241,9 @@ def _filled(shape: tuple[int, ...], lane: int, groups: int) -> tuple[int, ...]:
 
 
 def is_channels_last(tensor: Tensor) -> bool:
-    """Whether the channels of an image lie beside each other.
+    """Whether the channels of an image lie beside each other; sequences are copied into rows first.
 
     >>> is_channels_last(Tensor(0, "float32", (2, 8, 4, 4), (128, 1, 32, 8)))
     True
     """
-    return len(tensor.shape) > 2 and tensor.shape[1] > 1 and tensor.strides[1] == 1
+    return len(tensor.shape) > 3 and tensor.shape[1] > 1 and tensor.strides[1] == 1

@@ -7,8 +7,9 @@ that was at hand, of headers the one that is installed with 2.14.1. A rule for o
 decorator `rule`.
 
 The rules of ops that select, sort or draw are in `selections`, those of losses and other ops that run several kernels
-in `composites`; cuDNN's convolutions are estimated in `convolutions`.
-Not covered, and so taken to be nothing: what cuDNN takes for recurrent layers, batch norm and its attention; the
+in `composites`; cuDNN's convolutions are estimated in `convolutions`; the copies around its recurrent layers are in
+`recurrent`.
+Not covered, and so taken to be nothing: what cuDNN itself takes for recurrent layers, batch norm and its attention; the
 workspaces of cuSOLVER, cuSPARSE and cuFFT, which say what they would take only where there is a GPU
 (``cufftEstimateMany`` and ``cusolverDnCreate`` of CUDA 13 fail without one); ROCm. Reports name such ops (`unknown`).
 """
@@ -22,6 +23,7 @@ from typing import NamedTuple
 from ..graph import ForetraceError, Op, Phase, StepGraph, Tensor
 from . import composites as composites
 from . import convolutions as convolutions
+from . import recurrent as recurrent
 from . import selections as selections
 from .extra_rules import RULES, WIDE, LtWorkspace, Setting, rule
 from .gpu import Gpu, gpu_of
@@ -51,7 +53,6 @@ UNKNOWN = frozenset(
             "_cudnn_rnn",
             "_cudnn_rnn_backward",
             "_cudnn_ctc_loss",
-            "cudnn_grid_sampler",
         ),
         *("_scaled_dot_product_cudnn_attention", "_scaled_dot_product_cudnn_attention_backward"),
         *("_fft_r2c", "_fft_c2r", "_fft_c2c", "_sparse_mm", "_sparse_addmm", "_cslt_sparse_mm"),
@@ -71,24 +72,12 @@ def extras_of(graph: StepGraph, profile: Profile) -> Extras:
 
 def unknown(ops: Iterable[Op]) -> tuple[str, ...]:
     """Which of the ops' packets take memory that nobody here knows, in the order of the alphabet."""
-    packets, sparse = dict[str, Op](), set[str]()
+    packets, sparse = set[str](), set[str]()
     for op in ops:
-        packets[op.packet] = op
+        packets.add(op.packet)
         if has_sparse_operand(op):
             sparse.add(f"{op.packet} of a sparse matrix")
-    found = packets.keys() & UNKNOWN | sparse
-    if "aten._ctc_loss" in packets and _may_be_cudnns(packets["aten._ctc_loss"]):
-        found.add("aten._ctc_loss")
-    return tuple(sorted(found))
-
-
-def _may_be_cudnns(loss: Op) -> bool:
-    """Whether a CTC loss is one that cuDNN takes if its targets are on the host.
-
-    https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cudnn/LossCTC.cpp, _use_cudnn_ctc_loss.
-    """
-    scores, targets = loss.tensor("log_probs"), loss.tensor("targets")
-    return (scores.dtype, targets.dtype, len(targets.shape), loss.get("blank", 0)) == ("float32", "int32", 1, 0)
+    return tuple(sorted(packets & UNKNOWN | sparse))
 
 
 def extras(profile: Profile, *, cublaslt: LtWorkspace | str = LtWorkspace.SHARED, cudnn_tf32: bool = True) -> Extras:
@@ -356,7 +345,7 @@ def embedding(op: Op, setting: Setting) -> Iterator[Extra]:
     yield from _segments(op.outputs[0], count, size)
 
 
-@rule("_embedding_bag_dense_backward")
+@rule("_embedding_bag_backward", "_embedding_bag_dense_backward")
 def embedding_bag(op: Op, setting: Setting) -> Iterator[Extra]:
     """Sums and means: the indices are sorted, however few, and the gradient is summed in segments.
 
@@ -365,6 +354,8 @@ def embedding_bag(op: Op, setting: Setting) -> Iterator[Extra]:
     """
     grad, indices, weights = op.tensor("grad"), op.tensor("indices"), op.args["num_weights"]
     assert isinstance(weights, int)
+    if op.get("sparse", False):
+        return
     if not is_contiguous(grad):
         yield Scratch(grad.bytes, "contiguous gradient", True)
     if op.args["mode"] == MAX_OF_BAG or not indices.numel:
@@ -401,9 +392,17 @@ def _segments(weight: Tensor, count: int, size: int) -> Iterator[Extra]:
 # -- normalization --------------------------------------------------------------------------------
 
 
+@rule("native_layer_norm", "_fused_rms_norm")
+def layer_norm(op: Op, setting: Setting) -> Iterator[Extra]:
+    """A copy of an input whose elements do not lie in row-major order (layer_norm_kernel.cu, layer_norm_cuda)."""
+    value = op.tensor("input")
+    if not is_contiguous(value):
+        yield Scratch(value.bytes, "contiguous input", True)
+
+
 @rule("native_layer_norm_backward", "_fused_rms_norm_backward")
 def layer_norm_backward(op: Op, setting: Setting) -> Iterator[Extra]:
-    """Very many short rows: partial gradients of weight and bias for each 32 rows, then summed.
+    """Copies as in the forward. Very many short rows: partial gradients of weight and bias for 32 rows each, then sums.
 
     https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cuda/layer_norm_kernel.cu,
     LaunchGammaBetaBackwardCUDAKernel. The sums are new tensors, which take the place of the gradients.
@@ -413,6 +412,7 @@ def layer_norm_backward(op: Op, setting: Setting) -> Iterator[Extra]:
     columns = prod(size for size in shape if isinstance(size, int))
     rows = value.numel // max(columns, 1)
     grad = op.tensor("grad_out")
+    yield from layer_norm(op, setting)
     if not is_contiguous(grad):
         yield Scratch(grad.bytes, "contiguous gradient")
     if not any(mask[1:]) or rows <= 64 * 1024 or columns // 32 >= setting.gpu.sm_count // 2:
@@ -435,11 +435,13 @@ def layer_norm_backward(op: Op, setting: Setting) -> Iterator[Extra]:
 
 @rule("native_group_norm")
 def group_norm(op: Op, setting: Setting) -> Iterator[Extra]:
-    """Scale and shift of each channel of each sample, in float32.
+    """A copy in row-major order, if need be; scale and shift of each channel of each sample, in float32.
 
     https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cuda/group_norm_kernel.cu,
     GroupNormKernelImplInternal. Images of one pixel, and norms without weight and bias, need nothing.
     """
+    if not is_contiguous(op.tensor("input")):
+        yield Scratch(op.tensor("input").bytes, "contiguous input")
     affine = isinstance(op.get("weight"), Tensor) or isinstance(op.get("bias"), Tensor)
     if affine and op.args["HxW"] != 1:
         yield Scratch(_channels(op) * _wide(op.tensor("input")), "scale")
@@ -448,13 +450,17 @@ def group_norm(op: Op, setting: Setting) -> Iterator[Extra]:
 
 @rule("native_group_norm_backward")
 def group_norm_backward(op: Op, setting: Setting) -> Iterator[Extra]:
-    """Sums of each channel of each sample, and coefficients of each group.
+    """Copies as in the forward; sums of each channel of each sample, and coefficients of each group.
 
     https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cuda/group_norm_kernel.cu,
     GroupNormBackwardKernelImplInternal and GroupNorm1dBackward.
     """
     samples, groups, mask = op.args["N"], op.args["group"], op.args["output_mask"]
     assert isinstance(samples, int) and isinstance(groups, int) and isinstance(mask, tuple)
+    for name in ("grad_out", "input"):
+        value = op.get(name)
+        if isinstance(value, Tensor) and not is_contiguous(value):
+            yield Scratch(value.bytes, f"contiguous {name}", True)
     size = _wide(op.tensor("input"))
     if op.args["HxW"] != 1:
         yield Scratch(_channels(op) * size, "sums of gradient times input")

@@ -13,6 +13,7 @@ import torch
 from torch._prims_common import suggest_memory_format
 
 from ..graph import ForetraceError
+from . import cudnn_roads
 from .calls import dense
 
 _PROBE_FLOPS = 4_000_000_000
@@ -45,40 +46,6 @@ def _lstm_workspace(results: list[Any], args: tuple[Any, ...], device: str) -> l
     return [*results[:3], ("new", (workspace,), (1,), torch.uint8)]
 
 
-def _cudnn_buffers(results: list[Any], args: tuple[Any, ...], device: str) -> list[Any]:
-    """In training cuDNN keeps a reserve for its backward, whose size it alone knows: what backward needs is counted.
-
-    It also returns the weights it was given in one piece; the meta kernel returns nothing, which no op takes.
-    (ATen/native/cudnn/RNN.cpp: _cudnn_rnn.)
-    """
-    x, weights, training = args[0], results[4], bool(args[12])
-    reserve = rnn_reserve_elements(
-        mode=args[6],
-        width=args[7],
-        projection=args[8],
-        layers=args[9],
-        directions=2 if args[13] else 1,
-        rows=x.shape[0] if args[14] else x.shape[0] * x.shape[1],
-    )
-    kept = ("new", (reserve * x.element_size() if training else 0,), (1,), torch.uint8)
-    return [*results[:3], kept, ("new", (0,), (1,), x.dtype) if weights == ("value", None) else weights]
-
-
-KEPT_OF_CELL = (1, 1, 5, 4)
-"""Arrays as wide as the state that the backward of one cell reads beside weights, inputs and its layer's output:
-what a plain cell made, the four gates and the cell state of an LSTM, the three gates of a GRU and the state's part of
-its candidate. By mode, as cuDNN counts them (cudnnRNNMode_t)."""
-
-
-def rnn_reserve_elements(*, mode: int, width: int, projection: int, layers: int, directions: int, rows: int) -> int:
-    """At the least what a recurrent layer keeps for backward, for `rows` time steps of all samples together.
-
-    For each layer and direction what its cells keep, and each layer's output but the last one's, which is the caller's.
-    """
-    cells = rows * layers * directions * KEPT_OF_CELL[mode] * width
-    return cells + rows * (layers - 1) * directions * (projection or width)
-
-
 def _convolution_format(results: list[Any], args: tuple[Any, ...], device: str) -> list[Any]:
     """The result is channels-last where input or weight is; the meta kernel is always row-major.
 
@@ -89,9 +56,10 @@ def _convolution_format(results: list[Any], args: tuple[Any, ...], device: str) 
 
 
 def _group_norm_format(results: list[Any], args: tuple[Any, ...], device: str) -> list[Any]:
-    """The CPU's kernel keeps the input's memory format (ATen/native/group_norm.cpp); the meta kernel does not."""
-    formats = {suggest_memory_format(args[0])} & {torch.channels_last, torch.channels_last_3d}
-    return _in_format(results, formats) if device == "cpu" else results
+    """The CPU's kernels keep the input's memory format, CUDA's are row-major (ATen/native/group_norm.cpp)."""
+    x = args[0] if len(args) == 8 else args[1]
+    formats = {suggest_memory_format(x)} & {torch.channels_last, torch.channels_last_3d}
+    return _in_format(results, formats if device == "cpu" else {torch.contiguous_format})
 
 
 def _batch_norm_statistics(results: list[Any], args: tuple[Any, ...], device: str) -> list[Any]:
@@ -107,6 +75,12 @@ def _layer_norm_statistics(results: list[Any], args: tuple[Any, ...], device: st
     if device != "cpu" or (weight is not None and weight.dtype is not x.dtype):
         return results
     return [results[0], *((item[0], item[1], item[2], x.dtype) for item in results[1:])]
+
+
+def _log_sigmoid_buffer(results: list[Any], args: tuple[Any, ...], device: str) -> list[Any]:
+    """CUDA's backward computes the exponentials again (ATen/native/cuda/ActivationLogSigmoidKernel.cu, and
+    ATen/native/Activation.cpp: log_sigmoid_forward_cuda); the CPU's keeps them."""
+    return results if device == "cpu" else [results[0], ("new", (0,), (1,), args[0].dtype)]
 
 
 def _reduced_in_place(results: list[Any], args: tuple[Any, ...], device: str) -> list[Any]:
@@ -155,9 +129,10 @@ CORRECTIONS: dict[str, Callable[[list[Any], tuple[Any, ...], str], list[Any]]] =
     "aten._native_batch_norm_legit.default": _batch_norm_statistics,
     "aten.native_batch_norm.default": _batch_norm_statistics,
     "aten.native_group_norm.default": _group_norm_format,
+    "aten.native_group_norm_backward.default": _group_norm_format,
     "aten.native_layer_norm.default": _layer_norm_statistics,
-    "aten._cudnn_rnn.default": _cudnn_buffers,
     "aten.mkldnn_rnn_layer.default": _lstm_workspace,
+    "aten.log_sigmoid_forward.default": _log_sigmoid_buffer,
     "aten.mse_loss.default": _reduced_in_place,
     "aten.smooth_l1_loss.default": _reduced_in_place,
     "aten.soft_margin_loss.default": _reduced_in_place,
@@ -171,13 +146,6 @@ def _like(tensor: torch.Tensor | None, wanted: bool = True) -> Any:
         return ("value", None)
     shape = tuple(tensor.shape)
     return ("new", shape, dense(shape), tensor.dtype)
-
-
-def _cudnn_rnn_backward(args: tuple[Any, ...]) -> list[Any]:
-    """Gradients of input, states and weights (ATen/native/cudnn/RNN.cpp: _cudnn_rnn_backward)."""
-    x, weights, hx, cx, mask = args[0], args[1], args[4], args[5], args[-1]
-    gradients = [_like(w) for w in weights] if mask[3] else []
-    return [_like(x, mask[0]), _like(hx, mask[1]), _like(cx, mask[2]), ("list", gradients)]
 
 
 def _grouped_mm(args: tuple[Any, ...]) -> list[Any]:
@@ -236,11 +204,11 @@ def _rows_of_padded(args: tuple[Any, ...]) -> list[Any]:
 
 
 SHAPES: dict[str, Callable[[tuple[Any, ...]], list[Any]]] = {
+    **cudnn_roads.SHAPES,
     "aten._nested_tensor_from_mask.default": _nested,
     "aten._thnn_fused_lstm_cell.default": _lstm_cell,
     "aten._thnn_fused_gru_cell.default": _gru_cell,
     "aten._thnn_fused_gru_cell_backward.default": _gru_cell_backward,
-    "aten._cudnn_rnn_backward.default": _cudnn_rnn_backward,
     "aten._dirichlet_grad.default": _like_the_first,
     "aten._grouped_mm.default": _grouped_mm,
     "aten._padded_dense_to_jagged_forward.default": _rows_of_padded,

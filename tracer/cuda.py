@@ -4,8 +4,8 @@ The tensors of a trace are CPU tensors, so a composite op in C++ that branches o
 CPU's way. The table `KERNELS` puts CUDA's way back, one function per op, each with its source in PyTorch.
 It holds while a step is traced for ``device="cuda"``.
 
-Not covered yet: the reserve space of cuDNN's batch norm, and the workspace of its recurrent layers; CTC loss, grid
-sampling and affine grids by cuDNN; the range checks of ``one_hot``, which CUDA leaves out; nested tensors.
+Not covered yet: the reserve space of cuDNN's batch norm; the workspaces of its recurrent layers and its CTC loss;
+nested tensors.
 """
 
 from __future__ import annotations
@@ -19,8 +19,12 @@ import torch
 
 from . import spectral
 from .attention import Attention, choose_attention, run_attention
+from .cudnn_layers import MODES
+from .cudnn_roads import ctc_loss, grid_sampler
 from .encoder import encoder_layer, self_attention
+from .extremes import EXTREMES, extreme
 from .record import Recorder
+from .recurrent import gru_cell, lstm_cell, on_gpu, recurrent
 from .signature import decompose
 
 aten = torch.ops.aten
@@ -48,11 +52,6 @@ def cuda_kernels(recorder: Recorder) -> Iterator[Counter[str]]:
         library._destroy()
 
 
-def _on_gpu(recorder: Recorder, tensor: torch.Tensor) -> bool:
-    owner = recorder.owner_of(tensor)
-    return owner is None or owner.device != "cpu"
-
-
 def _is_composite(name: str) -> bool:
     """Whether the op has no kernel of its own for the CPU, which may not be replaced."""
     return not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", "CPU")
@@ -76,7 +75,7 @@ def _dropout(recorder: Recorder, choices: Counter[str]) -> Chooser:
     stock = _stock("dropout")
 
     def dropout(input: torch.Tensor, p: float, train: bool) -> Any:
-        if _on_gpu(recorder, input) and train and 0 < p < 1 and input.numel():
+        if on_gpu(recorder, input) and train and 0 < p < 1 and input.numel():
             return aten.native_dropout.default(input, p, train)[0]
         return stock(input, p, train)
 
@@ -91,7 +90,7 @@ def _attention(recorder: Recorder, choices: Counter[str]) -> Chooser:
     stock = _stock("scaled_dot_product_attention")
 
     def attention(*args: Any, scale: float | None = None, enable_gqa: bool = False, **kwargs: Any) -> Any:
-        if not _on_gpu(recorder, args[0]):
+        if not on_gpu(recorder, args[0]):
             return stock(*args, scale=scale, enable_gqa=enable_gqa, **kwargs)
         named = {_ARGUMENTS[name]: value for name, value in kwargs.items()}
         call = Attention(*args, **{**named, "scale": scale, "gqa": enable_gqa})
@@ -126,7 +125,7 @@ def _batch_norm(recorder: Recorder, choices: Counter[str]) -> Chooser:
         cudnn_enabled: bool,
     ) -> Any:
         cudnn = (
-            _on_gpu(recorder, input)
+            on_gpu(recorder, input)
             and cudnn_enabled
             and input.dtype not in (torch.float64, torch.bfloat16)
             and weight is not None
@@ -157,15 +156,47 @@ def _batch_norm(recorder: Recorder, choices: Counter[str]) -> Chooser:
     return batch_norm
 
 
+# -- pooling and one-hot vectors ------------------------------------------------------------------
+
+
+def _max_pool1d(recorder: Recorder, choices: Counter[str]) -> Chooser:
+    """With the places of the maxima, also where no gradient is asked for (ATen/native/MaxPooling.cpp: max_pool1d)."""
+    stock = _stock("max_pool1d")
+
+    def max_pool1d(input: torch.Tensor, *args: Any) -> Any:
+        return aten.max_pool1d_with_indices(input, *args)[0] if on_gpu(recorder, input) else stock(input, *args)
+
+    return max_pool1d
+
+
+def _one_hot(recorder: Recorder, choices: Counter[str]) -> Chooser:
+    """Classes are not compared with their number, which would wait for the GPU (ATen/native/Onehot.cpp: one_hot)."""
+    stock = _stock("one_hot")
+
+    def one_hot(input: torch.Tensor, num_classes: int = -1) -> Any:
+        whole = input.dtype is torch.int64 and input.numel() > 0 and (num_classes == -1 or num_classes >= 1)
+        if not (on_gpu(recorder, input) and whole):
+            return stock(input, num_classes)
+        count = int(input.max().item()) + 1 if num_classes == -1 else num_classes
+        made = torch.zeros((*input.shape, count), dtype=torch.int64, device=input.device)
+        return made.scatter_(-1, input.unsqueeze(-1), 1)
+
+    return one_hot
+
+
 # -- group norm -----------------------------------------------------------------------------------
 
 
 def _group_norm(recorder: Recorder, choices: Counter[str]) -> Chooser:
-    """The input in row-major order, also where it is channels-last (ATen/native/group_norm.cpp: group_norm)."""
+    """The input in row-major order, also where it is channels-last (ATen/native/group_norm.cpp: group_norm).
+
+    From 2.14 on the copy is the kernel's own, and the input is saved as it came.
+    """
     stock = _stock("group_norm")
 
     def group_norm(input: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        return stock(input.contiguous() if _on_gpu(recorder, input) else input, *args, **kwargs)
+        copies = torch.__version__ < "2.14" and on_gpu(recorder, input)
+        return stock(input.contiguous() if copies else input, *args, **kwargs)
 
     return group_norm
 
@@ -181,7 +212,7 @@ def _softmax(name: str) -> Callable[[Recorder, Counter[str]], Chooser]:
 
         def softmax(input: torch.Tensor, dim: int, dtype: torch.dtype | None = None) -> Any:
             widens = input.dtype is torch.float16 and dtype is torch.float32
-            if widens and _on_gpu(recorder, input):
+            if widens and on_gpu(recorder, input):
                 return fused(input, dim, True)
             return stock(input, dim, dtype)
 
@@ -200,7 +231,10 @@ def _rms_norm(recorder: Recorder, choices: Counter[str]) -> Chooser:
     def rms_norm(
         input: torch.Tensor, normalized_shape: list[int], weight: torch.Tensor | None, eps: float | None
     ) -> Any:
-        if not _on_gpu(recorder, input):
+        if not on_gpu(recorder, input):
+            return stock(input, normalized_shape, weight, eps)
+        if torch._C._functorch.is_functorch_wrapped_tensor(input):
+            choices["an RMS norm inside of torch.func is composed; CUDA has one kernel for it"] += recorder.recording
             return stock(input, normalized_shape, weight, eps)
         return _RMSNorm.apply(input, weight, recorder, normalized_shape, eps)
 
@@ -215,7 +249,7 @@ class _RMSNorm(torch.autograd.Function):
         ctx: Any, input: torch.Tensor, weight: torch.Tensor | None, recorder: Recorder, shape: list[int], eps: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The normalized input, and the reciprocal root mean square of each row in the accumulation type."""
-        input = input.contiguous()
+        ctx.set_materialize_grads(False)
         rows = (*input.shape[: input.dim() - len(shape)], *(1 for _ in shape))
         wide = torch.float32 if input.itemsize < 4 else input.dtype
         results = [(tuple(input.shape), input.dtype), (rows, wide)]
@@ -227,127 +261,37 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor, _: Any) -> Any:
-        """Gradients of input and weight."""
+        """Gradients of input and weight; copies in row-major order are the kernel's own."""
+        if grad is None:
+            return (None,) * 5
         input, weight, rstd = ctx.saved_tensors
         mask = [ctx.needs_input_grad[0], weight is not None and ctx.needs_input_grad[1]]
         wanted = [(tuple(t.shape), t.dtype) for t, need in zip((input, weight), mask, strict=True) if need]
-        args = (grad.contiguous(), input, ctx.shape, rstd, weight, mask)
+        args = (grad, input, ctx.shape, rstd, weight, mask)
         made = iter(ctx.recorder.emit(aten._fused_rms_norm_backward.default, args, wanted))
         return (*(next(made) if need else None for need in mask), None, None, None)
-
-
-# -- recurrent layers -----------------------------------------------------------------------------
-
-_CUDNN_RNN_MODE = {"rnn_relu.input": 0, "rnn_tanh.input": 1, "lstm.input": 2, "gru.input": 3}
-"""cudnnRNNMode_t, as ATen/native/cudnn/RNN.cpp counts them."""
-
-
-def _lstm_cell(recorder: Recorder, choices: Counter[str]) -> Chooser:
-    """One kernel after the two products, which keeps the gates (ATen/native/RNN.cpp: LSTMCell)."""
-    stock = _stock("lstm_cell")
-
-    def lstm_cell(
-        input: torch.Tensor,
-        hx: Any,
-        w_ih: torch.Tensor,
-        w_hh: torch.Tensor,
-        b_ih: torch.Tensor | None = None,
-        b_hh: torch.Tensor | None = None,
-    ) -> Any:
-        if not _on_gpu(recorder, input):
-            return stock(input, hx, w_ih, w_hh, b_ih, b_hh)
-        gates = torch.matmul(input, w_ih.t()), torch.matmul(hx[0], w_hh.t())
-        return aten._thnn_fused_lstm_cell.default(*gates, hx[1], b_ih, b_hh)[:2]
-
-    return lstm_cell
-
-
-def _gru_cell(recorder: Recorder, choices: Counter[str]) -> Chooser:
-    """One kernel after the two products, which keeps five arrays like the state (ATen/native/RNN.cpp: GRUCell)."""
-    stock = _stock("gru_cell")
-
-    def gru_cell(
-        input: torch.Tensor,
-        hx: torch.Tensor,
-        w_ih: torch.Tensor,
-        w_hh: torch.Tensor,
-        b_ih: torch.Tensor | None = None,
-        b_hh: torch.Tensor | None = None,
-    ) -> Any:
-        if not _on_gpu(recorder, input):
-            return stock(input, hx, w_ih, w_hh, b_ih, b_hh)
-        gates = torch.matmul(input, w_ih.t()), torch.matmul(hx, w_hh.t())
-        return aten._thnn_fused_gru_cell.default(*gates, hx, b_ih, b_hh)[0]
-
-    return gru_cell
-
-
-def _recurrent(name: str) -> Callable[[Recorder, Counter[str]], Chooser]:
-    """One cuDNN call for all layers (ATen/native/RNN.cpp: use_cudnn_rnn; cudnn/RNN.cpp: _cudnn_impl)."""
-    mode = _CUDNN_RNN_MODE[name]
-
-    def make(recorder: Recorder, choices: Counter[str]) -> Chooser:
-        stock = _stock(name)
-
-        def recurrent(
-            input: torch.Tensor,
-            hx: Any,
-            params: list[torch.Tensor],
-            has_biases: bool,
-            num_layers: int,
-            dropout: float,
-            train: bool,
-            bidirectional: bool,
-            batch_first: bool,
-        ) -> Any:
-            if not _on_gpu(recorder, input):
-                return stock(input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first)
-            hidden, cell = (hx[0], hx[1]) if mode == 2 else (hx, None)
-            width = params[1].shape[1] if cell is None else cell.shape[2]
-            projection = hidden.shape[2] if cell is not None and hidden.shape[2] != cell.shape[2] else 0
-            per_layer = (4 if has_biases else 2) + (1 if projection else 0)
-            state = torch.empty(0, dtype=torch.uint8) if dropout and train else None
-            out = aten._cudnn_rnn.default(
-                input,
-                params,
-                per_layer,
-                None,
-                hidden,
-                cell,
-                mode,
-                width,
-                projection,
-                num_layers,
-                batch_first,
-                dropout,
-                train,
-                bidirectional,
-                [],
-                state,
-            )
-            choices["the recurrent layer runs cuDNN; its reserve is taken as what its backward needs at the least"] += (
-                recorder.recording
-            )
-            return (out[0], out[1], out[2]) if mode == 2 else (out[0], out[1])
-
-        return recurrent
-
-    return make
 
 
 KERNELS: dict[str, Callable[[Recorder, Counter[str]], Chooser]] = {
     "dropout": _dropout,
     "scaled_dot_product_attention": _attention,
     "_batch_norm_impl_index": _batch_norm,
+    "max_pool1d": _max_pool1d,
+    "one_hot": _one_hot,
+    **{name: extreme(name) for name in EXTREMES},
+    "ctc_loss.IntList": ctc_loss("IntList"),
+    "ctc_loss.Tensor": ctc_loss("Tensor"),
+    "grid_sampler": grid_sampler,
     "group_norm": _group_norm,
     "softmax.int": _softmax("softmax"),
     "log_softmax.int": _softmax("log_softmax"),
     "_fused_rms_norm": _rms_norm,
-    "lstm_cell": _lstm_cell,
-    "gru_cell": _gru_cell,
+    "lstm_cell": lstm_cell,
+    "gru_cell": gru_cell,
     "_transformer_encoder_layer_fwd": encoder_layer,
     "_native_multi_head_attention": self_attention,
-    **{name: _recurrent(name) for name in _CUDNN_RNN_MODE},
+    **{f"{name}.input": recurrent(name, packed=False) for name in MODES},
+    **{f"{name}.data": recurrent(name, packed=True) for name in MODES},
     **spectral.KERNELS,
 }
 """Composite op -> what makes its CUDA kernel. One entry per op family."""

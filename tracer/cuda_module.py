@@ -161,6 +161,7 @@ CUDA_MODULE: dict[str, Any] = {
     "Event": _Stream,
     "stream": lambda stream: nullcontext(),
     "device": lambda device=None: nullcontext(),
+    "device_of": lambda tensor=None: nullcontext(),
     "get_rng_state": lambda device=None: torch.zeros(_RNG_STATE_BYTES, dtype=torch.uint8),
     "set_rng_state": _answer(None),
     "mem_get_info": lambda device=None: (Properties.total_memory, Properties.total_memory),

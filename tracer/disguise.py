@@ -20,6 +20,7 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext, _device_constructors
 
 from ..graph import ForetraceError, Outcome
+from . import cudnn_layers
 from .calls import inmost
 from .cuda_module import MODULES, Properties, answers
 from .key import RECORDER_KEY, quiet
@@ -50,6 +51,8 @@ def disguise(recorder: Recorder) -> Iterator[None]:
                 for name, value in replaced.items():
                     if hasattr(module, name):
                         _patch(undo, module, name, value)
+            for owner, name, value in cudnn_layers.FACE:
+                _patch(undo, owner, name, value)
             _patch(undo, torch, "Generator", _Generator)
             for function in _device_constructors():
                 name = getattr(function, "__name__", "")

@@ -39,6 +39,8 @@ def answer(sig: Signature, args: tuple[Any, ...]) -> Any:
     if sig.mutates:
         return None, [("value", None)]
     tensors = args[0]
+    if not isinstance(tensors, (list, tuple)):  # a number to the power of each tensor
+        return None
     if not all(_gives_its_own_kind(tensor) for tensor in tensors) or not _keeps_dtype(tensors[0].dtype, args[1:]):
         return None
     if not all(_keeps_shapes(tensors, other) for other in args[1:]):

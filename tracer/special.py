@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from . import cudnn_layers
 from .arena import Owner
 from .calls import dense
 from .replay import AS_RUN, fill, shapes_of
@@ -81,8 +82,9 @@ SPECIAL: dict[str, Callable[..., Any]] = {
     "aten.allclose.default": _same,
     "aten.equal.default": _same,
     "aten.lift_fresh.default": _lift,
+    **cudnn_layers.ANSWERS,
 }
 """Op -> its answer, given the recorder, the signature, the arguments and the owners of the tensors among them."""
 
-READS = frozenset(SPECIAL) - {"aten._efficientzerotensor.default", "aten.lift_fresh.default"}
+READS = frozenset(SPECIAL) - {"aten._efficientzerotensor.default", "aten.lift_fresh.default", *cudnn_layers.ANSWERS}
 """Those that look at values."""

@@ -44,3 +44,16 @@ def test_a_weighted_derivative():
     name = "aten.binary_cross_entropy_backward.default"
     assert work(name, new(20), **given).vector_flops == 140
     assert work(name, new(20), **given, weight=new(20)).vector_flops == 160
+
+
+def test_cudnns_ctc_loss_is_both_recursions_and_the_gradient():
+    scores, targets = new(100, 4, 8), new(12, dtype="int32")
+    lengths = {name: new(4, dtype="int32") for name in ("input_lengths", "target_lengths")}
+    made = new(4), new(100, 4, 8)
+    counted = work("aten._cudnn_ctc_loss.Tensor", made, log_probs=scores, targets=targets, **lengths)
+    states = 100 * (4 * (2 * 3 + 1))
+    assert counted == Work(
+        vector_flops=31 * states + 3 * 3200,
+        read_bytes=4 * 3200 + 4 * 12 + 2 * 4 * 4 + 8 * states,
+        written_bytes=4 * 4 + 4 * 3200 + 8 * states,
+    )

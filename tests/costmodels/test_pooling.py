@@ -69,3 +69,5 @@ def test_grid_sample_backward_gives_image_and_grid_their_gradients():
     assert both.vector_flops == placing + (2 + 4) * 4 * 75
     assert only.vector_flops == placing + 4 * 4 * 75
     assert both.written_bytes - only.written_bytes == 2 * image.bytes
+    cudnns = work("aten.cudnn_grid_sampler_backward.default", made, self=image, grid=grid, grad_output=gradient)
+    assert cudnns == both

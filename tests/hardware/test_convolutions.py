@@ -9,11 +9,13 @@ from statistics import median
 
 import pytest
 from cudnn_workspaces import DATA, MARKERS, PASSES, SETTINGS, Setting, cases, column, estimated, tables
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from opbuilder import call, new
 
 from foretrace.graph import Op, Tensor
 from foretrace.hardware import convolutions
-from foretrace.hardware.convolutions import CUDNN, Convolution, convolution_of, is_channels_last
+from foretrace.hardware.convolutions import CUDNN, Convolution, convolution_of, is_channels_last, suggests_channels_last
 from foretrace.hardware.gpu import gpu_of
 from foretrace.hardware.profile import load
 from foretrace.hardware.script import Return, Scratch
@@ -32,7 +34,7 @@ def forward(dtype: str = "float32", *, last: bool = False, channels: int = 64, w
     size = 56 + 1 - window + 2 * (window // 2)
     value, weight = (
         images(8, channels, 56, 56, dtype=dtype, last=last),
-        images(64, channels, window, window, dtype=dtype),
+        images(64, channels, window, window, dtype=dtype, last=last),
     )
     return call(
         "aten.convolution.default",
@@ -92,7 +94,7 @@ def test_channels_are_filled_up_to_vectors_of_sixteen_bytes() -> None:
 
 def grouped(width: int, groups: int, *, last: bool = True) -> Op:
     value = images(8, width * groups, 56, 56, dtype="bfloat16", last=last)
-    weight = images(width * groups, width, 3, 3, dtype="bfloat16")
+    weight = images(width * groups, width, 3, 3, dtype="bfloat16", last=last)
     return call("aten.convolution.default", value, input=value, weight=weight, groups=groups)
 
 
@@ -117,6 +119,56 @@ def test_partial_sums_of_half_precision_are_more() -> None:
 def test_hopper_multiplies_float32_as_it_is() -> None:
     assert asked(forward(), H100) == [Scratch(4 * (2 * IMAGES + WEIGHT), CUDNN)]
     assert asked(forward(last=True), H100) == [Scratch(0, CUDNN)]
+
+
+def one(value: Tensor, weight: Tensor, **args: object) -> list[object]:
+    """What a forward takes of which the estimate is left out."""
+    made = new(value.shape[0], weight.shape[0], *value.shape[2:], dtype=value.dtype)
+    op = call("aten.convolution.default", made, input=value, weight=weight, **args)
+    return [extra for extra in asked(op, T4) if extra.name != CUDNN]  # type: ignore[attr-defined]
+
+
+def test_operands_in_another_order_are_copied() -> None:
+    plain, last = (images(8, 64, 56, 56, last=order) for order in (False, True))
+    weight, turned = (images(64, 64, 3, 3, last=order) for order in (False, True))
+    assert one(plain, weight) == one(last, turned) == []
+    assert one(last, weight) == [Scratch(4 * WEIGHT, "weight in order", True)]
+    assert one(plain, turned) == [Scratch(4 * IMAGES, "input in order", True)]
+    assert one(last, images(64, 64, 1, 1)) == []
+    wide = [tensor._replace(dtype="float64") for tensor in (last, weight)]
+    assert one(*wide) == [Scratch(8 * IMAGES, "input in order", True)]
+
+
+def test_a_sequence_whose_channels_lie_beside_each_other_is_copied_into_rows() -> None:
+    turned, weight = Tensor(0, "float32", (8, 64, 100), (6400, 1, 64)), new(32, 64, 3)
+    assert one(turned, weight) == [Scratch(4 * 8 * 64 * 100, "input in order", True)]
+    op = call("aten.convolution.default", new(8, 32, 100), input=turned, weight=weight)
+    found = convolution_of(op)
+    assert found is not None and not found.is_channels_last
+
+
+def test_a_backward_copies_what_it_reads() -> None:
+    spread = Tensor(0, "float32", (8, 64, 56, 56), (0, 0, 0, 0))
+    tensors = {"grad_output": spread, "input": images(8, 64, 56, 56, last=True), "weight": images(64, 64, 3, 3)}
+    op = call("aten.convolution_backward.default", new(1), **tensors, output_mask=(True, False, False))
+    found = [extra for extra in asked(op, T4) if extra.name != CUDNN]  # type: ignore[attr-defined]
+    assert found == [
+        Scratch(4 * IMAGES, "grad_output in order", True),
+        Scratch(4 * WEIGHT, "weight in order"),
+        Return("weight in order"),
+    ]
+
+
+@settings(deadline=None)
+@given(st.permutations(range(4)), st.lists(st.sampled_from((1, 2, 5)), min_size=4, max_size=4))
+def test_the_order_that_is_suggested_is_pytorchs(order: list[int], shape: list[int]) -> None:
+    torch = pytest.importorskip("torch")
+    strides, step = [0] * 4, 1
+    for place in order:
+        strides[place], step = step, step * shape[place]
+    theirs = torch.empty_strided(shape, strides, device="meta")
+    kept = torch._prims_common.suggest_memory_format(theirs) is torch.channels_last
+    assert suggests_channels_last(Tensor(0, "float32", tuple(shape), tuple(strides))) is kept
 
 
 def test_without_tensor_cores_next_to_nothing_is_asked() -> None:

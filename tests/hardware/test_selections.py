@@ -229,12 +229,25 @@ def test_the_gradient_of_a_bag_sorts_however_few() -> None:
     assert (found["sorted indices"], found["sort storage"]) == (800, radix_sort_bytes(GPU, 100, 8, 8, 10))
     assert found["gradient of each part"] == (100 // 10 + 100) * 64 * 4
     assert taken(aten(backward, new(1000, 64), mode=2, **args)) == []
+    assert named(taken(aten("_embedding_bag_backward.default", new(1000, 64), mode=0, sparse=False, **args))) == found
+    assert taken(aten("_embedding_bag_backward.default", new(1000, 64), mode=0, sparse=True, **args)) == []
 
 
 def test_the_backward_of_ctc_has_a_table_like_the_forwards() -> None:
     table = new(8, 100, 41)
     op = aten("_ctc_loss_backward.default", new(100, 8, 30), log_alpha=table)
     assert taken(op) == [Scratch(8 * 100 * 41 * 4, "backward probabilities")]
+
+
+def test_cudnn_samples_images_and_grids_in_one_piece() -> None:
+    image, grid, expanded = new(2, 3, 8, 8), new(2, 4, 4, 2), Tensor(0, "float32", (2, 3, 4, 4), (0, 0, 0, 0))
+    turned = Tensor(0, "float32", (2, 4, 4, 2), (32, 2, 8, 1))
+    name, results = "cudnn_grid_sampler_backward.default", (image, grid)
+    assert taken(aten(name, results, self=image, grid=grid, grad_output=new(2, 3, 4, 4))) == []
+    assert named(taken(aten(name, results, self=image, grid=turned, grad_output=expanded))) == {
+        "grid in one piece": 2 * 4 * 4 * 2 * 4,
+        "grad_output in one piece": 2 * 3 * 4 * 4 * 4,
+    }
 
 
 def test_empty_tensors_need_nothing() -> None:
@@ -256,22 +269,6 @@ def test_products_of_sparse_matrices_are_not_cublas_and_are_named() -> None:
     assert unknown([op, aten("mm.default", new(4, 5), self=new(4, 6), mat2=new(6, 5))]) == (
         "aten.mm of a sparse matrix",
     )
-
-
-@pytest.mark.parametrize(
-    ("dtype", "targets", "blank", "found"),
-    [
-        ("int32", (30,), 0, ("aten._ctc_loss",)),
-        ("int64", (30,), 0, ()),
-        ("int32", (3, 10), 0, ()),
-        ("int32", (30,), 1, ()),
-    ],
-)
-def test_a_ctc_loss_that_cudnn_may_take_is_named(
-    dtype: str, targets: tuple[int, ...], blank: int, found: tuple[str, ...]
-) -> None:
-    given = {"log_probs": new(100, 3, 30), "targets": new(*targets, dtype=dtype), "blank": blank}
-    assert unknown([aten("_ctc_loss.default", new(3), **given)]) == found
 
 
 def strided(*shape: int) -> Tensor:

@@ -267,6 +267,24 @@ def test_a_running_sum_of_one_row() -> None:
 # -- normalization --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("dtype", "ord", "expected"),
+    [
+        # 200,000 elements are four chunks of 65,536; three tensors have room for as many each, in float32.
+        ("float32", 2, [3 * 4 * 4]),
+        ("bfloat16", 2, [3 * 4 * 4]),
+        ("float32", float("inf"), [3 * 4 * 4]),
+        ("float32", 3, []),
+    ],
+)
+def test_norms_of_a_list_have_a_number_for_each_chunk(dtype: str, ord: float, expected: list[int]) -> None:
+    given = tuple(new(size, dtype=dtype) for size in (200_000, 10, 65_536))
+    results = tuple(new(dtype=dtype) for _ in given)
+    assert sizes(taken(aten("_foreach_norm.Scalar", results, self=given, ord=ord))) == expected
+    mixed = (*given, new(10, dtype="float64"))
+    assert taken(aten("_foreach_norm.Scalar", results, self=mixed, ord=ord)) == []
+
+
 def layer_norm_gradient(rows: int, columns: int, mask: tuple[bool, ...] = (True, True, True)) -> list[Extra]:
     x = new(rows, columns)
     given = {"grad_out": x, "input": x, "normalized_shape": (columns,), "output_mask": mask}
@@ -276,6 +294,15 @@ def layer_norm_gradient(rows: int, columns: int, mask: tuple[bool, ...] = (True,
 def test_layer_norms_of_usual_shape_need_nothing() -> None:
     assert layer_norm_gradient(65_536, 128) == []
     assert layer_norm_gradient(100_000, 4096) == []
+
+
+@pytest.mark.parametrize("name", ["native_layer_norm", "_fused_rms_norm"])
+def test_layer_norms_copy_what_does_not_lie_in_rows(name: str) -> None:
+    turned = Tensor(0, "float32", (64, 128), (1, 64))
+    (found,) = taken(aten(f"{name}.default", new(64, 128), input=turned, normalized_shape=(128,)))
+    assert found == Scratch(64 * 128 * 4, "contiguous input", True)
+    given = {"grad_out": turned, "input": turned, "normalized_shape": (128,), "output_mask": (True, True)}
+    assert sizes(taken(aten(f"{name}_backward.default", new(64, 128), **given))) == [64 * 128 * 4] * 2
 
 
 def test_layer_norms_of_very_many_short_rows() -> None:
@@ -291,6 +318,15 @@ def group_norm(name: str, pixels: int, **args: Any) -> list[int]:
     x = new(4, 64, pixels, dtype="bfloat16")
     given = {"input": x, "weight": new(64), "N": 4, "C": 64, "HxW": pixels, "group": 8, **args}
     return sizes(taken(aten(name, (x, new(4, 8), new(4, 8)), **given)))
+
+
+def test_group_norms_copy_what_does_not_lie_in_rows() -> None:
+    last = Tensor(0, "bfloat16", (4, 64, 100), (6400, 1, 64))
+    mask = {"output_mask": (True, False, False)}
+    copied = 2 * 4 * 64 * 100
+    assert group_norm("native_group_norm.default", 100, input=last)[0] == copied
+    backward = group_norm("native_group_norm_backward.default", 100, input=last, grad_out=last, **mask)
+    assert backward[:2] == [copied, copied]
 
 
 def test_group_norms() -> None:

@@ -94,6 +94,26 @@ def test_a_report_says_that_cudnn_tries_its_plans() -> None:
     assert "benchmark" not in " ".join(price(linear, on="a100-sxm4-80gb").coverage.not_modelled)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("cudnn", False, "torch.backends.cudnn.enabled is off"),
+        ("deterministic", True, "torch.use_deterministic_algorithms is on"),
+    ],
+)
+def test_what_other_kernels_would_take_is_said_to_be_unknown(name: str, value: bool, said: str) -> None:
+    torch.backends.cudnn.enabled = name != "cudnn"
+    torch.use_deterministic_algorithms(name == "deterministic")
+    try:
+        graph = traced()
+    finally:
+        torch.backends.cudnn.enabled = True
+        torch.use_deterministic_algorithms(False)
+    assert graph.facts.backends == {name: value}
+    assert said in " ".join(graph.facts.notes)
+    assert said not in " ".join(traced().facts.notes)
+
+
 def test_the_settings_are_saved(tmp_path: Path) -> None:
     graph = traced(BENCHMARK)
     save(graph, tmp_path / "step.foretrace")

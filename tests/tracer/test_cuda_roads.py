@@ -59,14 +59,20 @@ def test_float16_on_the_cpu_is_cast() -> None:
 
 def channels_last(device: str) -> StepGraph:
     first = nn.Conv2d(3, 8, 3).to(memory_format=torch.channels_last)
-    x = torch.randn(2, 3, 16, 16).to(memory_format=torch.channels_last)
+    x = torch.randn(2, 3, 64, 64).to(memory_format=torch.channels_last)
     return traced(lambda y: F.group_norm(y, 2), first=first, x=x, device=device)
 
 
 def test_group_norm_copies_channels_last_on_cuda_alone() -> None:
+    """Up to 2.13 before the kernel, which then saves the copy; from 2.14 on inside of it."""
     (on_cuda,), (on_cpu,) = (ops(channels_last(device), "aten.native_group_norm") for device in ("cuda", "cpu"))
-    dense, interleaved = (8 * 14 * 14, 14 * 14, 14, 1), (8 * 14 * 14, 1, 14 * 8, 8)
-    assert (on_cuda.inputs[0].strides, on_cpu.inputs[0].strides) == (dense, interleaved)
+    dense, interleaved = (8 * 62 * 62, 62 * 62, 62, 1), (8 * 62 * 62, 1, 62 * 8, 8)
+    before = torch.__version__ < "2.14"
+    assert (on_cuda.inputs[0].strides, on_cuda.outputs[0].strides) == (dense if before else interleaved, dense)
+    assert (on_cpu.inputs[0].strides, on_cpu.outputs[0].strides) == (interleaved, interleaved)
+    saved = [ops(channels_last(device), "aten.native_group_norm_backward")[0] for device in ("cuda", "cpu")]
+    assert [op.outputs[0].strides for op in saved] == [dense, interleaved]
+    assert len(ops(channels_last("cuda"), "aten.clone")) == (2 if before else 0)
 
 
 class Cell(nn.Module):
@@ -114,6 +120,127 @@ def normalized(batch: int, training: bool) -> list[str]:
 )
 def test_cudnns_batch_norm_has_a_largest_batch(batch: int, training: bool, kernel: str) -> None:
     assert normalized(batch, training) == [kernel]
+
+
+def test_an_rms_norm_keeps_its_input_as_it_came() -> None:
+    """The copy in row-major order is the kernel's own, and the reciprocals have no gradient."""
+    graph = traced(lambda y: F.rms_norm(y.t(), (64,)))
+    (forward,), (backward,) = ops(graph, "aten._fused_rms_norm"), ops(graph, "aten._fused_rms_norm_backward")
+    assert (forward.inputs[0].shape, forward.inputs[0].strides) == ((256, 64), (1, 256))
+    assert backward.tensor("input").storage == forward.inputs[0].storage
+    assert [t.strides for t in (*forward.outputs, *backward.outputs)] == [(64, 1), (1, 1), (64, 1)]
+    assert ops(graph, "aten.zeros") == ops(graph, "aten.clone") == []
+
+
+# -- pooling, one-hot vectors, and what a kernel keeps --------------------------------------------
+
+
+@pytest.mark.parametrize(("device", "places"), [("cuda", 1), ("cpu", 0)])
+def test_maxima_come_with_their_places_on_cuda_also_in_inference(device: str, places: int) -> None:
+    x, first = torch.randn(16, 8, 512), nn.Conv1d(8, 8, 1)
+    graph = traced(lambda y: F.max_pool1d(y, 2), x=x, first=first, step="inference", device=device)
+    found = ops(graph, "aten.max_pool2d_with_indices")
+    assert [[t.shape for t in op.outputs] for op in found] == [[(16, 8, 1, 256)] * 2] * places
+
+
+def test_one_hot_vectors_are_made_without_a_look_at_the_classes() -> None:
+    class Labels(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(64, 10)
+
+        def forward(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            return (self.linear(x) * F.one_hot(labels, 10)).sum()
+
+    inputs = {"x": torch.randn(2048, 64), "labels": torch.empty(2048, dtype=torch.int64, device="meta")}
+    on_cuda, on_cpu = (trace(Labels(), inputs, device=device) for device in ("cuda", "cpu"))
+    looks = ("aten.aminmax", "aten.min", "aten.max", "aten._local_scalar_dense")
+    forward = [op.packet for op in on_cuda.ops if op.phase == "forward"]
+    assert set(looks).isdisjoint(forward)
+    assert not set(looks).isdisjoint(op.packet for op in on_cpu.ops)
+    (made,) = ops(on_cuda, "aten.scatter_")
+    assert made.inputs[0].shape == (2048, 10)
+    assert on_cuda.facts.assumptions == ()
+
+
+@pytest.mark.parametrize(("device", "kept"), [("cuda", (0,)), ("cpu", (64, 256))])
+def test_a_log_sigmoid_keeps_nothing_beside_its_input_on_cuda(device: str, kept: tuple[int, ...]) -> None:
+    (forward,) = ops(traced(F.logsigmoid, device=device), "aten.log_sigmoid_forward")
+    assert [t.shape for t in forward.outputs] == [(64, 256), kept]
+
+
+# -- what cuDNN takes -----------------------------------------------------------------------------
+
+
+def ctc(targets: torch.Tensor, lengths: Any, *, steps: int = 50, dtype: Any = torch.int32, **how: Any) -> StepGraph:
+    """Of four sequences of 50 scores of 8 classes, which are given as 50 steps long."""
+
+    def function(y: torch.Tensor) -> torch.Tensor:
+        given = (steps,) * 4 if isinstance(lengths, tuple) else torch.tensor([steps] * 4, dtype=dtype)
+        return F.ctc_loss(y.log_softmax(-1), targets, given, lengths, **how)
+
+    return traced(function, x=torch.randn(50, 4, 64), first=nn.Linear(64, 8))
+
+
+THREE = torch.tensor([3, 3, 3, 3], dtype=torch.int32)
+CLASSES = torch.ones(12, dtype=torch.int32)
+
+
+@pytest.mark.parametrize("lengths", [THREE, (3, 3, 3, 3)], ids=["tensors", "lists"])
+def test_a_ctc_loss_of_short_numbers_is_cudnns(lengths: Any) -> None:
+    graph = ctc(CLASSES, lengths)
+    (forward,) = ops(graph, "aten._cudnn_ctc_loss")
+    assert [t.shape for t in forward.outputs] == [(4,), (50, 4, 8)]
+    assert ops(graph, "aten._ctc_loss") == ops(graph, "aten._ctc_loss_backward") == []
+
+
+@pytest.mark.parametrize(
+    ("targets", "lengths", "how"),
+    [
+        (CLASSES.long(), THREE, {}),
+        (CLASSES.view(4, 3), THREE, {}),
+        (CLASSES, THREE.long(), {}),
+        (CLASSES, THREE, {"blank": 7}),
+        (CLASSES, THREE, {"steps": 2}),
+        (CLASSES, (3, 3, 3, 3), {"steps": 49}),
+    ],
+    ids=["long targets", "rows", "long lengths", "blank", "too short", "not full"],
+)
+def test_other_ctc_losses_are_pytorchs(targets: torch.Tensor, lengths: Any, how: dict[str, Any]) -> None:
+    assert len(ops(ctc(targets, lengths, **how), "aten._ctc_loss")) == 1
+
+
+def test_without_cudnn_ctc_losses_and_grids_are_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "enabled", False)
+    assert len(ops(ctc(CLASSES, THREE), "aten._ctc_loss")) == 1
+    assert sampled()[0] == "aten.grid_sampler_2d"
+
+
+def sampled(align_corners: bool = True, dtype: torch.dtype = torch.float32, **how: Any) -> list[str]:
+    def function(y: torch.Tensor) -> torch.Tensor:
+        grid = torch.rand(4, 40, 40, 2, device=y.device, dtype=dtype)
+        return F.grid_sample(y, grid, align_corners=align_corners, **how)
+
+    first = nn.Conv2d(3, 8, 1, dtype=dtype)
+    graph = traced(function, x=torch.randn(4, 3, 32, 32, dtype=dtype), first=first)
+    return [op.packet for op in graph.ops if "grid_sampler" in op.name]
+
+
+def test_a_grid_with_aligned_corners_is_cudnns() -> None:
+    assert sampled() == ["aten.cudnn_grid_sampler", "aten.cudnn_grid_sampler_backward"]
+    own = ["aten.grid_sampler_2d", "aten.grid_sampler_2d_backward"]
+    assert sampled(align_corners=False) == sampled(mode="nearest") == sampled(padding_mode="border") == own
+    assert sampled(dtype=torch.bfloat16) == own
+
+
+def test_an_optimizer_that_counts_its_steps_on_the_gpu() -> None:
+    def capturable(parameters: Any) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(parameters, capturable=True)
+
+    graph = traced(lambda y: y, optimizer=capturable)
+    powers = ops(graph, "aten._foreach_pow")
+    assert [[t.shape for t in op.outputs] for op in powers] == [[(), ()]] * 2
+    assert all(graph.storages[t.storage].device == "cuda:0" for op in powers for t in op.outputs)
 
 
 # -- recurrent layers -----------------------------------------------------------------------------
