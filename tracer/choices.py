@@ -31,9 +31,11 @@ def _in_turn(result: torch.Tensor, dim: int, choices: int) -> torch.Tensor:
     return (torch.arange(last.numel()).view(last.shape) % max(choices, 1)).transpose(dim, -1)
 
 
-def _one_choice(result: torch.Tensor, args: Any, kwargs: Any) -> torch.Tensor:
-    """Of argmax, or max along a dimension: rows choose in turn."""
+def _one_choice(result: torch.Tensor, args: Any, kwargs: Any) -> torch.Tensor | None:
+    """Of argmax, or max along a dimension: rows choose in turn. Whether something holds is no choice."""
     values = args[0]
+    if result.dtype is torch.bool:
+        return None
     dim = args[1] if len(args) > 1 else kwargs.get("dim")
     choices = values.numel() if dim is None else values.shape[dim]
     return torch.arange(result.numel()).view(result.shape) % max(choices, 1)

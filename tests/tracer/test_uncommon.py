@@ -154,6 +154,19 @@ def test_state_that_is_let_go_before_the_optimizer_runs_is_not_born_in_it() -> N
     assert replay_steps(graph).last.end == replay_steps([first, graph]).last.end
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_lower_triangle_of_unknown_numbers_is_one(device: str) -> None:
+    """The check takes the least of tests along a dimension, and asks whether all of these are true."""
+
+    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
+        lower = m.net(x).view(-1, 64, 64).tril(-1) + torch.eye(64, device=x.device)
+        return distributions.MultivariateNormal(x, scale_tril=lower).rsample()
+
+    step = applied(forward, torch.randn(32, 64), net=nn.Linear(64, 64 * 64))
+    graph = trace(step.model, step.inputs, loss=step.loss, device=device)
+    assert {said["assumed"] for said in graph.facts.assumptions} == {"a test of all numbers is passed"}
+
+
 @pytest.mark.parametrize("by_name", [False, True])
 def test_a_closure_is_no_part_of_the_optimizer_that_calls_it(by_name: bool) -> None:
     def step(model: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor) -> None:
