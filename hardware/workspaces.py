@@ -215,7 +215,10 @@ def moments(op: Op, setting: Setting) -> Iterator[Extra]:
 
 @rule("linalg_vector_norm", "norm")
 def norm(op: Op, setting: Setting) -> Iterator[Extra]:
-    """https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cuda/ReduceNormKernel.cu"""
+    """Partial results, as of a sum, with powers and a root.
+
+    https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cuda/ReduceNormKernel.cu
+    """
     value = op.tensor("self")
     kernel = Kernel(
         value_bytes=value.itemsize,
