@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -104,9 +105,24 @@ def _is_compiled(module: nn.Module) -> bool:
 
 @contextmanager
 def uncompiled() -> Iterator[None]:
-    """Every compiled module and function runs as it was written."""
-    with torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext():
+    """Every compiled module and function runs as it was written; what is compiled for the first time stays as it is.
+
+    The compiler cannot be told so before it is loaded, which takes longer than most traces.
+    """
+    if "torch._dynamo" in sys.modules:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+        return
+    stock = torch.compile
+    torch.compile = _as_written
+    try:
         yield
+    finally:
+        torch.compile = stock
+
+
+def _as_written(model: Any = None, **options: Any) -> Any:
+    return _as_written if model is None else model
 
 
 def answer_as_wrapped(step: Step) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -193,6 +195,36 @@ def test_a_kernel_that_the_cpu_lacks_for_a_dtype_costs_the_values_and_no_more() 
     assert op.inputs[0].dtype == op.outputs[0].dtype == "float16"
     with pytest.raises(ForetraceError, match="expected scalar type"):
         trace(step.model, step.inputs, loss=step.loss, device="cpu")
+
+
+FIRST_COMPILED = """
+import sys, torch
+from torch import nn
+from foretrace.tracer import trace
+
+class Model(nn.Module):
+    def __init__(self, compiled):
+        super().__init__()
+        self.layer, self.compiled = nn.Linear(8, 8), compiled
+
+    def forward(self, x):
+        if self.compiled:
+            return torch.compile(mode="default")(torch.relu)(torch.compile(self.layer)(x)).sum()
+        return torch.relu(self.layer(x)).sum()
+
+assert "torch._dynamo" not in sys.modules
+stock = torch.compile
+graphs = [trace(Model(compiled), (torch.ones(2, 8),), loss=lambda y: y, device=sys.argv[1]) for compiled in (1, 0)]
+assert torch.compile is stock
+assert [op.name for op in graphs[0].ops] == [op.name for op in graphs[1].ops]
+assert graphs[0].events == graphs[1].events
+"""
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_what_a_step_compiles_first_runs_as_it_was_written(device: str) -> None:
+    ran = subprocess.run([sys.executable, "-W", "ignore", "-c", FIRST_COMPILED, device], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
 
 
 def _halved(x: torch.Tensor) -> torch.Tensor:
