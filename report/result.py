@@ -368,7 +368,7 @@ def not_modelled(trace: StepGraph, profile: Profile) -> tuple[str, ...]:
     """What no figure holds: `NOT_MODELLED`, and kernels where the device would choose others than were traced."""
     if not trace.facts.device.startswith("cuda"):
         return NOT_MODELLED
-    taken = unknown(trace.ops)
+    taken = unknown([trace.ops[kind] for kind in sorted(set(trace.kinds))])
     names = ", ".join(packet.removeprefix("aten.") for packet in taken)
     inside: tuple[str, ...] = (f"what kernels take inside of {names}",) if taken else ()
     if trace.facts.backends.get("cudnn_benchmark") and any(op.packet in CONVOLUTIONS for op in trace.ops):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from types import CodeType
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from .key import quiet
 from .signature import Signature
 
 _STRIDED = torch.strided
+_shape, _dtype = attrgetter("shape"), attrgetter("dtype")
 _DTYPE_NAMES: dict[torch.dtype, str] = {}
 
 
@@ -277,11 +279,16 @@ class Log:
         encoded = {name: self._encode(value) for name, value in zip(sig.names, args, strict=False)}
         for name, value in kwargs.items():
             encoded[name] = self._encode(value)
+        self._row(sig, encoded, self._encode(result))
+
+    def record_read(self, sig: Signature, tensor: torch.Tensor, owner: Owner, value: complex) -> None:
+        """Write down that Python read the number in a tensor, which optimizers do for every parameter."""
+        self._row(sig, {sig.names[0]: self._noun(tensor, owner)}, value)
+
+    def _row(self, sig: Signature, args: dict[str, Any], result: Any) -> None:
         sequence, forward = self._sequence()
-        code, line = self.frames.user(sys._getframe(3))
-        self.rows.append(
-            Row(sig, encoded, self._encode(result), self.phase, self.module_stack[-1], code, line, sequence, forward)
-        )
+        code, line = self.frames.user(sys._getframe(4))
+        self.rows.append(Row(sig, args, result, self.phase, self.module_stack[-1], code, line, sequence, forward))
 
     def _sequence(self) -> tuple[int | None, int | None]:
         """The autograd node that this op made, and the forward op whose node is being evaluated."""
@@ -318,10 +325,7 @@ class Log:
                 return (self.tensor(value._indices()), self.tensor(value._values()))
             return self.tensor(value)
         if isinstance(value, (list, tuple)):
-            tensor = self.tensor
-            return tuple(
-                [tensor(v) if isinstance(v, torch.Tensor) and v.layout is _STRIDED else self._encode(v) for v in value]
-            )
+            return tuple(self._nouns(value) or [self._encode(v) for v in value])
         if kind is torch.dtype:
             return Const("dtype", dtype_name(value))
         if kind is torch.device:
@@ -330,17 +334,37 @@ class Log:
             return Const(kind.__name__, str(value).removeprefix("torch."))
         return Const(kind.__name__.lower(), "")
 
+    def _nouns(self, values: Sequence[Any]) -> list[Tensor] | None:
+        """The nouns for many tensors that were all written down last as they are: optimizers hand on long lists."""
+        owners = list(map(self.at_hand.get, map(id, values))) if len(values) > _MANY else [None]
+        if not all(owners):
+            return None
+        nouns: list[Any] = [owner and owner.noun for owner in owners]
+        if not all(nouns):
+            return None
+        _, dtypes, shapes, strides, offsets = map(list, zip(*nouns, strict=True))
+        same = (
+            list(map(_shape, values)) == shapes
+            and list(map(torch.Tensor.stride, values)) == strides
+            and list(map(torch.Tensor.storage_offset, values)) == offsets
+            and list(map(_DTYPE_NAMES.get, map(_dtype, values))) == dtypes
+        )
+        return nouns if same else None
+
     def tensor(self, tensor: torch.Tensor) -> Tensor:
         """The noun for a tensor."""
         owner = self.at_hand.get(id(tensor))
         if owner is None and tensor.layout is torch.strided:
             owner = self.owner_of(tensor)
-        shape = tuple(tensor.shape)
         if owner is None:
+            shape = tuple(tensor.shape)
             strides = tensor.stride() if tensor.layout is torch.strided else ()
             return Tensor(self._empty, dtype_name(tensor.dtype), shape, strides or dense(shape), 0)
-        dtype = _DTYPE_NAMES.get(tensor.dtype) or dtype_name(tensor.dtype)
-        strides, offset, noun = tensor.stride(), tensor.storage_offset(), owner.noun
+        return self._noun(tensor, owner)
+
+    def _noun(self, tensor: torch.Tensor, owner: Owner) -> Tensor:
+        shape, strides, offset = tuple(tensor.shape), tensor.stride(), tensor.storage_offset()
+        dtype, noun = _DTYPE_NAMES.get(tensor.dtype) or dtype_name(tensor.dtype), owner.noun
         if noun is None or noun[2] != shape or noun[3] != strides or noun[4] != offset or noun[1] != dtype:
             noun = owner.noun = Tensor(owner.id, dtype, shape, strides, int(offset))
         return noun

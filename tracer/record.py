@@ -29,7 +29,7 @@ from .log import Log
 from .numbers import SavedNumbers
 from .replay import AS_RUN, depends_on_data, fill, shapes_of
 from .signature import Signature, decompose, in_order
-from .special import READS, SPECIAL
+from .special import ITEM, READS, SPECIAL
 
 MAX_OPS = 2_000_000
 """A step with more ops is taken for one that never ends: 50 times those of a model with 100 billion parameters."""
@@ -128,6 +128,12 @@ class Recorder(Log):
             )
         if self.recording and self.markers[-1].phase is not self.phase:
             self._mark()
+        if sig.name == ITEM and (owner := self._of_known_number(args[0])) is not None:
+            number = sig.func(args[0])
+            self.looks += 1
+            if self.recording:
+                self.record_read(sig, args[0], owner, number)
+            return number
         key: list[Any] = []
         given: list[torch.Tensor] = []
         if sig.needs_no_key or sig.name in SPECIAL:
@@ -152,6 +158,9 @@ class Recorder(Log):
             return args[0] if sig.overwrites and len(given) == 1 and args else sig.func(*args, **kwargs)
         if self.assumptions.replay is not None:
             self.outcome = self._outcome_of(sig, args)
+        if sig.told_from_lists and in_memory and self._passes_over(sig, args, owners):
+            self.at_hand = {}
+            return None
         answer = SPECIAL.get(sig.name)
         if answer is not None:
             self.at_hand = {}
@@ -171,6 +180,21 @@ class Recorder(Log):
             self.record(sig, args, kwargs, result)
         self.at_hand = {}
         return result
+
+    def _passes_over(self, sig: Signature, args: tuple[Any, ...], owners: list[Any]) -> bool:
+        """Whether all that comes of an op on lists is that what it writes to is unknown: nobody writes it down."""
+        if self.recording or not sig.mutates or all(owner.known for owner in owners):
+            return False
+        for owner in owners[: len(args[0])]:
+            owner.known = False
+        return True
+
+    def _of_known_number(self, tensor: torch.Tensor) -> Owner | None:
+        """What is known of a tensor whose number can be read with no more ado; else None."""
+        if self._numbers.waiting or self.assumptions.replay is not None or tensor.layout is not torch.strided:
+            return None
+        owner = self.owners.get(tensor.data_ptr()) if not tensor.is_meta else None
+        return owner if owner is not None and owner.known and not owner.assumed else None
 
     def _compute(
         self,

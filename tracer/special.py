@@ -75,9 +75,12 @@ def _no_memory(recorder: Recorder, sig: Signature, args: Any, kwargs: Any, owner
     return sig.func(*args, **{**kwargs, "device": torch.device("cpu")})
 
 
+ITEM = "aten._local_scalar_dense.default"
+"""``.item()``"""
+
 SPECIAL: dict[str, Callable[..., Any]] = {
     "aten._efficientzerotensor.default": _no_memory,
-    "aten._local_scalar_dense.default": _scalar,
+    ITEM: _scalar,
     "aten._pack_padded_sequence.default": _pack,
     "aten.allclose.default": _same,
     "aten.equal.default": _same,
