@@ -162,7 +162,7 @@ def test_a_lower_triangle_of_unknown_numbers_is_one(device: str) -> None:
 
     def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
         lower = m.net(x).view(-1, 64, 64).tril(-1) + torch.eye(64, device=x.device)
-        return distributions.MultivariateNormal(x, scale_tril=lower).rsample()
+        return distributions.MultivariateNormal(x, scale_tril=lower, validate_args=True).rsample()
 
     step = applied(forward, torch.randn(32, 64), net=nn.Linear(64, 64 * 64))
     graph = trace(step.model, step.inputs, loss=step.loss, device=device)
