@@ -260,7 +260,7 @@ def test_the_line_that_was_changed(
     monkeypatch.chdir(project)
     edit(project, edits)
     ended, printed = run("check", target, "--jobs", "1", "--no-cache", "--format", "json")
-    assert ended == 1
+    assert ended == 1, printed
     (outcome,) = json.loads(printed)["targets"]
     (found,) = [finding for finding in outcome["findings"] if finding["code"] == code]
     assert any(words in cause["text"] for cause in outcome["causes"]), outcome["causes"]
