@@ -6,9 +6,8 @@ The roll-up adds them by phase and lists what had to be assumed. Nothing here de
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from operator import itemgetter
 
 from ..graph import Op, Phase, StepGraph
 from ..graph.bulk import of_columns, uncollected
@@ -88,24 +87,21 @@ def price_ops(graph: StepGraph, overrides: Table | Mapping[str, Rule] | None = N
     every op, because it may look at all that it is given, the module too.
     """
     with override(overrides or {}), uncollected():
-        found = _found(graph)
-        columns = {name: list(map(itemgetter(place), found)) for place, name in enumerate(("work", "kind", "by"))}
-        return tuple(of_columns(Priced, len(graph.ops), op=graph.ops, **columns))
+        work, kind, by = zip(*_found(graph), strict=True) if graph.ops else ((), (), ())
+    return tuple(of_columns(Priced, len(graph.ops), op=graph.ops, work=work, kind=kind, by=by))
 
 
-def _found(graph: StepGraph) -> list[tuple[Work, Kind, str]]:
+def _found(graph: StepGraph) -> Iterator[tuple[Work, Kind, str]]:
     """The work of each op, how it was found, and by whom."""
     known: dict[int, tuple[Work, Kind, str]] = {}
-    found: list[tuple[Work, Kind, str]] = []
     for op, kind in zip(graph.ops, graph.kinds, strict=True):
-        if kind not in known:
+        found = known.get(kind)
+        if found is None:
             answer, work = _answered(op)
-            known[kind] = work, answer.kind, answer.by
-            if not looks_at_form_only(answer):
-                found.append(known.pop(kind))
-                continue
-        found.append(known[kind])
-    return found
+            found = work, answer.kind, answer.by
+            if looks_at_form_only(answer):
+                known[kind] = found
+        yield found
 
 
 def assumed_ops(priced: Iterable[Priced]) -> tuple[Assumed, ...]:

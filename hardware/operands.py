@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..costmodels.matmul import is_sparse
 from ..graph import Op, Tensor
 from .script import Scratch
 
@@ -26,7 +27,7 @@ OPERANDS = {
 
 def has_sparse_operand(op: Op) -> bool:
     """Whether a product is one for cuSPARSE: then one of its matrices is the places of its elements, and these."""
-    return any(type(op.get(name)) is tuple for name in OPERANDS.get(op.packet, ()))
+    return any(is_sparse(op.get(name)) for name in OPERANDS.get(op.packet, ()))
 
 
 def operand_copies(op: Op) -> Iterator[Scratch]:

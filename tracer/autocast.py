@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cache
 from typing import Any
@@ -19,7 +19,6 @@ from typing import Any
 import torch
 
 from ..graph import ForetraceError
-from .calls import inmost
 from .record import Recorder
 
 _KEY = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
@@ -120,10 +119,9 @@ class _Casts:
         self.dtype = torch.float16
         self.cache: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def arguments(self, dtype: torch.dtype, args: dict[Any, Any]) -> dict[Any, Any]:
+    def arguments(self, dtype: torch.dtype, args: Sequence[Any]) -> list[Any]:
         """The arguments of a call, cast from the last to the first, as the compiler of PyTorch's builds orders them."""
-        cast = {name: self.to(dtype, args[name]) for name in reversed(args)}
-        return {name: cast[name] for name in args}
+        return [self.to(dtype, value) for value in reversed(args)][::-1]
 
     def to(self, dtype: torch.dtype, value: Any) -> Any:
         """`value` with every eligible tensor in it cast to `dtype`."""
@@ -134,12 +132,7 @@ class _Casts:
         return value
 
     def _eligible(self, tensor: torch.Tensor) -> bool:
-        return tensor.is_floating_point() and tensor.dtype is not torch.float64 and self.on_gpu(tensor)
-
-    def on_gpu(self, tensor: torch.Tensor) -> bool:
-        """Whether the tensor would be on the GPU in the step that is traced."""
-        owner = self.recorder.owner_of(inmost(tensor))
-        return owner is None or owner.device != "cpu"
+        return tensor.is_floating_point() and tensor.dtype is not torch.float64 and self.recorder.on_gpu(tensor)
 
     def _cast(self, dtype: torch.dtype, tensor: torch.Tensor) -> torch.Tensor:
         weight = (
@@ -214,8 +207,8 @@ def _cast(op: Any, casts: _Casts, dtype: Callable[[], torch.dtype]) -> Callable[
     def kernel(*args: Any, **kwargs: Any) -> Any:
         with torch._C._ExcludeDispatchKeyGuard(_KEY):
             wanted = dtype()
-            named = casts.arguments(wanted, kwargs)
-            return op(*casts.arguments(wanted, dict(enumerate(args))).values(), **named)
+            named = casts.arguments(wanted, list(kwargs.values()))
+            return op(*casts.arguments(wanted, args), **dict(zip(kwargs, named, strict=True)))
 
     return kernel
 
@@ -242,8 +235,7 @@ def _promote(op: Any, casts: _Casts) -> Callable[..., Any]:
         flat = [t for a in args for t in (a if isinstance(a, (list, tuple)) else (a,)) if isinstance(t, torch.Tensor)]
         wide = any(t.dtype is torch.float32 for t in flat if casts._eligible(t))
         with torch._C._ExcludeDispatchKeyGuard(_KEY):
-            wanted = torch.float32 if wide else casts.dtype
-            return op(*casts.arguments(wanted, dict(enumerate(args))).values(), **kwargs)
+            return op(*casts.arguments(torch.float32 if wide else casts.dtype, args), **kwargs)
 
     return kernel
 
@@ -253,7 +245,7 @@ def _refuse(casts: _Casts) -> Callable[..., Any]:
     op, cuda = torch.ops.aten.binary_cross_entropy.default, torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCUDA)
 
     def kernel(*args: Any, **kwargs: Any) -> Any:
-        return op.redispatch(cuda, *args, **kwargs) if casts.on_gpu(args[0]) else _below(op, args, kwargs)
+        return op.redispatch(cuda, *args, **kwargs) if casts.recorder.on_gpu(args[0]) else _below(op, args, kwargs)
 
     return kernel
 

@@ -24,7 +24,7 @@ from .cudnn_roads import ctc_loss, grid_sampler
 from .encoder import encoder_layer, self_attention
 from .extremes import EXTREMES, extreme
 from .record import Recorder
-from .recurrent import gru_cell, lstm_cell, on_gpu, recurrent
+from .recurrent import gru_cell, lstm_cell, recurrent
 from .signature import decompose
 
 aten = torch.ops.aten
@@ -75,7 +75,7 @@ def _dropout(recorder: Recorder, choices: Counter[str]) -> Chooser:
     stock = _stock("dropout")
 
     def dropout(input: torch.Tensor, p: float, train: bool) -> Any:
-        if on_gpu(recorder, input) and train and 0 < p < 1 and input.numel():
+        if recorder.on_gpu(input) and train and 0 < p < 1 and input.numel():
             return aten.native_dropout.default(input, p, train)[0]
         return stock(input, p, train)
 
@@ -90,7 +90,7 @@ def _attention(recorder: Recorder, choices: Counter[str]) -> Chooser:
     stock = _stock("scaled_dot_product_attention")
 
     def attention(*args: Any, scale: float | None = None, enable_gqa: bool = False, **kwargs: Any) -> Any:
-        if not on_gpu(recorder, args[0]):
+        if not recorder.on_gpu(args[0]):
             return stock(*args, scale=scale, enable_gqa=enable_gqa, **kwargs)
         named = {_ARGUMENTS[name]: value for name, value in kwargs.items()}
         call = Attention(*args, **{**named, "scale": scale, "gqa": enable_gqa})
@@ -125,7 +125,7 @@ def _batch_norm(recorder: Recorder, choices: Counter[str]) -> Chooser:
         cudnn_enabled: bool,
     ) -> Any:
         cudnn = (
-            on_gpu(recorder, input)
+            recorder.on_gpu(input)
             and cudnn_enabled
             and input.dtype not in (torch.float64, torch.bfloat16)
             and weight is not None
@@ -164,7 +164,7 @@ def _max_pool1d(recorder: Recorder, choices: Counter[str]) -> Chooser:
     stock = _stock("max_pool1d")
 
     def max_pool1d(input: torch.Tensor, *args: Any) -> Any:
-        return aten.max_pool1d_with_indices(input, *args)[0] if on_gpu(recorder, input) else stock(input, *args)
+        return aten.max_pool1d_with_indices(input, *args)[0] if recorder.on_gpu(input) else stock(input, *args)
 
     return max_pool1d
 
@@ -175,7 +175,7 @@ def _one_hot(recorder: Recorder, choices: Counter[str]) -> Chooser:
 
     def one_hot(input: torch.Tensor, num_classes: int = -1) -> Any:
         whole = input.dtype is torch.int64 and input.numel() > 0 and (num_classes == -1 or num_classes >= 1)
-        if not (on_gpu(recorder, input) and whole):
+        if not (recorder.on_gpu(input) and whole):
             return stock(input, num_classes)
         count = int(input.max().item()) + 1 if num_classes == -1 else num_classes
         made = torch.zeros((*input.shape, count), dtype=torch.int64, device=input.device)
@@ -195,7 +195,7 @@ def _group_norm(recorder: Recorder, choices: Counter[str]) -> Chooser:
     stock = _stock("group_norm")
 
     def group_norm(input: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        copies = torch.__version__ < "2.14" and on_gpu(recorder, input)
+        copies = torch.__version__ < "2.14" and recorder.on_gpu(input)
         return stock(input.contiguous() if copies else input, *args, **kwargs)
 
     return group_norm
@@ -212,7 +212,7 @@ def _softmax(name: str) -> Callable[[Recorder, Counter[str]], Chooser]:
 
         def softmax(input: torch.Tensor, dim: int, dtype: torch.dtype | None = None) -> Any:
             widens = input.dtype is torch.float16 and dtype is torch.float32
-            if widens and on_gpu(recorder, input):
+            if widens and recorder.on_gpu(input):
                 return fused(input, dim, True)
             return stock(input, dim, dtype)
 
@@ -231,7 +231,7 @@ def _rms_norm(recorder: Recorder, choices: Counter[str]) -> Chooser:
     def rms_norm(
         input: torch.Tensor, normalized_shape: list[int], weight: torch.Tensor | None, eps: float | None
     ) -> Any:
-        if not on_gpu(recorder, input):
+        if not recorder.on_gpu(input):
             return stock(input, normalized_shape, weight, eps)
         if torch._C._functorch.is_functorch_wrapped_tensor(input):
             choices["an RMS norm inside of torch.func is composed; CUDA has one kernel for it"] += recorder.recording

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .calls import dense
-from .recurrent import on_gpu
 from .signature import decompose
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def ctc_loss(overload: str) -> Callable[[Recorder, Counter[str]], Chooser]:
             zero_infinity: bool = False,
         ) -> Any:
             args = log_probs, targets, input_lengths, target_lengths, blank
-            if not (on_gpu(recorder, log_probs) and _taken[overload](recorder, *args)):
+            if not (recorder.on_gpu(log_probs) and _taken[overload](recorder, *args)):
                 return decompose(stock, *args, reduction, zero_infinity)
             losses = fused(*args, True, zero_infinity)[0]
             if reduction == MEAN:
@@ -80,7 +79,7 @@ def _lists_are_taken(
 ) -> bool:
     """With targets on the host, and where every sequence has the full length."""
     full = all(length == log_probs.shape[0] for length in given)
-    return _may_be_taken(log_probs, targets, blank) and not on_gpu(recorder, targets) and full and _fit(given, wanted)
+    return _may_be_taken(log_probs, targets, blank) and not recorder.on_gpu(targets) and full and _fit(given, wanted)
 
 
 def _tensors_are_taken(
@@ -129,7 +128,7 @@ def grid_sampler(recorder: Recorder, choices: Counter[str]) -> Chooser:
 
     def sampler(input: torch.Tensor, grid: torch.Tensor, mode: int, padding: int, align_corners: bool) -> Any:
         fits = (mode, padding, align_corners) == (BILINEAR, ZEROS, True) and input.dim() == 4
-        if fits and on_gpu(recorder, input) and input.shape[1] <= MOST_CHANNELS and _taken_both(input, grid):
+        if fits and recorder.on_gpu(input) and input.shape[1] <= MOST_CHANNELS and _taken_both(input, grid):
             return aten.cudnn_grid_sampler.default(input, grid)
         return decompose(aten.grid_sampler.default, input, grid, mode, padding, align_corners)
 

@@ -21,7 +21,6 @@ from torch.utils._device import DeviceContext, _device_constructors
 
 from ..graph import ForetraceError, Outcome
 from . import cudnn_layers
-from .calls import inmost
 from .cuda_module import MODULES, Properties, answers
 from .key import RECORDER_KEY, quiet
 from .record import Recorder
@@ -241,10 +240,7 @@ def _tensor_face(recorder: Recorder) -> dict[str, Any]:
         real: torch.device = stock_device.__get__(tensor)
         if real.type != "cpu" or tensor.layout is not torch.strided:
             return real
-        owner = recorder.owner_of(inmost(tensor))
-        if owner is None:
-            return _CUDA
-        return _CPU if owner.device == "cpu" else _CUDA
+        return _CUDA if recorder.on_gpu(tensor) else _CPU
 
     def to(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         copy = kwargs.pop("copy", False)

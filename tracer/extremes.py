@@ -14,8 +14,6 @@ import torch
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd.function import _SingleLevelFunction
 
-from .recurrent import on_gpu
-
 if TYPE_CHECKING:
     from .record import Recorder
 
@@ -33,7 +31,7 @@ def extreme(name: str) -> Callable[[Recorder, Counter[str]], Chooser]:
         def call(input: torch.Tensor) -> Any:
             # Transforms (``torch.func``) have come by already: each calls this with tensors of its own level.
             with enable_single_level_autograd_function():
-                return _Extreme.apply(input, op, on_gpu(recorder, input))  # type: ignore[attr-defined]
+                return _Extreme.apply(input, op, recorder.on_gpu(input))  # type: ignore[attr-defined]
 
         return call
 

@@ -14,7 +14,7 @@ import torch
 from ..graph import Const, Phase, Tensor
 from .arena import Arena, Owner, base_of, holds_values, storage_bytes
 from .callers import Callers
-from .calls import dense
+from .calls import dense, inmost
 from .frames import Frames, shorten
 from .key import quiet
 from .signature import Signature
@@ -271,6 +271,11 @@ class Log:
         """The device that a tensor claims to be on."""
         owner = self.owner_of(tensor)
         return owner.device if owner is not None else self.device
+
+    def on_gpu(self, tensor: torch.Tensor) -> bool:
+        """Whether the tensor would be on the GPU in a step that is traced for one."""
+        owner = self.owner_of(inmost(tensor))
+        return owner is None or owner.device != "cpu"
 
     # -- rows -----------------------------------------------------------------------------------
 

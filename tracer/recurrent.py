@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from .calls import inmost
 from .cudnn_layers import LSTM, MODES
 from .signature import decompose
 
@@ -65,7 +64,7 @@ def recurrent(name: str, packed: bool) -> Callable[[Recorder, Counter[str]], Cho
 
     def make(recorder: Recorder, choices: Counter[str]) -> Chooser:
         def layer(input: torch.Tensor, *args: Any) -> Any:
-            if not on_gpu(recorder, input):
+            if not recorder.on_gpu(input):
                 return decompose(op, input, *args)
             hx, *rest = args[1:] if packed else args
             call = Call(input, tuple(hx) if mode == LSTM else (hx,), *rest)
@@ -81,12 +80,6 @@ def recurrent(name: str, packed: bool) -> Callable[[Recorder, Counter[str]], Cho
         return layer
 
     return make
-
-
-def on_gpu(recorder: Recorder, tensor: torch.Tensor) -> bool:
-    """Whether the tensor would be on the GPU in the step that is traced."""
-    owner = recorder.owner_of(inmost(tensor))
-    return owner is None or owner.device != "cpu"
 
 
 def takes_cudnn(recorder: Recorder, input: torch.Tensor) -> bool:
@@ -171,7 +164,7 @@ def lstm_cell(recorder: Recorder, choices: Counter[str]) -> Chooser:
     """The road of ``lstm_cell``."""
 
     def cell(input: torch.Tensor, hx: Any, *weights: torch.Tensor) -> Any:
-        if not on_gpu(recorder, input):
+        if not recorder.on_gpu(input):
             return decompose(aten.lstm_cell.default, input, hx, *weights)
         return _lstm(input, tuple(hx), Weights(*weights))
 
@@ -182,7 +175,7 @@ def gru_cell(recorder: Recorder, choices: Counter[str]) -> Chooser:
     """The road of ``gru_cell``."""
 
     def cell(input: torch.Tensor, hx: torch.Tensor, *weights: torch.Tensor) -> Any:
-        if not on_gpu(recorder, input):
+        if not recorder.on_gpu(input):
             return decompose(aten.gru_cell.default, input, hx, *weights)
         return _gru(input, (hx,), Weights(*weights))[0]
 

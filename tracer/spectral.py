@@ -129,8 +129,7 @@ def transform(name: str) -> Callable[[Recorder, Counter[str]], Transform]:
 
     def make(recorder: Recorder, choices: Counter[str]) -> Transform:
         def transformed(self: torch.Tensor, *given: Any) -> torch.Tensor:
-            owner = recorder.owner_of(self)
-            if self.dtype in (torch.float16, torch.complex32) and (owner is None or owner.device != "cpu"):
+            if self.dtype in (torch.float16, torch.complex32) and recorder.on_gpu(self):
                 return run(self, *given, *left_out[len(given) :])
             found: torch.Tensor = decompose(stock, self, *given)
             return found
