@@ -64,6 +64,9 @@ class Facts:
     capability: str = ""
     """Compute capability of the GPU whose kernels were chosen; empty for a CPU, and in older files (there 8.0)."""
     autocast: str | None = None
+    """The dtype of the ``torch.autocast`` that was asked for around forward and loss."""
+    own_autocast: tuple[str, ...] = ()
+    """The dtypes of the regions of it that the step's own code opens."""
     warmup: int = 1
     optimizer: Mapping[str, object] = field(default_factory=dict)
     """``class``, ``implementation`` (foreach, fused, for-loop) and the hyperparameters of the first group."""
@@ -83,6 +86,13 @@ class Facts:
     backends: Mapping[str, bool] = field(default_factory=dict)
     """Settings of CUDA's libraries other than PyTorch's own: ``matmul_tf32``, ``cudnn_tf32``, ``cudnn_benchmark``."""
     versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def precision(self) -> str:
+        """What a heading says of autocast."""
+        if self.autocast is not None:
+            return f"{self.autocast} autocast"
+        return f"{' and '.join(self.own_autocast)} autocast of its own" if self.own_autocast else "no autocast"
 
 
 Layout = tuple[tuple[int, ...], tuple[int, ...], int]

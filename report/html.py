@@ -175,7 +175,7 @@ def _heading(reports: Sequence[Report], names: Sequence[str]) -> str:
         about = (
             name,
             arguments(report),
-            f"{facts.autocast} autocast" if facts.autocast else "no autocast",
+            facts.precision,
             f"{optimizer} ({way})" if optimizer and way else str(optimizer or "no optimizer"),
             f"{len(report.trace.ops):,} ops",
             f"on {report.profile.full_name}",

@@ -36,6 +36,7 @@ def document(report: Report) -> dict[str, object]:
         "device": report.device,
         "step": {
             "autocast": facts.autocast,
+            "own_autocast": list(facts.own_autocast),
             "warmup": facts.warmup,
             "optimizer": _plain(facts.optimizer),
             "versions": _plain(facts.versions),

@@ -61,6 +61,7 @@ def settings(report: Report, name: str, command: str) -> str:
         ("made with", ", ".join(f"{key} {value}" for key, value in versions.items())),
         ("device", facts.device),
         ("autocast", facts.autocast or "none"),
+        *([("autocast of its own", ", ".join(facts.own_autocast))] if facts.own_autocast else []),
         ("steps before the recorded one", facts.warmup),
         ("arguments", arguments(report) or "none"),
         ("optimizer", ", ".join(f"{key} {value}" for key, value in facts.optimizer.items()) or "none"),

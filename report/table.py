@@ -67,9 +67,8 @@ def to_table(report: Report, width: int = WIDTH) -> str:
 
 def _header(report: Report) -> list[Part]:
     facts = report.trace.facts
-    precision = f"{facts.autocast} autocast" if facts.autocast else "no autocast"
     steps = f"step {facts.warmup + 1}" if facts.warmup else "the very first step"
-    about = (report.device, precision, _optimizer(report), steps)
+    about = (report.device, facts.precision, _optimizer(report), steps)
     return [
         portable(facts.target) or "a training step",
         Paragraph(f"{', '.join(about)}; {_ops(len(report.trace.ops))}", "  "),

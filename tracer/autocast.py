@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from ..graph import ForetraceError
+from .log import dtype_name
 from .record import Recorder
 
 _KEY = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
@@ -49,6 +50,23 @@ def region(device: str, dtype: torch.dtype | None) -> Callable[[], AbstractConte
         return nullcontext
     kind = torch.device(device).type
     return lambda: torch.autocast(kind, dtype=dtype)
+
+
+@contextmanager
+def regions(recorder: Recorder) -> Iterator[None]:
+    """Note the dtypes of the regions that the recorded step enters on its device."""
+    set_dtype, kind = torch.set_autocast_dtype, torch.device(recorder.device).type
+
+    def noted(device: str, dtype: torch.dtype) -> None:
+        set_dtype(device, dtype)
+        if recorder.recording and device == kind and torch.is_autocast_enabled(device):
+            recorder.autocast[dtype_name(dtype)] = None
+
+    torch.set_autocast_dtype = noted
+    try:
+        yield
+    finally:
+        torch.set_autocast_dtype = set_dtype
 
 
 def policies() -> dict[str, list[str]]:

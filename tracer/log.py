@@ -112,6 +112,8 @@ class Log:
         self.module_stack: list[str] = [""]
         self.progress: Callable[[str, int], None] | None = None
         self.observe: Callable[[Phase], None] | None = None
+        self.autocast: dict[str, None] = {}
+        """The dtypes of the regions of autocast that the recorded step is in, in the order in which they came."""
         self.numbers: dict[int, int] = {}
         """Ids of the storages of saved Python numbers, by the sequence number of the node."""
         self.at_hand: dict[int, Owner | None] = {}

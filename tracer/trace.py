@@ -15,7 +15,7 @@ from torch import nn
 from ..graph import ForetraceError, Outcomes, Phase, StepGraph, capability_of
 from .again import remembered
 from .assumptions import Assumptions, Setting
-from .autocast import autocast_dtype, cuda_autocast, region
+from .autocast import autocast_dtype, cuda_autocast, region, regions
 from .backends import WORDS, backends
 from .cuda import cuda_kernels
 from .disguise import disguise
@@ -249,6 +249,7 @@ def _run(step: Step, recorder: Recorder, settings: Settings, folding: Callable[.
         stack.enter_context(module_paths(model, recorder))
         choices = stack.enter_context(cuda_kernels(recorder))
         stack.enter_context(cuda_autocast(recorder))
+        stack.enter_context(regions(recorder))
         stack.enter_context(phases(recorder, optimizers))
         stack.enter_context(settings.variant(model))
         folds = folding(model, recorder, choices)

@@ -90,6 +90,7 @@ class Watch:
             device=self.recorder.device,
             capability=".".join(map(str, settings.capability)) if self.recorder.device.startswith("cuda") else "",
             autocast=dtype_name(settings.autocast) if settings.autocast is not None else None,
+            own_autocast=tuple(dtype for dtype in self.recorder.autocast if getattr(torch, dtype) != settings.autocast),
             warmup=settings.warmup,
             optimizer=self._optimizer(),
             parameters=self._named(parameters, numbers),

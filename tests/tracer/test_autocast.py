@@ -105,6 +105,23 @@ def test_recurrent_layers_run_in_float16_with_their_weights_in_one_buffer(dtype:
     assert sum(tensor.numel for tensor in made) == count
 
 
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_a_heading_tells_the_regions_that_a_step_opens_itself(device: str) -> None:
+    class Model(Recurrent):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.autocast(device, dtype=torch.bfloat16), torch.autocast(device, enabled=False):
+                return self.layer(x)[0].sum()
+
+    def told(**options: Any) -> tuple[tuple[str, ...], str]:
+        facts = trace(Model(), (torch.ones(2, 2, 64),), loss=lambda out: out, device=device, **options).facts
+        return facts.own_autocast, facts.precision
+
+    assert told() == (("bfloat16",), "bfloat16 autocast of its own")
+    assert told(autocast="bfloat16") == ((), "bfloat16 autocast")
+    if device == "cuda":
+        assert told(autocast="float16") == (("bfloat16",), "float16 autocast")
+
+
 def _casts(step: StepGraph, phase: str = "forward") -> list[tuple[tuple[int, ...], str]]:
     """Shape and dtype of what each cast made."""
     made = [op.outputs[0] for op in step.ops if op.phase == phase and op.name == "aten._to_copy.default"]
