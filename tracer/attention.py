@@ -87,6 +87,21 @@ def choose_attention(call: Attention, capability: Capability = (8, 0)) -> tuple[
     raise RuntimeError(f"No available kernel. Aborting execution. {told}")
 
 
+def check(call: Attention) -> None:
+    """Raises ``RuntimeError`` for a call that no backend takes (``validate_sdpa_input``)."""
+    dtypes = [str(tensor.dtype) for tensor in call.tensors]
+    if len(set(dtypes)) > 1:
+        raise RuntimeError(f"attention wants query, key and value of one dtype, and is given {', '.join(dtypes)}")
+    if any(tensor.dim() < 2 for tensor in call.tensors):
+        raise RuntimeError("attention wants query, key and value of at least 2 dimensions")
+    if call.mask is not None and call.mask.dtype not in (torch.bool, torch.float32, call.query.dtype):
+        raise RuntimeError(
+            f"attention wants a mask of bool, float32 or the dtype of the query, and is given {call.mask.dtype}"
+        )
+    if not 0 <= call.dropout <= 1:
+        raise RuntimeError(f"a dropout probability lies between 0 and 1, and is given as {call.dropout}")
+
+
 def run_attention(backend: str, call: Attention) -> torch.Tensor:
     """The call, as the backend's op."""
     return _CALLS[backend](call)

@@ -55,6 +55,14 @@ def _convolution_format(results: list[Any], args: tuple[Any, ...], device: str) 
     return results if args[0].dtype is torch.float64 else _in_format(results, formats)
 
 
+def _group_norm(results: list[Any], args: tuple[Any, ...], device: str) -> list[Any]:
+    """The CPU's kernel keeps mean and rstd in the dtype of the weight, where that is a wider one."""
+    x, weight = args[:2]
+    kept = weight.dtype if device == "cpu" and weight is not None else x.dtype
+    statistics = [(kind, shape, strides, kept) for kind, shape, strides, _ in results[1:]]
+    return _group_norm_format([results[0], *statistics], args, device)
+
+
 def _group_norm_format(results: list[Any], args: tuple[Any, ...], device: str) -> list[Any]:
     """The CPU's kernels keep the input's memory format, CUDA's are row-major (ATen/native/group_norm.cpp)."""
     x = args[0] if len(args) == 8 else args[1]
@@ -94,6 +102,16 @@ def _reduced_in_place(results: list[Any], args: tuple[Any, ...], device: str) ->
     return [("within", shape, strides, dtype, elements * dtype.itemsize)] if not shape and elements > 1 else results
 
 
+def _of_the_first(results: list[Any], args: tuple[Any, ...], device: str) -> list[Any]:
+    """The result has the dtype of the first argument, whatever that of the second."""
+    ((kind, shape, strides, _),) = results
+    return [(kind, shape, strides, args[0].dtype)]
+
+
+def _soft_margin_loss(results: list[Any], args: tuple[Any, ...], device: str) -> list[Any]:
+    return _reduced_in_place(_of_the_first(results, args, device), args, device)
+
+
 def _ctc_loss(scores: torch.Tensor, targets: torch.Tensor, lengths: Any, target_lengths: Any, *rest: Any) -> Any:
     """The loss of each sequence and the table of forward probabilities (ATen/native/LossCTC.cpp)."""
     steps, batch = scores.shape[:2] if scores.dim() == 3 else (scores.shape[0], 1)
@@ -128,14 +146,16 @@ CORRECTIONS: dict[str, Callable[[list[Any], tuple[Any, ...], str], list[Any]]] =
     "aten.convolution.default": _convolution_format,
     "aten._native_batch_norm_legit.default": _batch_norm_statistics,
     "aten.native_batch_norm.default": _batch_norm_statistics,
-    "aten.native_group_norm.default": _group_norm_format,
+    "aten.native_group_norm.default": _group_norm,
     "aten.native_group_norm_backward.default": _group_norm_format,
     "aten.native_layer_norm.default": _layer_norm_statistics,
     "aten.mkldnn_rnn_layer.default": _lstm_workspace,
     "aten.log_sigmoid_forward.default": _log_sigmoid_buffer,
     "aten.mse_loss.default": _reduced_in_place,
     "aten.smooth_l1_loss.default": _reduced_in_place,
-    "aten.soft_margin_loss.default": _reduced_in_place,
+    "aten.soft_margin_loss.default": _soft_margin_loss,
+    "aten.huber_loss.default": _of_the_first,
+    "aten.normal.Tensor_Tensor": _of_the_first,
     "aten.binary_cross_entropy.default": _reduced_in_place,
 }
 """Op -> what makes the true description of its results of the meta kernel's, the arguments and the device."""

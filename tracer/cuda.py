@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from . import spectral
-from .attention import Attention, choose_attention, run_attention
+from .attention import Attention, check, choose_attention, run_attention
 from .cudnn_layers import MODES
 from .cudnn_roads import ctc_loss, grid_sampler
 from .encoder import encoder_layer, self_attention
@@ -94,6 +94,7 @@ def _attention(recorder: Recorder, choices: Counter[str]) -> Chooser:
             return stock(*args, scale=scale, enable_gqa=enable_gqa, **kwargs)
         named = {_ARGUMENTS[name]: value for name, value in kwargs.items()}
         call = Attention(*args, **{**named, "scale": scale, "gqa": enable_gqa})
+        check(call)
         backend, refused = choose_attention(call, recorder.capability)
         if recorder.recording:
             told = "; ".join(f"{name} refused: {why}" for name, why in refused)

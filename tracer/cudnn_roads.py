@@ -50,7 +50,9 @@ def ctc_loss(overload: str) -> Callable[[Recorder, Counter[str]], Chooser]:
         ) -> Any:
             args = log_probs, targets, input_lengths, target_lengths, blank
             if not (recorder.on_gpu(log_probs) and _taken[overload](recorder, *args)):
-                return decompose(stock, *args, reduction, zero_infinity)
+                if recorder.on_gpu(log_probs) and not recorder.on_gpu(targets):
+                    targets = targets.to(recorder.device, torch.int64)
+                return decompose(stock, log_probs, targets, *args[2:], reduction, zero_infinity)
             losses = fused(*args, True, zero_infinity)[0]
             if reduction == MEAN:
                 return (losses / _at_least_one(target_lengths, losses)).mean()

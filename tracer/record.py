@@ -27,6 +27,7 @@ from .corrections import CORRECTIONS, SHAPES, STANDS_FOR_META
 from .key import KEY, quiet
 from .log import Log
 from .numbers import SavedNumbers
+from .refusals import refusal
 from .replay import AS_RUN, depends_on_data, fill, shapes_of
 from .signature import Signature, decompose, in_order
 from .special import ITEM, READS, SPECIAL
@@ -65,6 +66,8 @@ class Recorder(Log):
         """Writing known values to a storage from before this one counts as a look, too, ..."""
         self.own: frozenset[int] = frozenset()
         """... if it is none of these."""
+        self.failed_in: dict[int, Phase] = {}
+        """The phase in which an exception passed first out of one, by the identity of the exception."""
         self.failed_at = ""
         """Where the first op failed, with its module."""
         self.asked_for: list[str] = []
@@ -213,6 +216,9 @@ class Recorder(Log):
             return self._dynamic(sig, args, kwargs, owners, known)
         spec = self._specs.get(key) if key else self._ask(sig, args, kwargs)
         if spec is None:
+            refused = refusal(sig, args, kwargs, given, self.device)
+            if refused:
+                raise RuntimeError(refused)
             spec = self._specs[key] = self._asked_once(sig, key, args, kwargs)
         if sig.name in self._guessed:
             self.looks += 1

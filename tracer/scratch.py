@@ -156,10 +156,8 @@ def _work(op: Op) -> int:
             over = op.tensor("input")
         return 2 * backward * over.numel * weight.numel // max(weight.shape[0], 1)
     if op.packet in MATMULS:
-        inner = next(
-            t for name, t in op.args.items() if name in ("self", "mat1", "batch1", "mat") and isinstance(t, Tensor)
-        )
-        return 2 * op.outputs[0].numel * inner.shape[-1]
+        left = op.tensor(next(name for name in ("mat1", "batch1", "mat", "self") if name in op.args))
+        return 2 * op.outputs[0].numel * left.shape[-1]
     if "rnn" in op.packet:
         rows = prod(op.inputs[0].shape[:-1])
         return 2 * backward * rows * sum(t.numel for t in op.inputs[1:5])

@@ -184,6 +184,9 @@ def _during(recorder: Recorder, phase: Phase, function: Callable[..., Any]) -> C
         before = recorder.enter(phase)
         try:
             return function(*args, **kwargs)
+        except Exception as error:
+            recorder.failed_in.setdefault(id(error), recorder.phase)
+            raise
         finally:
             recorder.left(phase)
             recorder.enter(before)

@@ -24,6 +24,7 @@ from .frames import raised_at, shorten
 from .inputs import Sizes, as_call, stand_in
 from .lift import lift
 from .modules import module_paths, stand_ins
+from .placement import misplaced
 from .randomness import seeded
 from .ready import answer_as_wrapped, ready, uncompiled
 from .record import Recorder
@@ -269,6 +270,7 @@ def _run(step: Step, recorder: Recorder, settings: Settings, folding: Callable[.
         watch.look(Phase.OPTIMIZER)
         unfold(recorder, folds, watch.roles.gradients)
         notes = tuple(f"{count} times: {choice}" for choice, count in sorted(choices.items()))
+        notes += tuple(misplaced(recorder))
         notes += tuple(WORDS[name] for name in backends(recorder.device) if name in WORDS)
         graph = lift(recorder, watch.roles, watch.facts(settings, (*step.notes, *notes)))
         loop.close()
@@ -284,6 +286,7 @@ def _turn(loop: Iterator[None], recorder: Recorder, folds: Folding) -> None:
 
 def _one_turn(loop: Iterator[None], recorder: Recorder) -> None:
     recorder.answered = 0
+    recorder.failed_in.clear()
     recorder.assumptions.begin()
     try:
         next(loop)
@@ -291,8 +294,9 @@ def _one_turn(loop: Iterator[None], recorder: Recorder) -> None:
         raise
     except Exception as error:
         place = recorder.failed_at or _line_of(error)
+        phase = recorder.failed_in.get(id(error), recorder.phase)
         raise ForetraceError(
-            f"the {recorder.phase} raised {describe(error)}" + (f" at {place}" if place else ""),
+            f"the {phase} raised {describe(error)}" + (f" at {place}" if place else ""),
             "Check the inputs' shapes and dtypes; the step must run in plain PyTorch.",
         ) from error
 
