@@ -245,6 +245,9 @@ def _run(step: Step, recorder: Recorder, settings: Settings, folding: Callable[.
     optimizers: list[torch.optim.Optimizer] = []
     with ExitStack() as stack:
         stack.enter_context(stand_ins(model, recorder))
+        loss = step.loss if isinstance(step.loss, nn.Module) else None
+        if loss is not None:
+            stack.enter_context(stand_ins(loss, recorder))
         answer_as_wrapped(step)
         stack.enter_context(uncompiled())
         stack.enter_context(module_paths(model, recorder))
@@ -257,7 +260,7 @@ def _run(step: Step, recorder: Recorder, settings: Settings, folding: Callable[.
         stack.enter_context(folds.installed())
         call, named = stand_in(as_call(step.inputs), recorder)
         optimizer = make_optimizer(step.optimizer if step.step != "inference" else None, model)
-        watch = Watch(model, recorder, optimizers, named)
+        watch = Watch(model, loss, recorder, optimizers, named)
         recorder.observe = watch.look
         loop = run_step(model, optimizer, call, step, region(recorder.device, settings.autocast))
         for _ in range(settings.warmup):

@@ -94,3 +94,24 @@ def test_the_declarations_of_the_installed_torch_are_read() -> None:
     } == {ALL}
     assert {told[f"aten.{name}"] for name in ("add.Tensor", "where.self", "masked_fill.Scalar")} == {DIMENSIONED}
     assert not {"aten.copy_.default", "aten._foreach_add_.Tensor", "aten._to_copy.default"} & told.keys()
+
+
+def test_a_loss_that_is_a_module_is_on_the_device_as_the_model_is() -> None:
+    criterion = nn.CrossEntropyLoss(weight=torch.ones(2000))
+
+    class Loss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.criterion = nn.Linear(WIDTH, 2000), criterion
+
+        def forward(self, out: torch.Tensor) -> torch.Tensor:
+            return self.criterion(self.head(out), torch.zeros(len(out), dtype=torch.int64, device=out.device))
+
+    loss = Loss()
+    step = trace(nn.Linear(WIDTH, WIDTH), (torch.ones(ROWS, WIDTH),), loss=loss, device="cuda")
+    assert step.facts.notes == ()
+    held = {named.name: step.storages[named.storage] for named in (*step.facts.parameters, *step.facts.buffers)}
+    assert list(held) == ["weight", "bias", "loss.head.weight", "loss.head.bias", "loss.criterion.weight"]
+    assert {storage.device for storage in held.values()} == {"cuda:0"}
+    assert held["loss.criterion.weight"].bytes == 4 * 2000
+    assert criterion.weight is not None and criterion.weight.device.type == "cpu" and loss.head.weight.grad is None
