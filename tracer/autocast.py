@@ -57,9 +57,9 @@ def regions(recorder: Recorder) -> Iterator[None]:
     """Note the dtypes of the regions that the recorded step enters on its device."""
     set_dtype, kind = torch.set_autocast_dtype, torch.device(recorder.device).type
 
-    def noted(device: str, dtype: torch.dtype) -> None:
-        set_dtype(device, dtype)
-        if recorder.recording and device == kind and torch.is_autocast_enabled(device):
+    def noted(device_type: str, dtype: torch.dtype) -> None:
+        set_dtype(device_type, dtype)
+        if recorder.recording and device_type == kind and torch.is_autocast_enabled(device_type):
             recorder.autocast[dtype_name(dtype)] = None
 
     torch.set_autocast_dtype = noted

@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
+from importlib.util import find_spec
 
 from ..graph import Tensor
 from ..graph.op import tensors
@@ -101,10 +102,10 @@ def _full(name: str) -> str:
 
 def _declarations() -> str:
     """The declarations of all native functions, empty where torch comes without them."""
-    import torchgen
-
-    path = os.path.join(os.path.dirname(torchgen.__file__), "packaged", "ATen", "native", "native_functions.yaml")
-    if not os.path.exists(path):
-        return ""
-    with open(path, encoding="utf-8") as file:
-        return file.read()
+    found = find_spec("torchgen")
+    for folder in (found.submodule_search_locations or ()) if found is not None else ():
+        path = os.path.join(folder, "packaged", "ATen", "native", "native_functions.yaml")
+        if os.path.exists(path):
+            with open(path, encoding="utf-8") as file:
+                return file.read()
+    return ""
