@@ -21,6 +21,7 @@ from ..graph import ForetraceError, Outcome, Phase, Result
 from . import foreach, kernels, signature, sparse
 from .arena import SMALL_FLOAT_BYTES, Owner, base_of, holds_values, storage_bytes
 from .assumptions import Assumptions
+from .bounds import outside
 from .calls import META, dense, describe, fits, has_mask, listed, on_meta, scan
 from .choices import ASSIGNS, CHOICES, HALF, fill_places, half
 from .corrections import CORRECTIONS, SHAPES, STANDS_FOR_META
@@ -234,6 +235,10 @@ class Recorder(Log):
             except RuntimeError as error:
                 if self.device == "cpu" or not any(said in str(error) for said in _NO_KERNEL):
                     raise
+        if sig.takes_indices:
+            given_by_name = dict(zip(sig.names, args, strict=False)) | kwargs
+            if said := outside(sig.name, given_by_name, self._is_certain):
+                raise IndexError(said)
         device = self._device(kwargs, owners)
         for owner in self.written(sig, args, kwargs):
             owner.known = False
@@ -440,6 +445,11 @@ class Recorder(Log):
             masks = index is not None and index.dtype in (torch.bool, torch.uint8)
             places += _counted(index) if masks else [index]
         return self._ask(sig, (args[0], places), kwargs)
+
+    def _is_certain(self, tensor: torch.Tensor) -> bool:
+        """Whether the values of a tensor are known, and follow from no assumption."""
+        owner = self.owner_of(tensor)
+        return owner is None or (owner.known and not owner.assumed)
 
     def _all_known(self, tensors: Any) -> bool:
         found = [self.owner_of(t) for t in tensors if t is not None]

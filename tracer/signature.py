@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from .bounds import takes_indices
 from .foreach import ELEMENTWISE
 
 SHARES_SILENTLY = frozenset(
@@ -60,6 +61,8 @@ class Signature:
     """Not part of the step."""
     told_from_lists: bool = False
     """Gives each tensor of its first list back, changed (`foreach`); a key of its call would cost more than asking."""
+    takes_indices: bool = False
+    """Has indices that may lie outside of what they point into (`bounds`)."""
     needs_no_key: bool = False
     """Nothing is remembered of its calls: it is really run on the tensors, or told from them."""
 
@@ -89,6 +92,7 @@ def read(func: torch._ops.OpOverload) -> Signature:
         keeps_number=name in KEEPS_NUMBER,
         of_profiler=name.startswith("profiler."),
         told_from_lists=from_lists,
+        takes_indices=takes_indices(name),
         needs_no_key=view or restrides or from_lists,
     )
 
