@@ -282,7 +282,7 @@ def test_a_sweep_is_written_whole_and_its_end_is_one_line(
     got = run(f"{command} {tmp_path}/store --out {tmp_path}/table.csv", capsys)
     assert (got["stdout"], got["exit"]) == ("", "1\n")
     *failures, last = got["stderr"].splitlines()
-    raised = "RuntimeError: model.py:broken raised RuntimeError: no weights here (model.py:8)"
+    raised = "RuntimeError: model.py:broken raised RuntimeError: no weights here at model.py:8"
     assert failures == [f"model.py:broken width={width} on toy: {raised}" for width in (8, 16)]
     assert re.fullmatch(rf"4 points in [0-9.]+ s; 2 failed; written to {tmp_path}/table.csv", last)
     rows = list(csv.DictReader((tmp_path / "table.csv").open()))
