@@ -377,3 +377,44 @@ def test_explain_without_a_name_lists_the_profiles(capsys: pytest.CaptureFixture
     printed = run("explain", capsys)["stdout"].splitlines()
     assert printed[0] == "hardware profiles:"
     assert "  a100-sxm4-80gb" in printed
+
+
+PRINTING = """
+import torch
+
+print("loading")
+if torch.cuda.is_available():
+    table = torch.zeros(4).cuda()
+
+
+def make(batch=4):
+    print("building")
+
+    def loss(output):
+        print("losing")
+        return output.sum()
+
+    return torch.nn.Linear(8, 1), (torch.zeros(batch, 8),), loss
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "first"),
+    [
+        ("run printing.py:make --on toy.toml --format json", "{"),
+        ("run printing.py:make --on toy.toml --format json --fit batch", "{"),
+        ("export printing.py:make --on toy.toml --to csv", "id,name"),
+        ("measure printing.py:make --format json", "{"),
+        ("fit printing.py:make --on toy.toml --format json", "{"),
+        ("formula printing.py:make --over batch --format json", "{"),
+    ],
+)
+def test_what_the_users_code_prints_is_no_part_of_the_result(
+    desk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str, first: str
+) -> None:
+    (desk / "printing.py").write_text(PRINTING)
+    monkeypatch.chdir(desk)
+    got = run(command, capsys)
+    assert got["stdout"].startswith(first), got
+    assert not {"loading", "building", "losing"} & set(got["stdout"].split())
+    assert {"loading", "building", "losing"} <= set(got["stderr"].split())

@@ -29,7 +29,7 @@ from .ready import answer_as_wrapped, ready, uncompiled
 from .record import Recorder
 from .scratch import with_scratch
 from .step import Step, make_optimizer, phases, run_step
-from .target import as_step, describe, resolve
+from .target import as_step, defaults, describe, resolve
 from .turn import Unfoldable
 from .unfold import unfold
 from .variants import variant as named
@@ -129,6 +129,16 @@ def trace_target(
 
     settings = _settings(device, capability, autocast, warmup, target, dict(parameters or {}), variant)
     return _trace(make, settings, _Recording(assume, strict, outcomes, max_ops), progress, fold and outcomes is None)
+
+
+def taken(target: str | Callable[..., Any], device: str | None = None) -> dict[str, Any]:
+    """The keyword arguments that a target takes, as `target.defaults` has them, without running a kernel: what is
+    imported for it may build a model, and put it on a GPU."""
+    recorder = Recorder(_DEVICES.get(str(device), _DEVICES["cuda"]))
+    with _ONE_AT_A_TIME, seeded(), disguise(recorder), recorder:
+        found = defaults(target)
+    recorder.forget()
+    return found
 
 
 def _with_sizes(step: Step, values: Mapping[str, int], asked: set[str]) -> Step:
