@@ -220,10 +220,11 @@ class Recorder(Log):
         if sig.name in _ZEROS:
             return self._zeros(spec[1][0], self._device(kwargs, owners))
         if (known or sig.overwrites) and self._is_small(sig, spec, args, kwargs, given, owners):
-            # The CPU may have no kernel for a dtype for which the GPU has one: then there are no values.
+            # The CPU may have no kernel for a dtype for which the GPU has one, and numbers that were drawn for a spec
+            # may lie beside a small table that they are looked up in: then there are no values.
             try:
                 return self._with_values(sig, args, kwargs, owners)
-            except NotImplementedError:
+            except (NotImplementedError, IndexError):
                 pass
             except RuntimeError as error:
                 if self.device == "cpu" or not any(said in str(error) for said in _NO_KERNEL):
