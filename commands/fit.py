@@ -39,7 +39,7 @@ def fit(
     from ..hardware.fit import fit as search
 
     most, given = limit(memory, on), dict(parameters or {})
-    near = full_sizes(target, [vary], given)[vary]
+    near = full_sizes(target, [vary], given, how.get("device"))[vary]
     given.pop(vary, None)
     return search(
         tracing(target, given, how),
@@ -66,7 +66,7 @@ def frontier(
     from ..hardware.fit import frontier as search
 
     most, given = limit(memory, on), dict(parameters or {})
-    near = full_sizes(target, list(vary), given)
+    near = full_sizes(target, list(vary), given, how.get("device"))
     fixed = {name: value for name, value in given.items() if name not in vary}
     return search(tracing(target, fixed, how), *vary, most, near=near, asked=progress)
 

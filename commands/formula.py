@@ -46,7 +46,7 @@ def formula(
     from ..costmodels.formula import derive, piecewise
 
     names = _names(over)
-    sizes = full_sizes(target, names, parameters or {})
+    sizes = full_sizes(target, names, parameters or {}, how.get("device"))
     fixed = {name: value for name, value in (parameters or {}).items() if name not in names}
     derived = derive if pieces < 2 else partial(piecewise, most=pieces)
     return derived(
@@ -82,7 +82,7 @@ def bound(
     from ..costmodels.formula import bound as fitted
 
     names = _names(over)
-    sizes = full_sizes(target, names, parameters or {})
+    sizes = full_sizes(target, names, parameters or {}, how.get("device"))
     fixed = {name: value for name, value in (parameters or {}).items() if name not in names}
     at = tracing(target, fixed, how)
     return fitted(at, sizes, of, side=side, letters=letters, held_out=held_out, asked=progress)
@@ -103,12 +103,14 @@ def tracing(
     return lambda **sizes: trace(lambda: target(**fixed, **sizes), **how)
 
 
-def full_sizes(target: str | Callable[..., Any], names: Sequence[str], parameters: Mapping[str, Any]) -> dict[str, int]:
-    """The full value of each size: the one given, or the target's default."""
+def full_sizes(
+    target: str | Callable[..., Any], names: Sequence[str], parameters: Mapping[str, Any], device: str | None = None
+) -> dict[str, int]:
+    """The full value of each size: the one given, or the default of the target for that device."""
     from ..graph import ForetraceError
-    from ..tracer.target import defaults
+    from ..tracer.trace import taken
 
-    known = defaults(target)
+    known = taken(target, device)
     sizes = {}
     for name in names:
         value = parameters.get(name, known.get(name))
@@ -274,6 +276,8 @@ class Counter:
 
         from tqdm import tqdm
 
+        self._aside = shared.prints_aside()
+        self._aside.__enter__()
         self._clock = time.perf_counter
         self._start, self.seconds, self.traces = self._clock(), 0.0, 0
         self._bar = tqdm(desc="tracing", leave=False, disable=None, bar_format="{desc}: {n_fmt} instances, {elapsed}")
@@ -288,3 +292,4 @@ class Counter:
     def __exit__(self, *_: object) -> None:
         self.seconds = self._clock() - self._start
         self._bar.close()
+        self._aside.__exit__(None, None, None)

@@ -59,14 +59,16 @@ def _measured(options: argparse.Namespace) -> Measured:
     """The real run of what was traced."""
     from ..tracer import measure
 
-    return measure(options.target, shared.parameters(options), **_how(options))  # type: ignore[arg-type]
+    with shared.prints_aside():
+        return measure(options.target, shared.parameters(options), **_how(options))  # type: ignore[arg-type]
 
 
 def _observed(options: argparse.Namespace) -> Outcomes:
     """What data decided in a real run of what was traced."""
     from ..tracer import observe
 
-    return observe(options.target, shared.parameters(options), **_how(options))  # type: ignore[arg-type]
+    with shared.prints_aside():
+        return observe(options.target, shared.parameters(options), **_how(options))  # type: ignore[arg-type]
 
 
 def _as_run(options: argparse.Namespace, outcomes: Outcomes) -> StepGraph:
@@ -75,7 +77,8 @@ def _as_run(options: argparse.Namespace, outcomes: Outcomes) -> StepGraph:
 
     how: dict[str, Any] = shared.given(options)
     how["assume"] = {kind: told for kind, told in how.get("assume", {}).items() if kind == "unknown"}
-    return trace_target(options.target, shared.parameters(options), **{**how, "outcomes": outcomes})
+    with shared.prints_aside():
+        return trace_target(options.target, shared.parameters(options), **{**how, "outcomes": outcomes})
 
 
 def _how(options: argparse.Namespace) -> dict[str, object]:

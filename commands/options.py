@@ -8,7 +8,7 @@ import re
 import shlex
 import sys
 import time
-from contextlib import AbstractContextManager, chdir, nullcontext
+from contextlib import AbstractContextManager, chdir, nullcontext, redirect_stdout
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -350,12 +350,19 @@ def _value(text: str) -> object:
     return text
 
 
+def prints_aside() -> AbstractContextManager[object]:
+    """While the user's code runs, what it prints goes to standard error: it is no part of our result."""
+    return redirect_stdout(sys.stderr)
+
+
 class Progress:
     """A line on standard error that counts the recorded ops; nothing where that is not a terminal."""
 
     def __enter__(self) -> Progress:
         from tqdm import tqdm
 
+        self._aside = prints_aside()
+        self._aside.__enter__()
         self._bar = tqdm(desc="tracing", leave=False, disable=None, bar_format="{desc}: {n_fmt} ops, {elapsed}")
         return self
 
@@ -366,3 +373,4 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
+        self._aside.__exit__(None, None, None)

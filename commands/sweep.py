@@ -85,8 +85,7 @@ def _tell(rows: tuple[Row, ...]) -> None:
 
     failures = [(row, row.failure) for row in rows if row.failure]
     for row, failure in failures[:MOST_SHOWN]:
-        line = f" ({failure.line})" if failure.line else ""
-        print(f"{named(row)} on {row.hardware}: {failure.kind}: {failure.message}{line}", file=sys.stderr)
+        print(f"{named(row)} on {row.hardware}: {failure}", file=sys.stderr)
     if len(failures) > MOST_SHOWN:
         print(f"and {len(failures) - MOST_SHOWN:,} more", file=sys.stderr)
 

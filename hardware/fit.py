@@ -8,7 +8,7 @@ the confirming trace is not as predicted there is a *threshold* on the way, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import gcd
 from typing import Any
@@ -20,8 +20,8 @@ from ..graph import ForetraceError, StepGraph
 
 MEND = "Vary a size that the target takes, such as batch."
 
-LARGEST = 1 << 20
-"""Where the search gives up doubling."""
+LARGEST = 1 << 40
+"""Where the search gives up doubling: with a tenth of a byte for each, that many would not fit on any device."""
 
 
 def largest(fits: Callable[[int], bool]) -> int:
@@ -47,6 +47,9 @@ def largest(fits: Callable[[int], bool]) -> int:
 
 AT_ONCE = 1 << 16
 """How many values of a size are looked at together."""
+
+ONE_BY_ONE = 1 << 22
+"""Among more values than these who has the peak is looked for by halving."""
 
 MOST_PIECES = 8
 """How many thresholds are followed before the search traces whatever it asks about."""
@@ -143,15 +146,45 @@ class Fit:
             return found
         ends = [piece.first for piece in self.pieces[1:]] + [max(self.largest, self.pieces[-1].first) + 2]
         for piece, end in zip(self.pieces, ends, strict=True):
-            candidates = piece.formula.peak.candidates
-            for first in range(piece.first, min(end, self.largest + 2), AT_ONCE * piece.modulus):
-                values = np.arange(first, min(first + AT_ONCE * piece.modulus, end, self.largest + 2), piece.modulus)
-                levels = [np.broadcast_to(c.polynomial.at(**{self.name: values}), values.shape) for c in candidates]
-                best = np.array(levels).argmax(axis=0)
-                for start in np.flatnonzero(np.diff(best, prepend=-1)).tolist():
-                    _extend(found, int(values[start]), str(candidates[best[start]].point))
-                found[-1] = (found[-1][0], int(values[-1]), found[-1][2])
+            values = range(piece.first, min(end, self.largest + 2), piece.modulus)
+            for value, point in (self._turns if len(values) <= ONE_BY_ONE else self._turns_far_on)(piece, values):
+                _extend(found, value, point)
+            if values:
+                found[-1] = (found[-1][0], values[-1], found[-1][2])
         return found
+
+    def _turns(self, piece: Piece, values: range) -> Iterator[tuple[int, str]]:
+        """From which of these values on each point has the peak."""
+        candidates = piece.formula.peak.candidates
+        for first in range(0, len(values), AT_ONCE):
+            part = values[first : first + AT_ONCE]
+            numbers = np.arange(part.start, part.stop, part.step)
+            levels = [np.broadcast_to(c.polynomial.at(**{self.name: numbers}), numbers.shape) for c in candidates]
+            best = np.array(levels).argmax(axis=0)
+            for start in np.flatnonzero(np.diff(best, prepend=-1)).tolist():
+                yield part[start], str(candidates[best[start]].point)
+
+    def _turns_far_on(self, piece: Piece, values: range) -> Iterator[tuple[int, str]]:
+        """The same among very many. What grows evenly and is highest at both ends of an interval is so all through it;
+        a batch that large has nothing that grows otherwise."""
+        points: dict[int, str] = {}
+
+        def at(place: int) -> str:
+            if place not in points:
+                points[place] = str(piece.formula.peak.winner(**{self.name: values[place]}).point)
+            return points[place]
+
+        waiting = [(0, len(values) - 1)]
+        yield values[0], at(0)
+        while waiting:
+            low, high = waiting.pop()
+            if at(low) == at(high):
+                continue
+            if high - low == 1:
+                yield values[high], at(high)
+            else:
+                middle = (low + high) // 2
+                waiting += [(middle, high), (low, middle)]
 
 
 def _extend(found: list[tuple[int, int, str]], value: int, point: str) -> None:
@@ -307,8 +340,10 @@ class _Search:
         """The largest value that the last pieces say fits; 0 where none of them does."""
         for place in reversed(range(len(self.pieces))):
             piece = self.pieces[place]
-            end = self.pieces[place + 1].first if place + 1 < len(self.pieces) else LARGEST * 8
+            end = self.pieces[place + 1].first if place + 1 < len(self.pieces) else LARGEST
             found = _last_that_fits(piece, self.name, end, limit_bytes)
+            if found + piece.modulus >= LARGEST:
+                raise _anything_fits(self.name)
             if found:
                 return found
         return 0
@@ -332,7 +367,9 @@ class _Search:
         """The largest value that fits, from the largest that a piece holds for: what lies between is traced."""
         if not self.pieces:
             low, high = 0, self.unit
-            while self.known_apart(high) <= limit_bytes and high < LARGEST:
+            while self.known_apart(high) <= limit_bytes:
+                if high >= LARGEST:
+                    raise _anything_fits(self.name)
                 low, high = high, 2 * high
         elif not best:
             low, high = 0, self.start // self.unit * self.unit
@@ -441,6 +478,10 @@ def on_stair(value: int, length: int, up: bool) -> int:
     return (-(-value // length) if up else value // length) * length
 
 
+def _anything_fits(name: str) -> ForetraceError:
+    return ForetraceError(f"{name}={LARGEST:,} fits still, and so may anything: {name} takes no memory", MEND)
+
+
 def _last_that_fits(piece: Piece, name: str, end: int, limit_bytes: int) -> int:
     """The largest value from the piece's first on and below `end` with a peak of at most `limit_bytes`, else 0."""
     modulus, first = piece.modulus, piece.first
@@ -525,7 +566,9 @@ def _around(near: int, condition: Condition) -> list[int]:
 
 def _largest_beside(formula: Formula, name: str, other: str, value: int, start: int, limit_bytes: int) -> int:
     low, high = start - 1, start
-    while high < LARGEST and formula.peak.at(**{name: high, other: value}) <= limit_bytes:
+    while formula.peak.at(**{name: high, other: value}) <= limit_bytes:
+        if high >= LARGEST:
+            raise _anything_fits(name)
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2

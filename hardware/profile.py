@@ -245,12 +245,23 @@ def _built_in(name: str) -> Profile:
 
 
 def _unknown(name: str) -> ForetraceError:
-    close = get_close_matches(name.lower(), names(), n=1, cutoff=0.4)
-    guess = f"Did you mean {close[0]!r}? " if close else ""
+    close = _of_these_words(name) or get_close_matches(name.lower(), names(), n=1, cutoff=0.4)
+    guess = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
     return ForetraceError(
         f"there is no hardware profile {name!r}",
         f"{guess}Known: {', '.join(names())}; or give the path of a .toml file",
     )
+
+
+def _of_these_words(text: str) -> list[str]:
+    """The profiles whose names have all of these words, or longer ones that begin so.
+
+    >>> _of_these_words("H100"), _of_these_words("a100_80gb")
+    (['h100-pcie-80gb', 'h100-sxm5-80gb'], ['a100-pcie-80gb', 'a100-sxm4-80gb'])
+    """
+    words = re.findall(r"\w+", text.lower().replace("_", " "))
+    by_words = {name: name.split("-") for name in names()}
+    return [n for n, parts in by_words.items() if words and all(any(p.startswith(w) for p in parts) for w in words)]
 
 
 def _read(path: Path) -> Table:

@@ -153,9 +153,11 @@ class Report:
         ``lambda batch: foretrace.trace_target("train.py:make_step", {"images": batch})``. Each size that is
         tried is traced and priced; the last one that fits has been traced itself, not extrapolated.
 
-        Raises `ForetraceError` for a trace that was loaded or edited, where `trace_at` is not given, and where there
-        is no batch to change.
+        Raises `ForetraceError` for a step on the CPU, for a trace that was loaded or edited, where `trace_at` is not
+        given, and where there is no batch to change.
         """
+        if self.device_memory is None:
+            raise ForetraceError("what fits is asked of a step for CUDA", "Trace it for cuda; that needs no GPU.")
         at = trace_at or self._traced_at
         again = partial(price, on=self.profile, conf=self.conf)
         return largest(lambda batch: again(at(batch)).fits is True)

@@ -52,6 +52,11 @@ class Failure:
     line: str = ""
     """The user's line that raised it, as ``file:line``; empty where none did."""
 
+    def __str__(self) -> str:
+        """All of it on one line, but the mend."""
+        known = not self.line or self.message.endswith(self.line)
+        return f"{self.kind}: {self.message}" + ("" if known else f" ({self.line})")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:

@@ -121,6 +121,4 @@ def _shown(figures: Figures | None) -> tuple[str, str, str]:
 
 
 def _reason(failure: Failure | None) -> str:
-    if failure is None:
-        return ""
-    return f"{failure.kind}: {failure.message}" + (f" ({failure.line})" if failure.line else "")
+    return "" if failure is None else str(failure)

@@ -282,7 +282,7 @@ def test_a_sweep_is_written_whole_and_its_end_is_one_line(
     got = run(f"{command} {tmp_path}/store --out {tmp_path}/table.csv", capsys)
     assert (got["stdout"], got["exit"]) == ("", "1\n")
     *failures, last = got["stderr"].splitlines()
-    raised = "RuntimeError: model.py:broken raised RuntimeError: no weights here (model.py:8)"
+    raised = "RuntimeError: model.py:broken raised RuntimeError: no weights here at model.py:8"
     assert failures == [f"model.py:broken width={width} on toy: {raised}" for width in (8, 16)]
     assert re.fullmatch(rf"4 points in [0-9.]+ s; 2 failed; written to {tmp_path}/table.csv", last)
     rows = list(csv.DictReader((tmp_path / "table.csv").open()))
@@ -377,3 +377,44 @@ def test_explain_without_a_name_lists_the_profiles(capsys: pytest.CaptureFixture
     printed = run("explain", capsys)["stdout"].splitlines()
     assert printed[0] == "hardware profiles:"
     assert "  a100-sxm4-80gb" in printed
+
+
+PRINTING = """
+import torch
+
+print("loading")
+if torch.cuda.is_available():
+    table = torch.zeros(4).cuda()
+
+
+def make(batch=4):
+    print("building")
+
+    def loss(output):
+        print("losing")
+        return output.sum()
+
+    return torch.nn.Linear(8, 1), (torch.zeros(batch, 8),), loss
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "first"),
+    [
+        ("run printing.py:make --on toy.toml --format json", "{"),
+        ("run printing.py:make --on toy.toml --format json --fit batch", "{"),
+        ("export printing.py:make --on toy.toml --to csv", "id,name"),
+        ("measure printing.py:make --format json", "{"),
+        ("fit printing.py:make --on toy.toml --format json", "{"),
+        ("formula printing.py:make --over batch --format json", "{"),
+    ],
+)
+def test_what_the_users_code_prints_is_no_part_of_the_result(
+    desk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str, first: str
+) -> None:
+    (desk / "printing.py").write_text(PRINTING)
+    monkeypatch.chdir(desk)
+    got = run(command, capsys)
+    assert got["stdout"].startswith(first), got
+    assert not {"loading", "building", "losing"} & set(got["stdout"].split())
+    assert {"loading", "building", "losing"} <= set(got["stderr"].split())

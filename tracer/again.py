@@ -44,9 +44,13 @@ def _target_again(function: Callable[..., StepGraph], given: Mapping[str, Any], 
 
 def _as_called(given: Mapping[str, Any], sizes: Mapping[str, int]) -> Mapping[str, int]:
     """The batch by the name that the target has for it."""
-    from .target import defaults
+    from .trace import taken as taken_by
 
-    taken = {*defaults(given["target"]), *(given.get("parameters") or {}), *_spec_names(given.get("inputs"))}
+    taken = {
+        *taken_by(given["target"], given.get("device")),
+        *(given.get("parameters") or {}),
+        *_spec_names(given.get("inputs")),
+    }
     return {_named(name, taken): value for name, value in sizes.items()}
 
 

@@ -53,10 +53,12 @@ SMALL_INTEGER_BYTES = 16 << 20
 class Owner(weakref.ref):  # type: ignore[type-arg]
     """What the recorder knows of one live storage; also the finalizer that reports its death."""
 
-    __slots__ = ("assumed", "base", "bytes", "device", "id", "known", "noun", "small")
+    __slots__ = ("assumed", "base", "bytes", "device", "drawn", "id", "known", "noun", "small")
 
     assumed: tuple[str, str, str] | None
     """The assumption from which its values derive, if any; said when a size or a branch comes to depend on them."""
+    drawn: bool
+    """Whether its values were drawn for a spec that tells only shapes, or derive from such."""
     id: int
     base: int
     bytes: int

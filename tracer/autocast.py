@@ -106,6 +106,8 @@ def _lend_key(undo: ExitStack, casts: _Casts) -> None:
     was_enabled, was_dtype = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
 
     def enable_both(*args: Any) -> None:
+        if args[0] == "cpu":
+            return  # the key is lent: what is on a GPU is not for the CPU's autocast
         enable(*args)
         if args[0] in ("cuda", True, False):
             enable("cpu", args[-1])
@@ -119,6 +121,7 @@ def _lend_key(undo: ExitStack, casts: _Casts) -> None:
         clear()
         casts.cache.clear()
 
+    enable("cpu", torch.is_autocast_enabled("cuda"))
     torch.set_autocast_enabled, torch.set_autocast_dtype = enable_both, set_both  # type: ignore[assignment]
     torch.clear_autocast_cache = clear_both
     undo.callback(enable, "cpu", was_enabled)

@@ -12,7 +12,10 @@ from types import CodeType, FrameType
 import torch
 
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_ROOMS = tuple(_OURS + room + os.sep for room in ("tracer", "graph"))
+_ROOMS = tuple(
+    _OURS + room + os.sep
+    for room in ("tracer", "graph", "costmodels", "hardware", "report", "checks", "commands", "sweeps")
+)
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 _LIBRARIES = tuple(f"{os.sep}{name}{os.sep}" for name in ("einops", "opt_einsum", "jaxtyping", "beartype"))
 _STANDARD = (contextlib.__file__, functools.__file__)

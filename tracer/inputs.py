@@ -56,8 +56,8 @@ _NONE = Sizes({})
 
 _SPEC = re.compile(r"^(?:(?P<name>[A-Za-z_]\w*)\s*:\s*)?(?P<dtype>\w+)\s*\[(?P<sizes>[^\]]*)\]$")
 _SIZE = re.compile(r"^(\d+|[A-Za-z_]\w*)(\s*\*\s*(\d+|[A-Za-z_]\w*))*$")
-_TOKENS = 100
-"""Integers of a spec are drawn below this; no kernel looks them up, so any vocabulary will do."""
+DRAWN_BELOW = 100
+"""Integers of a spec are drawn below this; where a trace looks them up in less, the result is unknown."""
 
 
 def as_call(inputs: Any, sizes: Sizes = _NONE) -> Call:
@@ -132,7 +132,16 @@ def _example(shape: list[int], dtype: torch.dtype) -> torch.Tensor:
         return torch.ones(shape, dtype=dtype)
     if dtype.is_floating_point or dtype.is_complex:
         return torch.empty(shape, dtype=dtype)
-    return torch.randint(0, _TOKENS, shape, dtype=dtype)
+    return drawn(torch.randint(0, DRAWN_BELOW, shape, dtype=dtype))
+
+
+_DRAWN = "_drawn_for_a_spec"
+
+
+def drawn(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, with the remark that nobody chose its values: an index in it may lie outside of its table."""
+    setattr(tensor, _DRAWN, True)
+    return tensor
 
 
 def stand_in(call: Call, recorder: Recorder) -> tuple[Call, list[tuple[str, torch.Tensor]]]:
@@ -145,6 +154,9 @@ def stand_in(call: Call, recorder: Recorder) -> tuple[Call, list[tuple[str, torc
             return value
         if id(value) not in seen:
             tensor = _settle(value, recorder)
+            owner = recorder.owner_of(tensor) if hasattr(value, _DRAWN) else None
+            if owner is not None:
+                owner.drawn = True
             seen[id(value)] = tensor
             named.append((_pytree.keystr(path), tensor))
         return seen[id(value)]

@@ -170,6 +170,7 @@ class Log:
 
     def _born(self, owner: Owner, nbytes: int, device: str, known: bool, op: int) -> Owner:
         owner.bytes, owner.device, owner.known, owner.assumed, owner.noun = nbytes, device, known, None, None
+        owner.drawn = False
         owner.id = self.new_id(nbytes, device)
         self.owners[owner.base] = owner
         if self.recording and nbytes:

@@ -21,6 +21,21 @@ from .key import quiet
 from .record import Recorder
 
 
+def with_loss(model: nn.Module, loss: Any) -> nn.Module:
+    """The module, with the loss beside it where that is a module which holds tensors of its own."""
+    if not isinstance(loss, nn.Module):
+        return model
+    known = {id(tensor) for table in members(model, "_parameters", "_buffers") for _, tensor in table}
+    if all(id(tensor) in known for table in members(loss, "_parameters", "_buffers") for _, tensor in table):
+        return model
+    name = "loss"
+    while hasattr(model, name):
+        name += "_"
+    both = nn.Module()
+    both._modules.update({"": model, name: loss})
+    return both
+
+
 @contextmanager
 def module_paths(model: nn.Module, recorder: Recorder) -> Iterator[None]:
     """Keep ``recorder.module_stack`` at the qualified name of the module that is running."""
@@ -192,6 +207,10 @@ def members(model: nn.Module, *tables: str) -> list[list[tuple[str, torch.Tensor
                 if tensor is not None:
                     by_id.setdefault(id(tensor), (prefix + name, tensor))
         if module._modules:
-            children = [(f"{prefix}{name}.", child) for name, child in module._modules.items() if child is not None]
+            children = [
+                (f"{prefix}{name}." if name else prefix, child)
+                for name, child in module._modules.items()
+                if child is not None
+            ]
             waiting += children[::-1]
     return [list(by_id.values()) for by_id in found]

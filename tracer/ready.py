@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree
 
 from ..graph import ForetraceError
-from .inputs import Given, Sizes, as_call
+from .inputs import Given, Sizes, as_call, drawn
 from .propose import propose
 from .step import Step
 
@@ -31,14 +32,20 @@ _PARALLEL = {
 def ready(step: Step, sizes: Sizes | None = None) -> Step:
     """The step with the module inside its wrappers, and with inputs: those given, or those proposed.
 
-    Raises `ForetraceError` for a scripted module, for specs that cannot be read, and where inputs are missing.
+    Raises `ForetraceError` for a scripted module, one of fake tensors, a loss or a step that cannot be called, specs
+    that cannot be read, and inputs that are missing or that the module does not take.
     """
     sizes = sizes or Sizes(step.sizes)
+    _refuse_what_cannot_be_called(step)
     model, notes = unwrapped(step.model)
     _refuse_scripted(model)
+    _refuse_fake(model)
     step = replace(step, model=model, notes=(*step.notes, *notes))
     if step.inputs is not None or callable(step.step):
-        return replace(step, inputs=Given(*as_call(step.inputs, sizes)))
+        given = Given(*as_call(step.inputs, sizes))
+        if not callable(step.step):
+            _refuse_other_inputs(model, given)
+        return replace(step, inputs=given)
     return _with_proposal(step, sizes)
 
 
@@ -47,6 +54,9 @@ def _with_proposal(step: Step, sizes: Sizes) -> Step:
     if proposal is None:
         _refuse_without_inputs(step.model)
         return replace(step, inputs=Given((), {}))
+    for value in _pytree.tree_leaves(proposal.given):
+        if isinstance(value, torch.Tensor):
+            drawn(value)
     loss = step.loss or proposal.loss
     notes = [f"inputs proposed: {proposal.inputs_text()}"]
     if loss is not None and loss is proposal.loss:
@@ -61,6 +71,43 @@ def _refuse_without_inputs(model: nn.Module) -> None:
         raise ForetraceError(
             f"{type(model).__name__} was given no inputs, and takes {signature}",
             f'Give inputs: tensors, or a spec such as --input "{named[0].name}: float32[batch, 1024]" -p batch=8.',
+        )
+
+
+def _refuse_other_inputs(model: nn.Module, given: Given) -> None:
+    """Hooks and decorators may change what is passed: only the function itself is asked, not what is behind them."""
+    if model._forward_pre_hooks:
+        return
+    try:
+        signature = inspect.signature(model.forward, follow_wrapped=False)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(*given.args, **given.kwargs)
+    except TypeError as error:
+        raise ForetraceError(
+            f"{type(model).__name__} cannot be called with these inputs: {error}", f"It takes {signature}."
+        ) from None
+
+
+def _refuse_what_cannot_be_called(step: Step) -> None:
+    if step.loss is not None and not callable(step.loss):
+        raise ForetraceError(
+            f"the loss is of type {type(step.loss).__name__}, which cannot be called",
+            "Give a callable that makes a scalar of the module's output, such as lambda output: output.mean().",
+        )
+    if step.step not in (None, "inference") and not callable(step.step):
+        raise ForetraceError(
+            f"there is no step {step.step!r}", 'Give a function step(model, optimizer, inputs), or "inference".'
+        )
+
+
+def _refuse_fake(model: nn.Module) -> None:
+    """A fake tensor belongs to the mode that made it; known by its name, because importing its class takes long."""
+    if any(base.__name__ == "FakeTensor" for t in (*model.parameters(), *model.buffers()) for base in type(t).__mro__):
+        raise ForetraceError(
+            "the module was built of fake tensors",
+            'Build it in a callable that is given to trace, or on the meta device: with torch.device("meta").',
         )
 
 

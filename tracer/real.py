@@ -16,7 +16,8 @@ from torch.utils import _pytree
 
 from ..graph import ForetraceError
 from .autocast import autocast_dtype, region
-from .inputs import Call, as_call
+from .inputs import DRAWN_BELOW, Call, as_call
+from .modules import with_loss
 from .ready import answer_as_wrapped, ready, uncompiled
 from .step import Step, make_optimizer, phases, run_step
 from .target import as_step, describe, resolve
@@ -29,7 +30,7 @@ def real_step(target: Any, parameters: dict[str, Any] | None, inputs: str | None
     step = _made(target, parameters or {}, inputs)
     if optimizer is not None:
         step = replace(step, optimizer=None if optimizer == "none" else optimizer)
-    materialise(step.model)
+    materialise(with_loss(step.model, step.loss))
     return step
 
 
@@ -43,15 +44,21 @@ def real_loop(step: Step, listener: Any, autocast: Any) -> Iterator[Iterator[Non
     try:
         with phases(listener, []), uncompiled(), _as_wrapped(step):
             call = _real_call(step.inputs)
-            made = make_optimizer(step.optimizer if step.step != "inference" else None, step.model)
+            trained = with_loss(step.model, step.loss)
+            made = make_optimizer(step.optimizer if step.step != "inference" else None, trained)
             loop = run_step(step.model, made, call, step, around)
             yield loop
             loop.close()
     except ForetraceError:
         raise
     except Exception as error:
+        drawn = (
+            f" What --input describes as whole numbers is drawn below {DRAWN_BELOW}: where that is too much, let the "
+        )
+        drawn += "target return inputs of its own."
         raise ForetraceError(
-            f"the real run raised {describe(error)}", "The step must run in plain PyTorch on the CPU."
+            f"the real run raised {describe(error)}",
+            "The step must run in plain PyTorch on the CPU." + (drawn if isinstance(error, IndexError) else ""),
         ) from error
 
 

@@ -227,10 +227,11 @@ class Recorder(Log):
         if sig.name in _ZEROS:
             return self._zeros(spec[1][0], self._device(kwargs, owners))
         if (known or sig.overwrites) and self._is_small(sig, spec, args, kwargs, given, owners):
-            # The CPU may have no kernel for a dtype for which the GPU has one: then there are no values.
+            # The CPU may have no kernel for a dtype for which the GPU has one, and numbers that were drawn for a spec
+            # may lie beside a small table that they are looked up in: then there are no values.
             try:
                 return self._with_values(sig, args, kwargs, owners)
-            except NotImplementedError:
+            except (NotImplementedError, IndexError):
                 pass
             except RuntimeError as error:
                 if self.device == "cpu" or not any(said in str(error) for said in _NO_KERNEL):
@@ -252,8 +253,8 @@ class Recorder(Log):
         self.looks += sig.random
         if self.outcome is not None and (sig.random or any(owner and owner.assumed for owner in owners)):
             return self._fill(sig, result, self.outcome)
-        drawn = sig.random and self.recording_model
-        return self._mark_assumed(result, (sig.name, DRAWN, self.where())) if drawn else result
+        chance = sig.random and self.recording_model
+        return self._marked(result, (sig.name, DRAWN, self.where())) if chance else result
 
     def _zeros(self, item: Any, device: str) -> torch.Tensor:
         """Zeros as described. What is small is known: new memory holds zeros."""
@@ -296,8 +297,9 @@ class Recorder(Log):
         if kwargs.get("device") is not None:
             kwargs = {**kwargs, "device": torch.device("cpu")}
         assumed = next((owner.assumed for owner in owners if owner is not None and owner.assumed), None)
+        drawn = any(owner is not None and owner.drawn for owner in owners)
         for owner in self.written(sig, args, kwargs):
-            owner.known, owner.assumed = True, assumed
+            owner.known, owner.assumed, owner.drawn = True, assumed, drawn
             self.looks += owner.id < self.oldest and owner.id not in self.own
         if assumed and sig.dynamic:
             self.assumptions.say(*assumed)
@@ -305,7 +307,7 @@ class Recorder(Log):
             result = self._house(self._on_copies(sig, args, kwargs, device), device)
         else:
             result = self._house(sig.func(*args, **kwargs), device)
-        return self._mark_assumed(result, assumed) if assumed else result
+        return self._marked(result, assumed, drawn) if assumed or drawn else result
 
     def _on_copies(self, sig: Signature, args: tuple[Any, ...], kwargs: dict[str, Any], device: str) -> Any:
         """Run an op that fills empty tensors, which it resizes: on memory of PyTorch's own, then moved to ours."""
@@ -320,11 +322,11 @@ class Recorder(Log):
         back = dict(zip(map(id, (*copies, *named.values())), (*args, *kwargs.values()), strict=True))
         return back.get(id(result), result)
 
-    def _mark_assumed(self, result: Any, assumed: tuple[str, str, str]) -> Any:
+    def _marked(self, result: Any, assumed: tuple[str, str, str] | None, drawn: bool = False) -> Any:
         for tensor in result if isinstance(result, (tuple, list)) else (result,):
             owner = self.owner_of(tensor) if isinstance(tensor, torch.Tensor) else None
             if owner is not None:
-                owner.assumed = assumed
+                owner.assumed, owner.drawn = assumed, drawn
         return result
 
     def take(self, tensor: torch.Tensor, value: Any, assumed: tuple[str, str, str]) -> None:
@@ -447,9 +449,9 @@ class Recorder(Log):
         return self._ask(sig, (args[0], places), kwargs)
 
     def _is_certain(self, tensor: torch.Tensor) -> bool:
-        """Whether the values of a tensor are known, and follow from no assumption."""
+        """Whether the values are those that a real run has: known, not assumed, and not drawn for a spec."""
         owner = self.owner_of(tensor)
-        return owner is None or (owner.known and not owner.assumed)
+        return owner is None or (owner.known and not owner.assumed and not owner.drawn)
 
     def _all_known(self, tensors: Any) -> bool:
         found = [self.owner_of(t) for t in tensors if t is not None]

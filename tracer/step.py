@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -23,9 +24,11 @@ class Step:
     ``inputs``: a tuple of positional arguments, a dict of keyword arguments, one tensor, or a text such as
     ``"input_ids: int64[8, seq]"``, with the sizes that it names in ``sizes``; without any, inputs are proposed for a
     module of transformers, timm or torchvision. ``loss``: a callable on the module's output (default:
-    ``output.loss``, or the output itself where it is a scalar). ``optimizer``: a name, a class, a factory
-    ``params -> Optimizer``, or None. ``step``: a step function ``step(model, optimizer, inputs)`` of your own, which
-    gets no proposals, or ``"inference"``. ``notes``: what the report shall say of the step.
+    ``output.loss``, the output itself where it is a scalar, or the one trained scalar of a tuple); a module with
+    parameters of its own is trained with the model. ``optimizer``: a name, a class, a factory
+    ``params -> Optimizer``, an optimizer of the module's parameters, which stays as it is, or None. ``step``: a step
+    function ``step(model, optimizer, inputs)`` of your own, which gets no proposals, or ``"inference"``. ``notes``:
+    what the report shall say of the step.
     """
 
     model: nn.Module
@@ -43,21 +46,40 @@ Optimizer = torch.optim.Optimizer
 def make_optimizer(choice: Any, model: nn.Module) -> Optimizer | None:
     """The optimizer for the trainable parameters of `model`.
 
-    A name may end in an implementation: ``"adamw:fused"``, ``"adamw:foreach"``, ``"adamw:for-loop"``.
-    Raises `ForetraceError` for a name that torch.optim does not have.
+    A name may end in an implementation: ``"adamw:fused"``, ``"adamw:foreach"``, ``"adamw:for-loop"``. An optimizer is
+    copied, without its state.
+    Raises `ForetraceError` for a name that torch.optim does not have, and for what makes no optimizer of `model`.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     if choice is None or not parameters:
         return None
     if isinstance(choice, Optimizer):
+        return _afresh(choice, model)
+    if not callable(choice) and not isinstance(choice, str):
         raise ForetraceError(
-            "an optimizer object holds parameters from before the trace",
-            "Give its class, its name, or a factory such as lambda params: torch.optim.AdamW(params, lr=1e-4).",
+            f"{_kind(choice)} is no optimizer", f"{_MAKERS} Several are made, and run, by a step function of your own."
         )
     made = _by_name(choice)(parameters) if isinstance(choice, str) else choice(parameters)
     if not callable(getattr(made, "step", None)):
         raise ForetraceError(f"the optimizer factory returned {type(made).__name__}", "Return a torch Optimizer.")
     return made
+
+
+_MAKERS = "Give its class, its name, or a factory such as lambda params: torch.optim.AdamW(params, lr=1e-4)."
+
+
+def _afresh(optimizer: Optimizer, model: nn.Module) -> Optimizer:
+    """A copy that has run no step yet: the same settings of the same parameters, and neither the state nor the counting
+    of steps that a scheduler has put in."""
+    known = {id(parameter) for parameter in model.parameters()}
+    if any(id(parameter) not in known for group in optimizer.param_groups for parameter in group["params"]):
+        raise ForetraceError("the optimizer holds parameters that are not those of the module", _MAKERS)
+    copied = object.__new__(type(optimizer))
+    copied.__dict__.update(optimizer.__dict__)
+    copied.__dict__.pop("step", None)
+    copied.state = defaultdict(dict)
+    copied.param_groups = [{**group, "params": list(group["params"])} for group in optimizer.param_groups]
+    return copied
 
 
 def _by_name(text: str) -> Callable[[list[nn.Parameter]], Optimizer]:
@@ -68,7 +90,9 @@ def _by_name(text: str) -> Callable[[list[nn.Parameter]], Optimizer]:
     if name.lower() not in classes:
         near = difflib.get_close_matches(name.lower(), classes, 1)
         hint = f"Did you mean {near[0]!r}? " if near else ""
-        raise ForetraceError(f"no optimizer is called {name!r}", f"{hint}There are {', '.join(sorted(classes))}.")
+        raise ForetraceError(
+            f"no optimizer is called {name!r}", f"{hint}There are {', '.join(sorted(classes))}; or none."
+        )
     if implementation not in ways:
         raise ForetraceError(f"no implementation {implementation!r} of {name}", "Say fused, foreach or for-loop.")
     options: dict[str, Any] = dict(ways[implementation])
@@ -113,19 +137,32 @@ def run_step(
 
 
 def _loss(output: Any, function: Callable[[Any], torch.Tensor] | None) -> torch.Tensor:
-    if function is not None:
-        loss = function(output)
-    elif isinstance(output, torch.Tensor):
-        loss = output
-    else:
-        loss = output.get("loss") if isinstance(output, dict) else getattr(output, "loss", None)  # type: ignore[assignment]
+    loss = _found(output) if function is None else function(output)
     if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
         what = "returned no scalar" if function is not None else "is not to be found in the module's output"
         raise ForetraceError(
             f"the loss {what} (got {_kind(loss if function is not None else output)})",
-            "Give loss=, a callable that makes a scalar of the output, or inputs with labels.",
+            "Let the target return (model, inputs, loss), in Python give loss=: a callable that makes a scalar of the "
+            "output; or give inputs with labels.",
+        )
+    if not loss.requires_grad:
+        raise ForetraceError(
+            "nothing that is trained leads to the loss",
+            "Look for detach(), argmax() or no_grad() on the way, and for parameters that are all frozen; "
+            'step="inference" traces forward alone.',
         )
     return loss
+
+
+def _found(output: Any) -> Any:
+    """The loss in what a module has returned; None where there is none."""
+    if isinstance(output, torch.Tensor):
+        return output
+    if isinstance(output, dict) or hasattr(output, "loss"):
+        return output.get("loss") if isinstance(output, dict) else output.loss
+    items = output if isinstance(output, (tuple, list)) else ()
+    scalars = [item for item in items if isinstance(item, torch.Tensor) and item.numel() == 1 and item.requires_grad]
+    return scalars[0] if len(scalars) == 1 else None
 
 
 def _kind(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
 import importlib.util
@@ -16,6 +17,7 @@ from typing import Any
 from torch import nn
 
 from ..graph import ForetraceError
+from .frames import raised_at, shorten
 from .inputs import Sizes, size_names
 from .propose import SIZES, is_of_library
 from .ready import ready
@@ -28,13 +30,14 @@ def resolve(target: str, parameters: dict[str, Any], inputs: str | None = None) 
     """The step that `target` describes, with `parameters` as keyword arguments and as the sizes of specs.
 
     The callable returns a module, ``(model, inputs)``, ``(model, inputs, loss)`` or a `Step`; it may be the class of
-    a module. `inputs` are specs that take the place of its own.
+    a module. In its place there may be the module itself, or the `Step`. `inputs` are specs that take the place of its
+    own. The user's code sees a command line without arguments.
     Raises `ForetraceError` for a target that is not there, cannot be called, raises, or returns something else.
     """
     place, _, name = target.rpartition(":")
     if not place or not name:
         raise ForetraceError(f"{target!r} is not a target", _GRAMMAR)
-    with _importable():
+    with _importable(place):
         function = _find(place, name)
         spare = _spare(function, parameters, inputs or "")
         _check_parameters(target, function, {n: v for n, v in parameters.items() if n not in spare})
@@ -44,9 +47,9 @@ def resolve(target: str, parameters: dict[str, Any], inputs: str | None = None) 
             made = function(**{n: v for n, v in parameters.items() if n not in spare})
         except ForetraceError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ForetraceError(
-                f"{target} raised {describe(error)}", "Call it by itself to see the whole traceback."
+                f"{target} {how_it_failed(error)}", "Call it by itself to see the whole traceback."
             ) from error
     step = as_step(made, target)
     sizes = Sizes({**step.sizes, **parameters})
@@ -67,7 +70,7 @@ def defaults(target: str | Callable[..., Any]) -> dict[str, Any]:
         place, _, name = target.rpartition(":")
         if not place or not name:
             raise ForetraceError(f"{target!r} is not a target", _GRAMMAR)
-        with _importable():
+        with _importable(place):
             function = _find(place, name)
     try:
         taken = inspect.signature(function).parameters.values()
@@ -108,14 +111,17 @@ def as_step(made: Any, target: str) -> Step:
 
 
 @contextmanager
-def _importable() -> Iterator[None]:
-    """The working directory on ``sys.path``, only while the user's code is imported and called."""
-    before = list(sys.path)
+def _importable(place: str) -> Iterator[None]:
+    """The working directory on ``sys.path`` and no arguments on the command line, only while the user's code is
+    imported and called: ours are not for its parser."""
+    path, arguments = list(sys.path), sys.argv
     sys.path.insert(0, os.getcwd())
+    sys.argv = [place]
     try:
         yield
     finally:
-        sys.path[:] = before
+        sys.path[:] = path
+        sys.argv = arguments
 
 
 def _find(place: str, name: str) -> Callable[..., Any]:
@@ -128,6 +134,8 @@ def _find(place: str, name: str) -> Callable[..., Any]:
             mend = f"Did you mean {near[0]!r}?" if near else f"It defines {', '.join(sorted(names)) or 'nothing'}."
             raise ForetraceError(f"{place} has no {part!r}", mend)
         found = getattr(found, part)
+    if isinstance(found, (nn.Module, Step)):
+        return lambda: found
     if not callable(found):
         raise ForetraceError(f"{place}:{name} is {type(found).__name__}, not a callable", _GRAMMAR)
     return found
@@ -136,23 +144,49 @@ def _find(place: str, name: str) -> Callable[..., Any]:
 def _load_file(path: str) -> Any:
     if not os.path.isfile(path):
         raise ForetraceError(f"there is no file {path}", _GRAMMAR)
-    name = os.path.splitext(os.path.basename(path))[0]
+    name, folder = _name_and_folder(path)
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ForetraceError(f"{path} is not Python source", _GRAMMAR)
     module = importlib.util.module_from_spec(spec)
-    folder = os.path.dirname(os.path.abspath(path))
     if folder not in sys.path:
         sys.path.insert(0, folder)
+    if spec.parent:
+        _load_module(spec.parent)
     # Dataclasses and pickling look their module up by name; an importable module of that name stays as it is.
     fresh = sys.modules.setdefault(name, module) is module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if fresh:
             sys.modules.pop(name, None)
-        raise ForetraceError(f"importing {path} raised {describe(error)}", "Run it with python to see why.") from error
+        raise ForetraceError(f"importing {path} {how_it_failed(error)}", "Run it with python to see why.") from error
     return module
+
+
+def _name_and_folder(path: str) -> tuple[str, str]:
+    """The name of a file's module, and the folder where it is found by that name.
+
+    A file is a module of its own, unless it imports from the package that it lies in.
+    """
+    folder, file = os.path.split(os.path.abspath(path))
+    names, above = [os.path.splitext(file)[0]], _levels_above(path)
+    packaged = above > 0
+    while above > 0 or (packaged and os.path.isfile(os.path.join(folder, "__init__.py"))):
+        folder, name = os.path.split(folder)
+        names.insert(0, name)
+        above -= 1
+    return ".".join(names), folder
+
+
+def _levels_above(path: str) -> int:
+    """How many packages up the imports of a file reach: 1 for ``from .block import Block``, 0 without the like."""
+    with open(path, "rb") as file:
+        try:
+            tree = ast.parse(file.read())
+        except (SyntaxError, ValueError):
+            return 0
+    return max((node.level for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)), default=0)
 
 
 def _load_module(name: str) -> Any:
@@ -162,10 +196,8 @@ def _load_module(name: str) -> Any:
         raise ForetraceError(
             f"there is no module {error.name}", f"Install it, or run where it can be imported. {_GRAMMAR}"
         ) from error
-    except Exception as error:
-        raise ForetraceError(
-            f"importing {name} raised {describe(error)}", "Import it with python to see why."
-        ) from error
+    except (Exception, SystemExit) as error:
+        raise ForetraceError(f"importing {name} {how_it_failed(error)}", "Import it with python to see why.") from error
 
 
 def _check_parameters(target: str, function: Callable[..., Any], parameters: dict[str, Any]) -> None:
@@ -184,6 +216,13 @@ def _unexpected(target: str, function: Callable[..., Any], name: str) -> Foretra
 def _mistaken(target: str, function: Callable[..., Any], what: str) -> ForetraceError:
     signature = inspect.signature(function)
     return ForetraceError(f"{target}: {what}", f"It takes {signature}; set values with -p name=value.")
+
+
+def how_it_failed(error: BaseException) -> str:
+    """What the user's code did in place of returning, and on which of its lines."""
+    place = raised_at(error)
+    what = "ended the program" if isinstance(error, SystemExit) else f"raised {describe(error)}"
+    return f"{what} at {shorten(place[0])}:{place[1]}" if place else what
 
 
 def describe(error: BaseException) -> str:

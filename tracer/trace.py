@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from ..graph import ForetraceError, Outcomes, Phase, StepGraph, capability_of
 from .again import remembered
@@ -23,14 +24,14 @@ from .fold import Folding
 from .frames import raised_at, shorten
 from .inputs import Sizes, as_call, stand_in
 from .lift import lift
-from .modules import module_paths, stand_ins
+from .modules import module_paths, stand_ins, with_loss
 from .placement import misplaced
 from .randomness import seeded
 from .ready import answer_as_wrapped, ready, uncompiled
 from .record import Recorder
 from .scratch import with_scratch
 from .step import Step, make_optimizer, phases, run_step
-from .target import as_step, describe, resolve
+from .target import as_step, defaults, describe, resolve
 from .turn import Unfoldable
 from .unfold import unfold
 from .variants import variant as named
@@ -132,6 +133,16 @@ def trace_target(
     return _trace(make, settings, _Recording(assume, strict, outcomes, max_ops), progress, fold and outcomes is None)
 
 
+def taken(target: str | Callable[..., Any], device: str | None = None) -> dict[str, Any]:
+    """The keyword arguments that a target takes, as `target.defaults` has them, without running a kernel: what is
+    imported for it may build a model, and put it on a GPU."""
+    recorder = Recorder(_DEVICES.get(str(device), _DEVICES["cuda"]))
+    with _ONE_AT_A_TIME, _outside_of_modes(), seeded(), disguise(recorder), recorder:
+        found = defaults(target)
+    recorder.forget()
+    return found
+
+
 def _with_sizes(step: Step, values: Mapping[str, int], asked: set[str]) -> Step:
     sizes = Sizes(values)
     step = ready(step, sizes)
@@ -140,14 +151,17 @@ def _with_sizes(step: Step, values: Mapping[str, int], asked: set[str]) -> Step:
     return step
 
 
+_MODELS = "Give an nn.Module, or a callable that makes one; trace_target takes a text such as train.py:make_step."
+
+
 def _built(model: Any) -> Step:
     if not callable(model):
-        raise ForetraceError(f"{type(model).__name__} is neither a module nor callable", "Give an nn.Module.")
+        raise ForetraceError(f"{type(model).__name__} is neither a module nor callable", _MODELS)
     try:
         return as_step(model(), "the model callable")
     except ForetraceError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ForetraceError(f"building the model raised {describe(error)}", "Call it by itself to see why.") from error
 
 
@@ -231,7 +245,15 @@ def _recorded(
     progress: Progress | None,
     folding: Callable[..., Folding],
 ) -> StepGraph:
-    with _ONE_AT_A_TIME, seeded(), _without_garbage_collection(), disguise(recorder), recorder:
+    with (
+        _ONE_AT_A_TIME,
+        _alone(recorder),
+        _outside_of_modes(),
+        seeded(),
+        _without_garbage_collection(),
+        disguise(recorder),
+        recorder,
+    ):
         recorder.progress = progress
         step = make()
         recorder.recording_model = True
@@ -241,16 +263,13 @@ def _recorded(
 
 
 def _run(step: Step, recorder: Recorder, settings: Settings, folding: Callable[..., Folding]) -> StepGraph:
-    model = step.model
+    model, trained = step.model, with_loss(step.model, step.loss)
     optimizers: list[torch.optim.Optimizer] = []
     with ExitStack() as stack:
-        stack.enter_context(stand_ins(model, recorder))
-        loss = step.loss if isinstance(step.loss, nn.Module) else None
-        if loss is not None:
-            stack.enter_context(stand_ins(loss, recorder))
+        stack.enter_context(stand_ins(trained, recorder))
         answer_as_wrapped(step)
         stack.enter_context(uncompiled())
-        stack.enter_context(module_paths(model, recorder))
+        stack.enter_context(module_paths(trained, recorder))
         choices = stack.enter_context(cuda_kernels(recorder))
         stack.enter_context(cuda_autocast(recorder))
         stack.enter_context(regions(recorder))
@@ -259,8 +278,8 @@ def _run(step: Step, recorder: Recorder, settings: Settings, folding: Callable[.
         folds = folding(model, recorder, choices)
         stack.enter_context(folds.installed())
         call, named = stand_in(as_call(step.inputs), recorder)
-        optimizer = make_optimizer(step.optimizer if step.step != "inference" else None, model)
-        watch = Watch(model, loss, recorder, optimizers, named)
+        optimizer = make_optimizer(step.optimizer if step.step != "inference" else None, trained)
+        watch = Watch(trained, recorder, optimizers, named)
         recorder.observe = watch.look
         loop = run_step(model, optimizer, call, step, region(recorder.device, settings.autocast))
         for _ in range(settings.warmup):
@@ -295,7 +314,7 @@ def _one_turn(loop: Iterator[None], recorder: Recorder) -> None:
         next(loop)
     except ForetraceError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         place = recorder.failed_at or _line_of(error)
         phase = recorder.failed_in.get(id(error), recorder.phase)
         raise ForetraceError(
@@ -304,10 +323,32 @@ def _one_turn(loop: Iterator[None], recorder: Recorder) -> None:
         ) from error
 
 
-def _line_of(error: Exception) -> str:
+def _line_of(error: BaseException) -> str:
     """The innermost line of the traceback that is the user's."""
     place = raised_at(error)
     return f"{shorten(place[0])}:{place[1]}" if place else ""
+
+
+_under_way: list[Recorder] = []
+
+
+@contextmanager
+def _alone(recorder: Recorder) -> Iterator[None]:
+    """Refuse a trace in the midst of another's step: its ops would be that step's."""
+    if _under_way and _under_way[-1].recording_model:
+        raise ForetraceError("a trace was asked for inside of a step that is traced", "Make one after the other.")
+    _under_way.append(recorder)
+    try:
+        yield
+    finally:
+        _under_way.pop()
+
+
+@contextmanager
+def _outside_of_modes() -> Iterator[None]:
+    """What is traced runs as by itself, whatever modes the caller has on: fake tensors, counters of FLOPs, no_grad."""
+    with _disable_current_modes(), torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 @contextmanager

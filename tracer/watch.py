@@ -39,16 +39,15 @@ class Watch:
     def __init__(
         self,
         model: nn.Module,
-        loss: nn.Module | None,
         recorder: Recorder,
         optimizers: list[torch.optim.Optimizer],
         inputs: list[tuple[str, torch.Tensor]],
     ) -> None:
-        self.model, self.loss, self.recorder, self.optimizers, self.inputs = model, loss, recorder, optimizers, inputs
+        self.model, self.recorder, self.optimizers, self.inputs = model, recorder, optimizers, inputs
         self.roles = Roles()
         self.seen = self.seen_with_state = (-1, -1)
         """How many ops, and storages, there were at the last look, and at the last one at the state as well."""
-        parameters, _ = self._members()
+        (parameters,) = members(model, "_parameters")
         self.names = {id(parameter): name for name, parameter in parameters}
         self._note(self.roles.inputs, inputs)
 
@@ -60,22 +59,13 @@ class Watch:
         if not (with_state or self.recorder.recording):
             return  # what a step before left is looked at when it is over
         self.seen = now
-        parameters, buffers = self._members()
+        parameters, buffers = members(self.model, "_parameters", "_buffers")
         self._note(self.roles.parameters, parameters)
         self._note(self.roles.gradients, [(name, p.grad) for name, p in parameters if p.grad is not None])
         self._note(self.roles.buffers, buffers)
         if with_state:
             self.seen_with_state = now
             self._note(self.roles.state, list(self._state()))
-
-    def _members(self) -> list[list[tuple[str, torch.Tensor]]]:
-        """Parameters and buffers of the model by name, and those of a loss that is a module, as ``loss.weight``."""
-        found = members(self.model, "_parameters", "_buffers")
-        if self.loss is not None:
-            known = {id(tensor) for table in found for _, tensor in table}
-            for table, more in zip(found, members(self.loss, "_parameters", "_buffers"), strict=True):
-                table += [(f"loss.{name}", tensor) for name, tensor in more if id(tensor) not in known]
-        return found
 
     def _state(self) -> Iterator[tuple[str, torch.Tensor]]:
         """The optimizers' tensors of this moment. Nothing here may hold them: an optimizer may replace them."""
@@ -93,7 +83,7 @@ class Watch:
     def facts(self, settings: Settings, notes: tuple[str, ...]) -> Facts:
         """What is known of the trace, with storages by the ids that the lifted graph gives them."""
         numbers = storage_numbers(self.recorder)
-        parameters, buffers = self._members()
+        parameters, buffers = members(self.model, "_parameters", "_buffers")
         return Facts(
             target=settings.target,
             arguments={name: _plain(value) for name, value in sorted(settings.arguments.items())},

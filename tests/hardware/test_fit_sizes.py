@@ -191,3 +191,41 @@ def test_the_curve_is_a_sympy_expression() -> None:
     (curve,) = found.expressions
     (symbol,) = curve.free_symbols
     assert [int(curve.subs({symbol: n})) for n in (2, 40)] == [found.peak(2), found.peak(40)]
+
+
+def test_a_small_step_fits_more_often_than_can_be_looked_at_one_by_one() -> None:
+    at = lambda batch: step(batch=batch, width=8, layers=1)  # noqa: E731
+    limit = 80 * 2**30
+    found = fit(at, "batch", limit)
+    assert found.largest > 2**28
+    assert found.peak(found.largest) == found.confirmed_bytes == timeline(at(found.largest)).peak_bytes <= limit
+    assert found.peak(found.largest + 1) > limit
+    (piece,) = found.pieces
+    near = range(piece.first, 4000, piece.modulus)
+    turns = list(found._turns(piece, near))
+    assert len(turns) > 1
+    assert turns == list(found._turns_far_on(piece, near))
+    told = found.regimes()
+    assert [(first, point) for first, _, point in told] == turns
+    assert [last for _, last, _ in told] == [*(first - 1 for first, _ in turns[1:]), found.largest + 1]
+
+
+def test_in_a_frontier_too() -> None:
+    found = frontier(
+        lambda batch, width: step(batch=batch, width=width, layers=1),
+        "batch",
+        "width",
+        10**10,
+        near={"batch": 4, "width": 8},
+    )
+    for width, most in found.points:
+        fitted = [timeline(step(batch=batch, width=width, layers=1)).peak_bytes <= 10**10 for batch in (most, most + 1)]
+        assert fitted == [True, False]
+    assert max(most for _, most in found.points) > 2**21
+
+
+def test_a_size_that_takes_no_memory_has_no_largest() -> None:
+    with pytest.raises(ForetraceError, match="batch takes no memory"):
+        fit(lambda batch: step(), "batch", 10**10)
+    with pytest.raises(ForetraceError, match="batch takes no memory"):
+        frontier(lambda batch, width: step(width=width), "batch", "width", 10**10, near={"batch": 4, "width": 8})

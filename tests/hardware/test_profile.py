@@ -82,6 +82,19 @@ def test_an_unknown_name_lists_the_known_ones_and_guesses() -> None:
     assert "h100-sxm5-80gb" in error.mend
 
 
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [
+        ("H100", "'h100-pcie-80gb' or 'h100-sxm5-80gb'"),
+        ("a100_80gb", "'a100-pcie-80gb' or 'a100-sxm4-80gb'"),
+        ("V100 PCIe", "'v100-pcie-32gb'"),
+        ("rtx4090", "'rtx-4090'"),
+    ],
+)
+def test_a_name_in_part_is_guessed_by_its_words(asked: str, meant: str) -> None:
+    assert error_of(asked).mend.startswith(f"Did you mean {meant}? Known: ")
+
+
 def test_a_file_by_path_and_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(FOLDER / f"{A100}.toml", tmp_path / "mine.toml")
     monkeypatch.chdir(tmp_path)

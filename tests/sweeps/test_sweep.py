@@ -63,7 +63,7 @@ def test_what_goes_wrong_with_a_point_is_its_row_and_nobody_elses(folder: Path, 
     assert kinds(rows) == ["done", "ValueError", "SystemExit", "TimeLimit", "MemoryLimit", "Died", "done"]
     assert rows[1].failure == Failure(
         kind="ValueError",
-        message="models.py:trouble raised ValueError: no such width",
+        message="models.py:trouble raised ValueError: no such width at models.py:15",
         mend="Call it by itself to see the whole traceback.",
         line="models.py:15",
     )

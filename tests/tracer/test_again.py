@@ -109,3 +109,9 @@ def test_a_batch_that_is_not_to_be_found_says_so() -> None:
     assert refused(unnamed) == "at batch=1: the trace was made without a size batch"
     apart = foretrace.trace(nn.Embedding(5000, 2), "int64[3]", loss=lambda output: (output * torch.ones(3, 1)).sum())
     assert refused(apart).startswith("at batch=2: ")
+
+
+def test_what_fits_is_not_asked_of_a_step_on_the_cpu() -> None:
+    graph = foretrace.trace(nn.Linear(4, 4), "float32[batch, 4]", loss=torch.sum, sizes={"batch": 3}, device="cpu")
+    with pytest.raises(ForetraceError, match="what fits is asked of a step for CUDA"):
+        foretrace.price(graph, on="a100-sxm4-80gb").max_batch()

@@ -95,3 +95,18 @@ def test_what_lies_inside_or_is_ignored_is_taken(name: str) -> None:
 def test_a_sequence_longer_than_the_positions_is_told_with_both_sizes() -> None:
     with pytest.raises(ForetraceError, match=r"index 1000 is out of range for the 1,000 that aten.embedding.default"):
         trace(Model(lambda m: m.table(torch.arange(ROWS + 1))), (torch.ones(1),), loss=lambda out: out)
+
+
+def test_values_that_were_drawn_for_a_spec_are_not_looked_at() -> None:
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(2, 8)
+
+        def forward(self, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            return F.cross_entropy(self.table(ids[:, 1:].contiguous() + 0).flatten(0, 1), targets.flatten())
+
+    assert trace(Words(), {"ids": "int64[64, 65]", "targets": "int64[64, 64]"}, loss=lambda out: out).ops
+    ids = torch.full((64, 65), 2)
+    with pytest.raises(ForetraceError, match="index 2 is out of range for the 2"):
+        trace(Words(), {"ids": ids, "targets": "int64[64, 64]"}, loss=lambda out: out)

@@ -125,6 +125,29 @@ def test_inputs_that_are_missing_are_asked_for(model_file: str) -> None:
     assert raised.value.__cause__ is None
 
 
+TINY = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.kinds, self.head = torch.nn.Embedding(2, 4), torch.nn.Linear(4, 3)
+
+    def forward(self, ids, labels):
+        return torch.nn.functional.cross_entropy(self.head(self.kinds(ids)).flatten(0, 1), labels.flatten())
+"""
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_whole_numbers_of_a_spec_may_be_looked_up_in_a_small_table(tmp_path: Path, device: str) -> None:
+    (tmp_path / "tiny_table.py").write_text(TINY)
+    target, specs = f"{tmp_path}/tiny_table.py:Net", "ids: int64[2, 30]; labels: int64[2, 30]"
+    names = [op.packet for op in trace_target(target, inputs=specs, device=device).ops]
+    assert {"aten.embedding", "aten.nll_loss_forward"} <= set(names)
+    with pytest.raises(ForetraceError, match=r"index out of range.*whole numbers is drawn below 100"):
+        foretrace.measure(target, inputs=specs)
+
+
 # -- proposals: transformers ----------------------------------------------------------------------
 
 TEXT = {"vocab_size": 60, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}

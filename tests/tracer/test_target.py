@@ -1,0 +1,93 @@
+"""What can be pointed at: a file of a package, a module that is there already, code that has a command line."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from foretrace.graph import ForetraceError
+from foretrace.tracer import trace_target
+
+BLOCK = """
+from torch import nn
+
+class Block(nn.Linear):
+    pass
+"""
+NET = """
+import torch
+from ..sizes import WIDTH
+from .block import Block
+
+def make(batch=2):
+    return Block(WIDTH, 1), (torch.zeros(batch, WIDTH),), torch.sum
+"""
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_a_file_is_found_by_the_name_that_its_relative_imports_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, marked: bool
+) -> None:
+    package = f"net_package_{marked}"
+    models = tmp_path / package / "models"
+    models.mkdir(parents=True)
+    for name, text in {"block.py": BLOCK, "net.py": NET, "../sizes.py": "WIDTH = 3"}.items():
+        (models / name).write_text(text)
+    if marked:
+        for folder in (models, models.parent):
+            (folder / "__init__.py").touch()
+    search = list(sys.path)
+    for folder in (tmp_path, models):
+        monkeypatch.chdir(folder)
+        path = (models / "net.py").relative_to(folder)
+        graph = trace_target(f"{path}:make", {"batch": 5}, device="cpu")
+        assert [named.shape for named in graph.facts.inputs] == [(5, 3)]
+    assert f"{package}.models.net" in sys.modules
+    assert sys.path == search
+
+
+def test_a_module_or_a_step_that_is_there_already_is_a_target(tmp_path: Path) -> None:
+    path = tmp_path / "ready_made.py"
+    path.write_text(
+        "import foretrace, torch\n"
+        "model = torch.nn.Linear(3, 1)\n"
+        'step = foretrace.Step(model, "float32[batch, 3]", torch.sum)\n'
+    )
+    graph = trace_target(f"{path}:step", {"batch": 5}, device="cpu")
+    assert [named.shape for named in graph.facts.inputs] == [(5, 3)]
+    with pytest.raises(ForetraceError, match="Linear was given no inputs"):
+        trace_target(f"{path}:model", device="cpu")
+    with pytest.raises(ForetraceError, match="unexpected keyword argument 'width'"):
+        trace_target(f"{path}:step", {"batch": 5, "width": 3}, device="cpu")
+
+
+def test_code_with_a_command_line_sees_none_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "with_arguments.py"
+    path.write_text(
+        "import argparse, sys, torch\n"
+        "parser = argparse.ArgumentParser()\n"
+        'parser.add_argument("--width", type=int, default=3)\n'
+        "at_import = parser.parse_args()\n"
+        "def make():\n"
+        "    width = parser.parse_args().width\n"
+        "    return torch.nn.Linear(width, 1), (torch.zeros(2, at_import.width),), torch.sum\n"
+        "def demand():\n"
+        '    parser.add_argument("--data", required=True)\n'
+        "    parser.parse_args()\n"
+        "def leave():\n"
+        "    sys.exit()\n"
+    )
+    arguments = ["foretrace", "run", f"{path}:make"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert [named.shape for named in trace_target(f"{path}:make", device="cpu").facts.inputs] == [(2, 3)]
+    assert sys.argv is arguments
+    with pytest.raises(ForetraceError, match=r"demand ended the program"):
+        trace_target(f"{path}:demand", device="cpu")
+    with pytest.raises(ForetraceError, match=r"leave ended the program at .*with_arguments.py:12"):
+        trace_target(f"{path}:leave", device="cpu")
+    path.write_text("import sys\nsys.exit('no data')\n")
+    with pytest.raises(ForetraceError, match=r"importing .*with_arguments.py ended the program at .*:2"):
+        trace_target(f"{path}:make", device="cpu")
+    assert sys.argv is arguments
