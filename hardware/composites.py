@@ -2,7 +2,7 @@
 
 Losses with a reduction compute every element first; ``logsumexp``, distances and norms of lists hold what they add up.
 A trace has one op there, whose temporaries no other op shows. The C++ of most is the same for all devices, so a run on
-the CPU shows the same sequence; a test holds these rules against one. Norms of lists and cuDNN's grids are CUDA's.
+the CPU shows the same sequence; a test holds these rules against one. Softmax, norms of lists and cuDNN's grids are CUDA's.
 
 Not covered: the small copies that complex numbers and integers take; ``soft_margin_loss``, ``_trilinear``, ``renorm``,
 ``linalg_pinv`` and ``linalg_matrix_exp``, which reports name.
@@ -86,6 +86,36 @@ def logsumexp(op: Op, setting: Setting) -> Iterator[Extra]:
     yield Scratch(value.numel * result.itemsize, "exponentials", True)
 
 
+@rule("_softmax", "_log_softmax")
+def softmax(op: Op, setting: Setting) -> Iterator[Extra]:
+    """A copy of an input whose elements do not lie in row-major order: the kernels know no other.
+
+    https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cuda/SoftMax.cu, host_softmax.
+    """
+    yield from _in_one_piece(op.tensor("self"), "input")
+
+
+@rule("_log_softmax_backward_data")
+def log_softmax_backward(op: Op, setting: Setting) -> Iterator[Extra]:
+    """Copies as in the forward, of gradient and output (SoftMax.cu, host_softmax_backward)."""
+    yield from _in_one_piece(op.tensor("grad_output"), "gradient")
+    yield from _in_one_piece(op.tensor("output"), "output")
+
+
+@rule("_softmax_backward_data")
+def softmax_backward(op: Op, setting: Setting) -> Iterator[Extra]:
+    """Gradient times output, a tensor as large as the attention's scores; then copies as for the logarithm.
+
+    https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cuda/SoftMax.cu,
+    TORCH_IMPL_FUNC(softmax_backward_cuda_out). The product lies as the gradient does.
+    """
+    grad, output = op.tensor("grad_output"), op.tensor("output")
+    yield Scratch(max(grad.bytes, output.bytes), "gradient times output")
+    if not _in_row_order(grad):
+        yield Scratch(max(grad.bytes, output.bytes), "product in one piece")
+    yield from _in_one_piece(output, "output")
+
+
 @rule("cudnn_grid_sampler", "cudnn_grid_sampler_backward")
 def sampled(op: Op, setting: Setting) -> Iterator[Extra]:
     """Copies of an expanded image or gradient, and of a grid that is not in row-major order.
@@ -140,6 +170,17 @@ def euclidean_dist(op: Op, setting: Setting) -> Iterator[Extra]:
     yield Scratch(right.bytes + 2 * _row_bytes(right), "wide right", True)
     yield Return("norms of the right", True)
     yield Return("ones beside the right", True)
+
+
+def _in_one_piece(value: Tensor, name: str) -> Iterator[Extra]:
+    if not is_contiguous(value):
+        yield Scratch(value.bytes, f"{name} in one piece")
+
+
+def _in_row_order(value: Tensor) -> bool:
+    """Whether no later dimension steps further than an earlier one; a repeated one takes any place."""
+    steps = [step for size, step in zip(value.shape, value.strides, strict=True) if size > 1 and step]
+    return steps == sorted(steps, reverse=True)
 
 
 def _row_bytes(value: Tensor) -> int:

@@ -320,6 +320,31 @@ def group_norm(name: str, pixels: int, **args: Any) -> list[int]:
     return sizes(taken(aten(name, (x, new(4, 8), new(4, 8)), **given)))
 
 
+def test_the_gradient_of_a_softmax_takes_a_product_as_large_as_the_scores() -> None:
+    rows, columns = new(2, 3, 8, 8), Tensor(0, "float32", (2, 3, 8, 8), (192, 64, 1, 8))
+    repeated = Tensor(0, "float32", (2, 3, 8, 8), (0, 0, 0, 0))
+    half = Tensor(0, "float16", (2, 3, 8, 8), (192, 64, 8, 1))
+    size = 2 * 3 * 8 * 8 * 4
+
+    def backward(grad: Tensor, output: Tensor) -> list[int]:
+        return sizes(taken(aten("_softmax_backward_data.default", rows, grad_output=grad, output=output, dim=-1)))
+
+    assert backward(rows, rows) == backward(repeated, rows) == [size]
+    assert backward(half, half) == [size // 2]
+    assert backward(columns, rows) == [size, size]
+    assert backward(columns, columns) == [size, size, size]
+
+
+@pytest.mark.parametrize("name", ["_softmax", "_log_softmax"])
+def test_a_softmax_copies_what_does_not_lie_in_rows(name: str) -> None:
+    rows, columns = new(8, 8), Tensor(0, "float32", (8, 8), (1, 8))
+    assert taken(aten(f"{name}.default", rows, self=rows, dim=0)) == []
+    assert taken(aten(f"{name}.default", rows, self=columns, dim=0)) == [Scratch(256, "input in one piece")]
+    log = "_log_softmax_backward_data.default"
+    assert taken(aten(log, rows, grad_output=rows, output=rows, dim=0)) == []
+    assert sizes(taken(aten(log, rows, grad_output=columns, output=columns, dim=0))) == [256, 256]
+
+
 def test_group_norms_copy_what_does_not_lie_in_rows() -> None:
     last = Tensor(0, "bfloat16", (4, 64, 100), (6400, 1, 64))
     mask = {"output_mask": (True, False, False)}
