@@ -1,8 +1,10 @@
 """Ops that PyTorch writes as several kernels under one name -> what lies between them.
 
-Losses with a reduction compute every element first; ``logsumexp``, distances and norms of lists hold what they add up.
+Losses with a reduction compute every element first; ``logsumexp``, distances and norms of lists hold what they add up,
+``roll`` what is rolled in part.
 A trace has one op there, whose temporaries no other op shows. The C++ of most is the same for all devices, so a run on
-the CPU shows the same sequence; a test holds these rules against one. Softmax, norms of lists and cuDNN's grids are CUDA's.
+the CPU shows the same sequence; a test holds these rules against one. Softmax, gradients of
+distances, norms of lists and cuDNN's grids are CUDA's.
 
 Not covered: the small copies that complex numbers and integers take; ``soft_margin_loss``, ``_trilinear``, ``renorm``,
 ``linalg_pinv`` and ``linalg_matrix_exp``, which reports name.
@@ -114,6 +116,51 @@ def softmax_backward(op: Op, setting: Setting) -> Iterator[Extra]:
     if not _in_row_order(grad):
         yield Scratch(max(grad.bytes, output.bytes), "product in one piece")
     yield from _in_one_piece(output, "output")
+
+
+@rule("_safe_softmax")
+def safe_softmax(op: Op, setting: Setting) -> Iterator[Extra]:
+    """Where the scores are minus infinity, and which rows are so throughout; before that as for any softmax.
+
+    https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/transformers/attention.cpp, _safe_softmax.
+    """
+    scores, dim = op.tensor("self"), op.args["dim"]
+    assert isinstance(dim, int)
+    row = scores.shape[dim] if scores.shape else 1
+    for copy in _in_one_piece(scores, "input"):
+        yield from (copy, Return("input in one piece"))
+    yield Scratch(scores.numel, "whether they are infinite")
+    yield Scratch(scores.numel // max(row, 1), "rows of nothing else")
+
+
+@rule("roll")
+def roll(op: Op, setting: Setting) -> Iterator[Extra]:
+    """The input in one piece; rolled along several dimensions, a tensor as large for each of them but the last.
+
+    https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/TensorTransformations.h, roll_common;
+    cuda/TensorTransformations.cu, roll_cuda.
+    """
+    value, dims = op.tensor("self"), op.get("dims")
+    if not is_contiguous(value):
+        yield Scratch(value.bytes, "input in one piece", True)
+    for place in range(1, len(dims) if isinstance(dims, tuple) else 0):
+        yield Scratch(value.bytes, f"rolled along {place}", True)
+        if place == 1 and not is_contiguous(value):
+            yield Return("input in one piece", True)
+
+
+@rule("_cdist_backward", "_pdist_backward")
+def distances_backward(op: Op, setting: Setting) -> Iterator[Extra]:
+    """The gradient of each pair's distance, before they are added up; nothing where no norm has one.
+
+    https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cuda/DistanceKernel.cu,
+    cdist_backward_kernel_impl and pdist_backward_kernel_impl.
+    """
+    result = op.outputs[0]
+    pairs = op.get("x2")
+    others = pairs.shape[-2] if isinstance(pairs, Tensor) else result.shape[0] - 1
+    if op.args["p"] and result.numel and others > 0:
+        yield Scratch(others * result.bytes, "gradient of each pair")
 
 
 @rule("cudnn_grid_sampler", "cudnn_grid_sampler_backward")

@@ -43,6 +43,8 @@ SCRATCH = (
     "aten.col2im",
     "aten.im2col",
     "aten.logsumexp",
+    "aten._safe_softmax",
+    "aten.roll",
     "aten.linalg_",
     "aten._linalg_",
 )

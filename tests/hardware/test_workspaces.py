@@ -335,6 +335,24 @@ def test_the_gradient_of_a_softmax_takes_a_product_as_large_as_the_scores() -> N
     assert backward(columns, columns) == [size, size, size]
 
 
+def test_gradients_of_distances_hold_one_of_each_pair() -> None:
+    left, right, grad = new(2, 5, 3), new(2, 7, 3), new(2, 5, 7)
+    given = {"grad": grad, "x1": left, "x2": right, "cdist": grad}
+    assert sizes(taken(aten("_cdist_backward.default", left, **given, p=1.0))) == [2 * 7 * 5 * 3 * 4]
+    assert taken(aten("_cdist_backward.default", left, **given, p=0.0)) == []
+    pairs = {"grad": new(10), "self": new(5, 3), "pdist": new(10), "p": 2.0}
+    assert sizes(taken(aten("_pdist_backward.default", new(5, 3), **pairs))) == [4 * 5 * 3 * 4]
+
+
+def test_what_does_not_lie_in_rows_is_rolled_in_one_piece() -> None:
+    columns = Tensor(0, "float32", (8, 8), (1, 8))
+    one = aten("roll.default", new(8, 8), self=columns, shifts=(1,), dims=(0,))
+    assert taken(one) == [Scratch(256, "input in one piece", True)]
+    two = aten("roll.default", new(8, 8), self=columns, shifts=(1, 1), dims=(0, 1))
+    piece = Scratch(256, "input in one piece", True)
+    assert taken(two) == [piece, Scratch(256, "rolled along 1", True), Return("input in one piece", True)]
+
+
 @pytest.mark.parametrize("name", ["_softmax", "_log_softmax"])
 def test_a_softmax_copies_what_does_not_lie_in_rows(name: str) -> None:
     rows, columns = new(8, 8), Tensor(0, "float32", (8, 8), (1, 8))
