@@ -86,7 +86,10 @@ CASES: dict[str, tuple[str, Callable[[Tensor, Tensor], Tensor]]] = {
     "safe softmax of columns": ("_safe_softmax", lambda y, t: torch.ops.aten._safe_softmax(y.t(), 0)),
     "roll": ("roll", lambda y, t: y.detach().roll(3, 0) * y),
     "roll along two dimensions": ("roll", lambda y, t: y.detach().roll((3, 5), (0, 1)) * y),
-    "roll along three dimensions": ("roll", lambda y, t: y.detach().view(4, 128, 256).roll((1, 3, 5), (0, 1, 2)) * y[0]),
+    "roll along three dimensions": (
+        "roll",
+        lambda y, t: y.detach().view(4, 128, 256).roll((1, 3, 5), (0, 1, 2)) * y[0],
+    ),
     "euclidean": ("_euclidean_dist", torch.cdist),
 }
 
