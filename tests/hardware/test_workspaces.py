@@ -335,6 +335,14 @@ def test_the_gradient_of_a_softmax_takes_a_product_as_large_as_the_scores() -> N
     assert backward(columns, columns) == [size, size, size]
 
 
+def test_a_safe_softmax_looks_where_rows_are_masked() -> None:
+    rows, columns = new(8, 4), Tensor(0, "float32", (8, 4), (1, 8))
+    masks = [Scratch(32, "whether they are infinite"), Scratch(8, "rows of nothing else")]
+    copy = [Scratch(128, "input in one piece"), Return("input in one piece")]
+    assert taken(aten("_safe_softmax.default", rows, self=rows, dim=-1)) == masks
+    assert taken(aten("_safe_softmax.default", rows, self=columns, dim=-1)) == copy + masks
+
+
 def test_gradients_of_distances_hold_one_of_each_pair() -> None:
     left, right, grad = new(2, 5, 3), new(2, 7, 3), new(2, 5, 7)
     given = {"grad": grad, "x1": left, "x2": right, "cdist": grad}

@@ -83,7 +83,6 @@ CASES: dict[str, tuple[str, Callable[[Tensor, Tensor], Tensor]]] = {
     "logsumexp over rows": ("logsumexp", lambda y, t: y.logsumexp(0, keepdim=True)),
     "dist": ("dist", torch.dist),
     "safe softmax": ("_safe_softmax", lambda y, t: torch.ops.aten._safe_softmax(y, -1)),
-    "safe softmax of columns": ("_safe_softmax", lambda y, t: torch.ops.aten._safe_softmax(y.t(), 0)),
     "roll": ("roll", lambda y, t: y.detach().roll(3, 0) * y),
     "roll along two dimensions": ("roll", lambda y, t: y.detach().roll((3, 5), (0, 1)) * y),
     "roll along three dimensions": (
