@@ -65,7 +65,7 @@ elementwise(
     because="a comparison or a mask, and one multiply or add",
 )
 elementwise(2, "xlogy special_xlogy special_xlog1py sinc special_sinc", because="an elementary function, a multiply")
-elementwise(2, "ldexp", because="a power of two, a multiply")
+elementwise(2, "ldexp _transform_bias_rescale_qkv", because="a power of two or a bias, and a multiply")
 elementwise(3, "lerp", because="start + weight * (end - start)")
 elementwise(3, "sigmoid_backward", because="gradient * y * (1 - y)")
 elementwise(3, "tanh_backward", because="gradient * (1 - y * y)")

@@ -44,6 +44,7 @@ SCRATCH = (
     "aten.im2col",
     "aten.logsumexp",
     "aten._safe_softmax",
+    "aten._ctc_loss_backward",
     "aten.roll",
     "aten.linalg_",
     "aten._linalg_",
