@@ -8,6 +8,7 @@ from . import (
     convolution,
     fused,
     indexing,
+    linear_algebra,
     losses,
     matmul,
     movement,
@@ -17,6 +18,7 @@ from . import (
     pooling,
     recurrent,
     reduction,
+    spectral,
 )
 from .compare import NUMBER, Beside, Comparison, Difference, How, Reading, Scratch, compare
 from .holders import Holder, group, holders, roll, saved_by_module, saved_by_op
@@ -42,6 +44,7 @@ FAMILIES = (
     convolution,
     fused,
     indexing,
+    linear_algebra,
     losses,
     matmul,
     movement,
@@ -51,6 +54,7 @@ FAMILIES = (
     pooling,
     recurrent,
     reduction,
+    spectral,
 )
 """The modules whose rules are built in."""
 

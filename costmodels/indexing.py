@@ -137,3 +137,25 @@ def one_hot(op: Op) -> Work:
     """Fill with zeros, then write a one for each index."""
     indices, made = op.tensor("self"), op.outputs[0]
     return moves(op) + Work(written_bytes=indices.numel * made.itemsize)
+
+
+@rule(*aten("max_unpool2d max_unpool3d"))
+def unpooling(op: Op) -> Work:
+    """Fill with zeros, then write each element to the place that its index names."""
+    source = op.tensor("self")
+    return moves(op) + Work(written_bytes=source.bytes)
+
+
+@rule("aten.masked_scatter_backward")
+def masked_scatter_backward(op: Op) -> Work:
+    """What the mask picks of the gradient, and zeros for what it did not need; at most all of the gradient."""
+    return moves(op)
+
+
+@rule("aten._embedding_bag_per_sample_weights_backward")
+def per_sample_weights_backward(op: Op) -> Work:
+    """For each index the product of its row and its bag's gradient."""
+    table, indices = op.tensor("weight"), op.tensor("indices")
+    elements = indices.numel * table.shape[-1]
+    work = moves(op, vector_flops=2 * elements, read=[t for t in reads(op) if t is not table])
+    return work + Work(read_bytes=min(table.touched_bytes, elements * table.itemsize))

@@ -118,3 +118,18 @@ def ctc_with_gradient(op: Op) -> Work:
     scratch = 2 * states * scores.itemsize
     flops = (13 + 18) * states + 3 * scores.numel
     return moves(op, vector_flops=flops) + Work(read_bytes=scratch, written_bytes=scratch)
+
+
+@rule("torch_nn._linear_cross_entropy_batch_chunked", "torch_nn._linear_cross_entropy_batch_chunked_no_reduction")
+def linear_cross_entropy(op: Op) -> Work:
+    """The logits by a matrix product, chunk by chunk; each gradient that is wanted is another product as large.
+
+    Six FLOPs for each logit: maximum, subtract, exp, add, and a multiply and a division for the gradient
+    (torch/nn/modules/linear_cross_entropy.py). The logits of a chunk are taken to stay on the chip.
+    """
+    value, weight = op.tensor("input"), op.tensor("linear_weight")
+    classes = weight.shape[0]
+    wanted = sum(bool(op.get(name, False)) for name in ("compute_input_grad", "compute_linear_weight_grad"))
+    flops = 2 * value.numel * classes
+    logits = value.numel // max(weight.shape[-1], 1) * classes
+    return moves(op, tensor_flops=(1 + wanted) * flops, vector_flops=(6 if wanted else 4) * logits)

@@ -178,3 +178,15 @@ def distances(op: Op) -> Work:
 def distances_backward(op: Op) -> Work:
     """For each pair and element a difference, a division by the distance, a multiply and an add."""
     return moves(op, vector_flops=4 * op.tensor("x1").shape[-1] * op.tensor("cdist").numel)
+
+
+@rule("aten._pdist_forward")
+def pair_distances(op: Op) -> Work:
+    """As of two tables, for the pairs of one."""
+    return moves(op, vector_flops=(3 * op.tensor("self").shape[-1] + 1) * op.outputs[0].numel)
+
+
+@rule("aten._pdist_backward")
+def pair_distances_backward(op: Op) -> Work:
+    """As of two tables; each pair has two gradients, of which one is the other's negative."""
+    return moves(op, vector_flops=5 * op.tensor("self").shape[-1] * op.tensor("pdist").numel)

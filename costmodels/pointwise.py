@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from ..graph import Op
 from .rules import aten, elementwise, rule
-from .work import Work, moves, produced
+from .work import Work, integer, moves, produced
 
 GELU_ERF_FLOPS = 5
 """x * 0.5 * (1 + erf(x / sqrt 2)): multiply, erf, add, multiply, multiply."""
@@ -32,8 +32,20 @@ elementwise(
     "square sqrt rsqrt pow float_power exp exp2 expm1 log log2 log10 log1p sin cos tan asin acos atan atan2 sinh cosh "
     "tanh asinh acosh atanh arctan2 erf erfc erfinv lgamma digamma polygamma special_i0e special_i1 special_i1e i0 "
     "special_entr special_ndtri special_log_ndtr special_erfcx floor ceil round trunc fix frac nan_to_num "
-    "hypot copysign deg2rad rad2deg positive angle real imag polar complex",
+    "hypot copysign deg2rad rad2deg positive angle real imag polar complex frexp",
     because="one multiply, division, negation, rounding or elementary function",
+)
+elementwise(
+    1,
+    "igamma igammac special_zeta special_airy_ai special_bessel_j0 special_bessel_j1 special_bessel_y0 "
+    "special_bessel_y1 special_modified_bessel_i0 special_modified_bessel_i1 special_modified_bessel_k0 "
+    "special_modified_bessel_k1 special_scaled_modified_bessel_k0 special_scaled_modified_bessel_k1 "
+    "special_spherical_bessel_j0 special_chebyshev_polynomial_t special_chebyshev_polynomial_u "
+    "special_chebyshev_polynomial_v special_chebyshev_polynomial_w special_shifted_chebyshev_polynomial_t "
+    "special_shifted_chebyshev_polynomial_u special_shifted_chebyshev_polynomial_v "
+    "special_shifted_chebyshev_polynomial_w special_hermite_polynomial_h special_hermite_polynomial_he "
+    "special_laguerre_polynomial_l special_legendre_polynomial_p",
+    because="one special function, whatever series it is",
 )
 elementwise(
     1,
@@ -53,6 +65,7 @@ elementwise(
     because="a comparison or a mask, and one multiply or add",
 )
 elementwise(2, "xlogy special_xlogy special_xlog1py sinc special_sinc", because="an elementary function, a multiply")
+elementwise(2, "ldexp _transform_bias_rescale_qkv", because="a power of two or a bias, and a multiply")
 elementwise(3, "lerp", because="start + weight * (end - start)")
 elementwise(3, "sigmoid_backward", because="gradient * y * (1 - y)")
 elementwise(3, "tanh_backward", because="gradient * (1 - y * y)")
@@ -123,6 +136,12 @@ def glu(op: Op) -> Work:
 def glu_backward(op: Op) -> Work:
     """Per pair of halves: sigmoid (4), gradient * s, then times x * (1 - s) (3)."""
     return moves(op, vector_flops=8 * (op.tensor("self").numel // 2))
+
+
+@rule("aten.mvlgamma")
+def multivariate_gamma(op: Op) -> Work:
+    """For each of p dimensions a difference, a log-gamma and an add."""
+    return moves(op, vector_flops=3 * integer(op, "p", 1) * produced(op))
 
 
 @rule("aten._prelu_kernel_backward")

@@ -151,3 +151,15 @@ def counting(op: Op) -> Work:
 def segments(op: Op) -> Work:
     """One add or comparison for each element."""
     return moves(op, vector_flops=op.tensor("data").numel)
+
+
+@rule("aten._segment_reduce_backward")
+def segments_backward(op: Op) -> Work:
+    """A comparison or a division, and a multiply, for each element."""
+    return moves(op, vector_flops=2 * op.tensor("data").numel)
+
+
+@rule("aten.allclose")
+def closeness(op: Op) -> Work:
+    """For each element a difference, its size, a scaled bound (2), a comparison, and a logical and."""
+    return moves(op, vector_flops=6 * op.tensor("self").numel)

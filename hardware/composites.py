@@ -1,8 +1,10 @@
 """Ops that PyTorch writes as several kernels under one name -> what lies between them.
 
-Losses with a reduction compute every element first; ``logsumexp``, distances and norms of lists hold what they add up.
+Losses with a reduction compute every element first; ``logsumexp``, distances and norms of lists hold what they add up,
+``roll`` what is rolled in part.
 A trace has one op there, whose temporaries no other op shows. The C++ of most is the same for all devices, so a run on
-the CPU shows the same sequence; a test holds these rules against one. Norms of lists and cuDNN's grids are CUDA's.
+the CPU shows the same sequence; a test holds these rules against one. Softmax, gradients of
+distances, norms of lists and cuDNN's grids are CUDA's.
 
 Not covered: the small copies that complex numbers and integers take; ``soft_margin_loss``, ``_trilinear``, ``renorm``,
 ``linalg_pinv`` and ``linalg_matrix_exp``, which reports name.
@@ -86,6 +88,81 @@ def logsumexp(op: Op, setting: Setting) -> Iterator[Extra]:
     yield Scratch(value.numel * result.itemsize, "exponentials", True)
 
 
+@rule("_softmax", "_log_softmax")
+def softmax(op: Op, setting: Setting) -> Iterator[Extra]:
+    """A copy of an input whose elements do not lie in row-major order: the kernels know no other.
+
+    https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cuda/SoftMax.cu, host_softmax.
+    """
+    yield from _in_one_piece(op.tensor("self"), "input")
+
+
+@rule("_log_softmax_backward_data")
+def log_softmax_backward(op: Op, setting: Setting) -> Iterator[Extra]:
+    """Copies as in the forward, of gradient and output (SoftMax.cu, host_softmax_backward)."""
+    yield from _in_one_piece(op.tensor("grad_output"), "gradient")
+    yield from _in_one_piece(op.tensor("output"), "output")
+
+
+@rule("_softmax_backward_data")
+def softmax_backward(op: Op, setting: Setting) -> Iterator[Extra]:
+    """Gradient times output, a tensor as large as the attention's scores; then copies as for the logarithm.
+
+    https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cuda/SoftMax.cu,
+    TORCH_IMPL_FUNC(softmax_backward_cuda_out). The product lies as the gradient does.
+    """
+    grad, output = op.tensor("grad_output"), op.tensor("output")
+    yield Scratch(max(grad.bytes, output.bytes), "gradient times output")
+    if not _in_row_order(grad):
+        yield Scratch(max(grad.bytes, output.bytes), "product in one piece")
+    yield from _in_one_piece(output, "output")
+
+
+@rule("_safe_softmax")
+def safe_softmax(op: Op, setting: Setting) -> Iterator[Extra]:
+    """Where the scores are minus infinity, and which rows are so throughout; before that as for any softmax.
+
+    https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/transformers/attention.cpp, _safe_softmax.
+    """
+    scores, dim = op.tensor("self"), op.args["dim"]
+    assert isinstance(dim, int)
+    row = scores.shape[dim] if scores.shape else 1
+    for copy in _in_one_piece(scores, "input"):
+        yield from (copy, Return("input in one piece"))
+    yield Scratch(scores.numel, "whether they are infinite")
+    yield Scratch(scores.numel // max(row, 1), "rows of nothing else")
+
+
+@rule("roll")
+def roll(op: Op, setting: Setting) -> Iterator[Extra]:
+    """The input in one piece; rolled along several dimensions, a tensor as large for each of them but the last.
+
+    https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/TensorTransformations.h, roll_common;
+    cuda/TensorTransformations.cu, roll_cuda.
+    """
+    value, dims = op.tensor("self"), op.get("dims")
+    if not is_contiguous(value):
+        yield Scratch(value.bytes, "input in one piece", True)
+    for place in range(1, len(dims) if isinstance(dims, tuple) else 0):
+        yield Scratch(value.bytes, f"rolled along {place}", True)
+        if place == 1 and not is_contiguous(value):
+            yield Return("input in one piece", True)
+
+
+@rule("_cdist_backward", "_pdist_backward")
+def distances_backward(op: Op, setting: Setting) -> Iterator[Extra]:
+    """The gradient of each pair's distance, before they are added up; nothing where no norm has one.
+
+    https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cuda/DistanceKernel.cu,
+    cdist_backward_kernel_impl and pdist_backward_kernel_impl.
+    """
+    result = op.outputs[0]
+    pairs = op.get("x2")
+    others = pairs.shape[-2] if isinstance(pairs, Tensor) else result.shape[0] - 1
+    if op.args["p"] and result.numel and others > 0:
+        yield Scratch(others * result.bytes, "gradient of each pair")
+
+
 @rule("cudnn_grid_sampler", "cudnn_grid_sampler_backward")
 def sampled(op: Op, setting: Setting) -> Iterator[Extra]:
     """Copies of an expanded image or gradient, and of a grid that is not in row-major order.
@@ -140,6 +217,17 @@ def euclidean_dist(op: Op, setting: Setting) -> Iterator[Extra]:
     yield Scratch(right.bytes + 2 * _row_bytes(right), "wide right", True)
     yield Return("norms of the right", True)
     yield Return("ones beside the right", True)
+
+
+def _in_one_piece(value: Tensor, name: str) -> Iterator[Extra]:
+    if not is_contiguous(value):
+        yield Scratch(value.bytes, f"{name} in one piece")
+
+
+def _in_row_order(value: Tensor) -> bool:
+    """Whether no later dimension steps further than an earlier one; a repeated one takes any place."""
+    steps = [step for size, step in zip(value.shape, value.strides, strict=True) if size > 1 and step]
+    return steps == sorted(steps, reverse=True)
 
 
 def _row_bytes(value: Tensor) -> int:

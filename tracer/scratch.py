@@ -43,6 +43,9 @@ SCRATCH = (
     "aten.col2im",
     "aten.im2col",
     "aten.logsumexp",
+    "aten._safe_softmax",
+    "aten._ctc_loss_backward",
+    "aten.roll",
     "aten.linalg_",
     "aten._linalg_",
 )

@@ -57,3 +57,13 @@ def test_cudnns_ctc_loss_is_both_recursions_and_the_gradient():
         read_bytes=4 * 3200 + 4 * 12 + 2 * 4 * 4 + 8 * states,
         written_bytes=4 * 4 + 4 * 3200 + 8 * states,
     )
+
+
+def test_a_chunked_cross_entropy_has_a_product_for_the_logits_and_one_for_each_gradient():
+    given = {"input": new(8, 4), "linear_weight": new(10, 4), "target": new(8, dtype="int64")}
+    name, wanted = "torch_nn._linear_cross_entropy_batch_chunked", ("compute_input_grad", "compute_linear_weight_grad")
+    made = new(), new(8, 4), new(10, 4), new(0)
+    both = work(f"{name}.default", made, **given, **dict.fromkeys(wanted, True))
+    assert (both.tensor_flops, both.vector_flops) == (3 * 2 * 8 * 4 * 10, 6 * 80)
+    none = work(f"{name}_no_reduction.default", new(8), **given)
+    assert (none.tensor_flops, none.vector_flops) == (2 * 8 * 4 * 10, 4 * 80)

@@ -320,6 +320,57 @@ def group_norm(name: str, pixels: int, **args: Any) -> list[int]:
     return sizes(taken(aten(name, (x, new(4, 8), new(4, 8)), **given)))
 
 
+def test_the_gradient_of_a_softmax_takes_a_product_as_large_as_the_scores() -> None:
+    rows, columns = new(2, 3, 8, 8), Tensor(0, "float32", (2, 3, 8, 8), (192, 64, 1, 8))
+    repeated = Tensor(0, "float32", (2, 3, 8, 8), (0, 0, 0, 0))
+    half = Tensor(0, "float16", (2, 3, 8, 8), (192, 64, 8, 1))
+    size = 2 * 3 * 8 * 8 * 4
+
+    def backward(grad: Tensor, output: Tensor) -> list[int]:
+        return sizes(taken(aten("_softmax_backward_data.default", rows, grad_output=grad, output=output, dim=-1)))
+
+    assert backward(rows, rows) == backward(repeated, rows) == [size]
+    assert backward(half, half) == [size // 2]
+    assert backward(columns, rows) == [size, size]
+    assert backward(columns, columns) == [size, size, size]
+
+
+def test_a_safe_softmax_looks_where_rows_are_masked() -> None:
+    rows, columns = new(8, 4), Tensor(0, "float32", (8, 4), (1, 8))
+    masks = [Scratch(32, "whether they are infinite"), Scratch(8, "rows of nothing else")]
+    copy = [Scratch(128, "input in one piece"), Return("input in one piece")]
+    assert taken(aten("_safe_softmax.default", rows, self=rows, dim=-1)) == masks
+    assert taken(aten("_safe_softmax.default", rows, self=columns, dim=-1)) == copy + masks
+
+
+def test_gradients_of_distances_hold_one_of_each_pair() -> None:
+    left, right, grad = new(2, 5, 3), new(2, 7, 3), new(2, 5, 7)
+    given = {"grad": grad, "x1": left, "x2": right, "cdist": grad}
+    assert sizes(taken(aten("_cdist_backward.default", left, **given, p=1.0))) == [2 * 7 * 5 * 3 * 4]
+    assert taken(aten("_cdist_backward.default", left, **given, p=0.0)) == []
+    pairs = {"grad": new(10), "self": new(5, 3), "pdist": new(10), "p": 2.0}
+    assert sizes(taken(aten("_pdist_backward.default", new(5, 3), **pairs))) == [4 * 5 * 3 * 4]
+
+
+def test_what_does_not_lie_in_rows_is_rolled_in_one_piece() -> None:
+    columns = Tensor(0, "float32", (8, 8), (1, 8))
+    one = aten("roll.default", new(8, 8), self=columns, shifts=(1,), dims=(0,))
+    assert taken(one) == [Scratch(256, "input in one piece", True)]
+    two = aten("roll.default", new(8, 8), self=columns, shifts=(1, 1), dims=(0, 1))
+    piece = Scratch(256, "input in one piece", True)
+    assert taken(two) == [piece, Scratch(256, "rolled along 1", True), Return("input in one piece", True)]
+
+
+@pytest.mark.parametrize("name", ["_softmax", "_log_softmax"])
+def test_a_softmax_copies_what_does_not_lie_in_rows(name: str) -> None:
+    rows, columns = new(8, 8), Tensor(0, "float32", (8, 8), (1, 8))
+    assert taken(aten(f"{name}.default", rows, self=rows, dim=0)) == []
+    assert taken(aten(f"{name}.default", rows, self=columns, dim=0)) == [Scratch(256, "input in one piece")]
+    log = "_log_softmax_backward_data.default"
+    assert taken(aten(log, rows, grad_output=rows, output=rows, dim=0)) == []
+    assert sizes(taken(aten(log, rows, grad_output=columns, output=columns, dim=0))) == [256, 256]
+
+
 def test_group_norms_copy_what_does_not_lie_in_rows() -> None:
     last = Tensor(0, "bfloat16", (4, 64, 100), (6400, 1, 64))
     mask = {"output_mask": (True, False, False)}

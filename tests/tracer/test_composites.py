@@ -82,6 +82,13 @@ CASES: dict[str, tuple[str, Callable[[Tensor, Tensor], Tensor]]] = {
     "logsumexp": ("logsumexp", lambda y, t: y.logsumexp(-1)),
     "logsumexp over rows": ("logsumexp", lambda y, t: y.logsumexp(0, keepdim=True)),
     "dist": ("dist", torch.dist),
+    "safe softmax": ("_safe_softmax", lambda y, t: torch.ops.aten._safe_softmax(y, -1)),
+    "roll": ("roll", lambda y, t: y.detach().roll(3, 0) * y),
+    "roll along two dimensions": ("roll", lambda y, t: y.detach().roll((3, 5), (0, 1)) * y),
+    "roll along three dimensions": (
+        "roll",
+        lambda y, t: y.detach().view(4, 128, 256).roll((1, 3, 5), (0, 1, 2)) * y[0],
+    ),
     "euclidean": ("_euclidean_dist", torch.cdist),
 }
 
