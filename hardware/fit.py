@@ -117,6 +117,13 @@ class Fit:
     """Why there are none, where there are none: then every value that was asked about was traced."""
     unit: int = 1
     """The model can be built at multiples of this alone, and was asked about those."""
+    refused: str = ""
+    """Why one more cannot be traced, where that ends the search: a sequence longer than the model has positions."""
+
+    @property
+    def why_refused(self) -> str:
+        """The same without the sizes."""
+        return self.refused.partition(" cannot be traced: ")[2] or self.refused
 
     def peak(self, value: Any) -> Any:
         """The peak in bytes at a value of the size, a whole number or a numpy array of them.
@@ -227,6 +234,8 @@ class _Search:
         self.step = REMAINDER if near >= 2 * REMAINDER else 1
         self.start = REMAINDER + near % REMAINDER if self.step > 1 else 2
         self.near, self.unit = near, 1
+        self.end, self.refused = LARGEST, ""
+        """The least value that is known not to be traced, and why."""
         self.pieces: list[Piece] = []
         self.apart: dict[int, int] = {}
         self.why = ""
@@ -248,15 +257,16 @@ class _Search:
 
     def run(self, headroom: float, reserved: Callable[[StepGraph], int] | None) -> Fit:
         self.begin()
-        best = self.search(self.limit_bytes)
+        best = self.traceable(self.search(self.limit_bytes))
         while self.pieces and best >= self.pieces[-1].first and not self.agrees(best):
             if len(self.pieces) >= MOST_PIECES:
                 self.pieces, self.why = [], f"{self.name} changes the program at more than {MOST_PIECES} places"
                 break
             self.add_piece(self.threshold(best))
-            best = self.search(self.limit_bytes)
+            best = self.traceable(self.search(self.limit_bytes))
         best = self.exactly(best, self.limit_bytes)
         by_reserved = None if reserved is None else self.by_reserved(reserved, best)
+        refused = self.refused if best + self.unit >= self.end else ""
         spared = int(self.limit_bytes * (1 - headroom))
         return Fit(
             name=self.name,
@@ -268,13 +278,33 @@ class _Search:
             confirmed_bytes=self.traced(best) if best else 0,
             breaks=self.breaks(
                 best + self.unit if best else min((v for v, size in self.apart.items() if size), default=self.start)
-            ),
+            )
+            if not refused
+            else "",
             pieces=tuple(self.pieces),
             apart_bytes={value: size for value, size in sorted(self.apart.items()) if size},
             traces=self.instances.traces,
             why_no_pieces="" if self.pieces else self.why,
             unit=self.unit,
+            refused=refused,
         )
+
+    def traceable(self, best: int) -> int:
+        """The largest value that fits among those that can be traced, if not all up to `best` can."""
+        if not best or self.all_build(best):
+            return best
+        self.ends_between(self.pieces[-1].first, best)
+        return self.search(self.limit_bytes)
+
+    def ends_between(self, low: int, high: int) -> None:
+        """Find the least value that cannot be traced between one that can and one that cannot."""
+        while high - low > self.unit:
+            middle = (low + high) // 2 // self.unit * self.unit
+            low, high = (middle, high) if self.all_build(middle) else (low, middle)
+        try:
+            self.instances.at({self.name: high})
+        except ForetraceError as error:
+            self.end, self.refused = high, error.message
 
     def begin(self) -> None:
         """The first piece, if there is one: on small values where these are needed, on values of one remainder where
@@ -340,7 +370,7 @@ class _Search:
         """The largest value that the last pieces say fits; 0 where none of them does."""
         for place in reversed(range(len(self.pieces))):
             piece = self.pieces[place]
-            end = self.pieces[place + 1].first if place + 1 < len(self.pieces) else LARGEST
+            end = self.pieces[place + 1].first if place + 1 < len(self.pieces) else self.end
             found = _last_that_fits(piece, self.name, end, limit_bytes)
             if found + piece.modulus >= LARGEST:
                 raise _anything_fits(self.name)
@@ -367,15 +397,19 @@ class _Search:
         """The largest value that fits, from the largest that a piece holds for: what lies between is traced."""
         if not self.pieces:
             low, high = 0, self.unit
-            while self.known_apart(high) <= limit_bytes:
+            while self.known_apart(high) <= limit_bytes and high < self.end:
                 if high >= LARGEST:
                     raise _anything_fits(self.name)
-                low, high = high, 2 * high
+                if low and not self.all_build(high):
+                    self.ends_between(low, high)
+                else:
+                    low, high = high, 2 * high
+            high = min(high, self.end)
         elif not best:
             low, high = 0, self.start // self.unit * self.unit
         else:
             piece = [piece for piece in self.pieces if piece.first <= best][-1]
-            low, high = best, best + piece.modulus
+            low, high = best, min(best + piece.modulus, self.end)
             known = {**self.apart, low: self.traced(low)} if piece.modulus > 1 else {}
             low = max((v for v, size in known.items() if low <= v < high and size <= limit_bytes), default=low)
             high = min((v for v, size in known.items() if low < v < high and size > limit_bytes), default=high)

@@ -41,8 +41,13 @@ def _fit(found: Fit, target: str) -> list[str]:
     if found.largest:
         lines.append(f"  peak there {_size(found.confirmed_bytes)}, confirmed by a trace")
     more = f"{found.largest + found.unit:,}" if found.unit > 1 else "one more"
-    lines.append(f"  {more} takes {_size(int(found.peak(found.largest + found.unit)))}" if _knows_more(found) else "")
-    lines.append(f"  and breaks at {found.breaks}")
+    if found.refused:
+        lines.append(f"  {more} cannot be traced: {found.why_refused}")
+    else:
+        lines.append(
+            f"  {more} takes {_size(int(found.peak(found.largest + found.unit)))}" if _knows_more(found) else ""
+        )
+        lines.append(f"  and breaks at {found.breaks}")
     regimes = found.regimes() if found.pieces and found.largest >= found.pieces[0].first else []
     if not found.pieces:
         lines += ["", f"no formula, so that every value asked about was traced: {found.why_no_pieces}"]
@@ -102,6 +107,7 @@ def fit_json(found: Fit | Frontier) -> str:
             "largest_reserved": found.largest_reserved,
             "confirmed_bytes": found.confirmed_bytes,
             "breaks": found.breaks,
+            "refused": found.refused,
             "pieces": [
                 {
                     "first": piece.first,

@@ -97,11 +97,17 @@ def fit_card(found: Fit) -> str:
     if found.largest:
         rows.append(("peak at the first", exact_cell(found.confirmed_bytes)))
     rows += [("limit", exact_cell(found.limit_bytes)), ("instances traced", f"{found.traces:,}")]
-    rows.append((f"{found.largest + found.unit:,} breaks in", text(found.breaks)))
+    one_more = f"{found.largest + found.unit:,}"
+    rows.append((f"{one_more} {'cannot be traced' if found.refused else 'breaks in'}", text(_why_no_more(found))))
     more = "as the allocator reserves" if found.largest != best(found) else "by live bytes"
-    about = f"{best(found) + 1:,} does not fit, {more}; <a href='#fit'>slide it</a>"
+    ends = f"{one_more} cannot be traced" if found.refused and more == "by live bytes" else ""
+    about = f"{ends or f'{best(found) + 1:,} does not fit, {more}'}; <a href='#fit'>slide it</a>"
     answer = f"<data value='{best(found)}'>{best(found):,}</data>"
     return card(f"Largest {found.name}", answer, about, rows, "good" if best(found) else "bad")
+
+
+def _why_no_more(found: Fit) -> str:
+    return found.why_refused or found.breaks
 
 
 def fit_section(found: Fit) -> str:
@@ -156,7 +162,10 @@ def fit_table(found: Fit, width: int = WIDTH) -> str:
         words.append(f"by allocated bytes alone {found.largest:,}")
     if found.largest:
         words.append(f"peak {bytes_text(found.confirmed_bytes)} at {found.largest:,}")
-    if is_exact(found, found.largest + found.unit):
-        words.append(f"{found.largest + found.unit:,} takes {bytes_text(int(found.peak(found.largest + found.unit)))}")
-    words.append(f"{found.largest + found.unit:,} breaks in {found.breaks}")
+    one_more = found.largest + found.unit
+    if found.refused:
+        words.append(f"{one_more:,} cannot be traced: {_why_no_more(found)}")
+    else:
+        words += [f"{one_more:,} takes {bytes_text(int(found.peak(one_more)))}"] if is_exact(found, one_more) else []
+        words.append(f"{one_more:,} breaks in {found.breaks}")
     return screen([Labelled(label if len(label) < LABEL else "largest", words).lines(width)])

@@ -12,6 +12,7 @@ from foretrace.costmodels import timeline
 from foretrace.graph import ForetraceError, StepGraph
 from foretrace.hardware.fit import fit, frontier, largest
 from foretrace.report.fit import fit_json, fit_text, picture
+from foretrace.report.page_fit import fit_card, fit_table
 from handmade import perceptron
 
 
@@ -229,3 +230,25 @@ def test_a_size_that_takes_no_memory_has_no_largest() -> None:
         fit(lambda batch: step(), "batch", 10**10)
     with pytest.raises(ForetraceError, match="batch takes no memory"):
         frontier(lambda batch, width: step(width=width), "batch", "width", 10**10, near={"batch": 4, "width": 8})
+
+
+@pytest.mark.parametrize("multiple", [1, 4, 3])
+@pytest.mark.parametrize("most", [77, 200])
+def test_the_search_ends_where_the_step_cannot_be_traced(most: int, multiple: int) -> None:
+    """As at a sequence that is longer than a model has positions."""
+
+    def at(width: int) -> StepGraph:
+        if width > most:
+            raise ForetraceError(f"there is no width {width}", "take less")
+        return step(width=8 + width // multiple * multiple + (multiple > 1 and width % multiple > 1))
+
+    found = fit(at, "width", 10**9, reserved=lambda graph: timeline(graph).peak_bytes)
+    assert (found.largest, found.largest_with_headroom, found.largest_reserved) == (most, most, most)
+    assert found.confirmed_bytes == timeline(at(most)).peak_bytes
+    assert (found.breaks, found.why_refused) == ("", f"there is no width {most + 1}")
+    assert f"one more cannot be traced: there is no width {most + 1}" in fit_text(found)
+    assert json.loads(fit_json(found))["refused"] == f"width={most + 1} cannot be traced: there is no width {most + 1}"
+    assert f"{most + 1} cannot be traced: there is no width {most + 1}" in " ".join(fit_table(found).split())
+    assert f"{most + 1} cannot be traced" in fit_card(found)
+    less = fit(at, "width", timeline(at(most // 2)).peak_bytes)
+    assert (less.largest, less.refused) == (by_trying(at, less.limit_bytes, most), "")
