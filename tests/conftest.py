@@ -6,8 +6,12 @@ import importlib
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from foretrace.graph import StepGraph, laws
+
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
