@@ -16,6 +16,15 @@ MOST = 1 << 22
 """Of the indices of one call; more are not looked at."""
 
 
+class Outside(IndexError):
+    """An index lies outside; ``mend`` says what to do about it."""
+
+    mend = "Take a smaller size, such as a sequence no longer than the model has positions, or a larger table."
+
+
+Outside.__name__ = IndexError.__name__  # what the user's code sees, and a message says, is PyTorch's error
+
+
 class Points(NamedTuple):
     """Indices that have to lie in ``[low, high)``, but for one value that is passed over."""
 

@@ -21,7 +21,7 @@ from ..graph import ForetraceError, Outcome, Phase, Result
 from . import foreach, kernels, signature, sparse
 from .arena import SMALL_FLOAT_BYTES, Owner, base_of, holds_values, storage_bytes
 from .assumptions import Assumptions
-from .bounds import outside
+from .bounds import Outside, outside
 from .calls import META, dense, describe, fits, has_mask, listed, on_meta, scan
 from .choices import ASSIGNS, CHOICES, HALF, fill_places, half
 from .corrections import CORRECTIONS, SHAPES, STANDS_FOR_META
@@ -239,7 +239,7 @@ class Recorder(Log):
         if sig.takes_indices:
             given_by_name = dict(zip(sig.names, args, strict=False)) | kwargs
             if said := outside(sig.name, given_by_name, self._is_certain):
-                raise IndexError(said)
+                raise Outside(said)
         device = self._device(kwargs, owners)
         for owner in self.written(sig, args, kwargs):
             owner.known = False

@@ -18,6 +18,7 @@ from .again import remembered
 from .assumptions import Assumptions, Setting
 from .autocast import autocast_dtype, cuda_autocast, region, regions
 from .backends import WORDS, backends
+from .bounds import Outside
 from .cuda import cuda_kernels
 from .disguise import disguise
 from .fold import Folding
@@ -319,7 +320,9 @@ def _one_turn(loop: Iterator[None], recorder: Recorder) -> None:
         phase = recorder.failed_in.get(id(error), recorder.phase)
         raise ForetraceError(
             f"the {phase} raised {describe(error)}" + (f" at {place}" if place else ""),
-            "Check the inputs' shapes and dtypes; the step must run in plain PyTorch.",
+            error.mend
+            if isinstance(error, Outside)
+            else "Check the inputs' shapes and dtypes; the step must run in plain PyTorch.",
         ) from error
 
 

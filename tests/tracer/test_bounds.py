@@ -93,7 +93,8 @@ def test_what_lies_inside_or_is_ignored_is_taken(name: str) -> None:
 
 
 def test_a_sequence_longer_than_the_positions_is_told_with_both_sizes() -> None:
-    with pytest.raises(ForetraceError, match=r"index 1000 is out of range for the 1,000 that aten.embedding.default"):
+    said = r"raised IndexError: index 1000 is out of range for the 1,000 that aten.embedding.default.*positions"
+    with pytest.raises(ForetraceError, match=said):
         trace(Model(lambda m: m.table(torch.arange(ROWS + 1))), (torch.ones(1),), loss=lambda out: out)
 
 
