@@ -259,7 +259,7 @@ def test_a_target_that_broke_is_an_error_and_the_others_are_checked(project: Pat
         2,
         {"small": "same", "sparing": "error", "distilled": "same"},
     )
-    assert outcomes["sparing"]["error"]["message"] == "train.py:sparing raised RuntimeError: no"
+    assert outcomes["sparing"]["error"]["message"] == "train.py:sparing raised RuntimeError: no at train.py:17"
     assert run("check", "--jobs", "1", "--exit-zero")[0] == 2
     before = read(project / "foretrace-baseline.toml")
     assert run("check", "--update", "--jobs", "1")[0] == 2

@@ -42,7 +42,7 @@ def test_one_target_does_not_disturb_another(jobs: int, tmp_path: Path) -> None:
     before, search = os.getcwd(), list(sys.path)
     answers, known = trace_all(requests, NOWHERE, jobs)
     assert known == 0
-    assert widths(answers) == [7, 3, "importing step.py raised SystemError: no", 5, 7]
+    assert widths(answers) == [7, 3, "importing step.py raised SystemError: no at step.py:1", 5, 7]
     dtypes = [answer.facts.parameters[0].dtype for answer in answers if isinstance(answer, StepGraph)]
     assert dtypes == ["float64", "float32", "float32", "float64"]
     assert (os.getcwd(), sys.path, "sizes" in sys.modules) == (before, search, False)
