@@ -118,6 +118,11 @@ class Fit:
     unit: int = 1
     """The model can be built at multiples of this alone, and was asked about those."""
 
+    def __repr__(self) -> str:
+        found = f"{self.name}={self.largest:,} within {self.limit_bytes:,} bytes"
+        reserved = "" if self.largest_reserved is None else f", {self.largest_reserved:,} by reserved bytes"
+        return f"<Fit {found}{reserved}; {self.traces} traces>"
+
     def peak(self, value: Any) -> Any:
         """The peak in bytes at a value of the size, a whole number or a numpy array of them.
 
@@ -511,6 +516,10 @@ class Frontier:
     """The point that was traced itself."""
     formula: Formula
     traces: int
+
+    def __repr__(self) -> str:
+        points = ", ".join(f"{value}: {most:,}" for value, most in self.points)
+        return f"<Frontier of {self.name} over {self.other} within {self.limit_bytes:,} bytes: {points}>"
 
 
 def frontier(

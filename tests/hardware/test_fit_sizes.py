@@ -229,3 +229,15 @@ def test_a_size_that_takes_no_memory_has_no_largest() -> None:
         fit(lambda batch: step(), "batch", 10**10)
     with pytest.raises(ForetraceError, match="batch takes no memory"):
         frontier(lambda batch, width: step(width=width), "batch", "width", 10**10, near={"batch": 4, "width": 8})
+
+
+def test_what_is_found_is_one_line_where_it_is_shown_by_itself() -> None:
+    found = fit(lambda batch: step(batch=batch), "batch", 300_001)
+    assert repr(found) == f"<Fit batch={found.largest} within 300,001 bytes; {found.traces} traces>"
+    along = frontier(
+        lambda batch, width: step(batch=batch, width=width), "batch", "width", 10**7, near={"batch": 4, "width": 64}
+    )
+    points = ", ".join(f"{width}: {most:,}" for width, most in along.points)
+    assert repr(along) == f"<Frontier of batch over width within 10,000,000 bytes: {points}>"
+    quantities = "parameter_bytes, gradients, optimizer_state, saved_for_backward, after_forward, peak"
+    assert repr(along.formula) == f"<Formula over batch, width: {quantities}; exact on 0 held-out traces>"
