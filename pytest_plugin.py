@@ -12,10 +12,13 @@ in the header.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,6 +28,10 @@ if TYPE_CHECKING:
     from .graph import StepGraph
     from .report import Report
 
+_FILE = os.path.abspath(__file__)
+_ROOMS = tuple(
+    os.path.join(os.path.dirname(_FILE), room, "") for room in ("tracer", "graph", "hardware", "report", "checks")
+)
 DEFAULT_PROFILE = "a100-sxm4-80gb"
 DEFAULT_BASELINE = "foretrace-baseline.toml"
 MARKER = (
@@ -221,12 +228,37 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     return result
 
 
+def _end_at_the_tests_line(item: pytest.Item, excinfo: pytest.ExceptionInfo[BaseException]) -> bool:
+    """Of a mistake in what is to be traced, or in a marker, our own lines tell nothing: cut them off.
+
+    Whether no line is left, as the test was not reached.
+    """
+    errors = sys.modules.get(f"{__package__}.graph.errors")
+    if not excinfo.errisinstance((pytest.UsageError, *((errors.ForetraceError,) if errors else ()))):
+        return False
+    files = [str(entry.path) for entry in excinfo.traceback]
+    if str(item.path) not in files:
+        return any(file == _FILE for file in files)
+    after = range(files.index(str(item.path)), len(files))
+    ours = next((i for i in after if files[i] == _FILE or files[i].startswith(_ROOMS)), None)
+    last: TracebackType | None = excinfo.tb
+    while last is not None and ours is not None and not item.config.getoption("--full-trace"):
+        ours -= 1
+        if ours == 0:
+            last.tb_next = None
+        last = last.tb_next
+    return False
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A test that is over a limit says who holds the peak, and is told from other failures."""
+    unreached = call.excinfo is not None and _end_at_the_tests_line(item, call.excinfo)
     report = yield
+    if unreached and call.excinfo is not None:
+        report.longrepr = str(call.excinfo.value)
     if call.excinfo is not None and call.excinfo.errisinstance(LimitExceeded):
         report.foretrace = True  # type: ignore[attr-defined]
         report.longrepr = str(call.excinfo.value)

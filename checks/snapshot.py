@@ -306,10 +306,15 @@ def _flop_rows(report: Report) -> Iterator[Row]:
 
 
 def _time_rows(report: Report) -> Iterator[Row]:
+    """The kernels, and what the device waits for the host: together the time of the step."""
+    waiting = round(report.time.step_seconds * 1e9)
     for priced, time in zip(report.priced, report.time.ops, strict=True):
         op, nanoseconds = priced.op, round(time.seconds * 1e9)
+        waiting -= nanoseconds
         if nanoseconds:
             yield Row(_module(op.module), short(op.packet), str(op.phase), "", nanoseconds, op.source)
+    if waiting > 0:
+        yield Row(UNKNOWN, "host", "waiting", "", waiting)
 
 
 def _added(rows: Iterable[Row]) -> tuple[Row, ...]:

@@ -268,6 +268,11 @@ def _saved(options: argparse.Namespace) -> StepGraph:
         raise ForetraceError(
             f"{options.target} names no callable", f"Write {options.target}:callable, or give a saved trace."
         )
+    if not os.path.exists(options.target) and (config := _config()) is not None and config.targets:
+        raise ForetraceError(
+            f"there is no trace file {options.target}, and no configured target of that name",
+            f"Configured are {', '.join(config.targets)}; a target of Python is written path.py:callable.",
+        )
     meaningless = [name for name in TRACING if getattr(options, name) is not None]
     if meaningless:
         flag = _flag(meaningless[0])

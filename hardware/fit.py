@@ -125,6 +125,11 @@ class Fit:
         """The same without the sizes."""
         return self.refused.partition(" cannot be traced: ")[2] or self.refused
 
+    def __repr__(self) -> str:
+        found = f"{self.name}={self.largest:,} within {self.limit_bytes:,} bytes"
+        reserved = "" if self.largest_reserved is None else f", {self.largest_reserved:,} by reserved bytes"
+        return f"<Fit {found}{reserved}; {self.traces} traces>"
+
     def peak(self, value: Any) -> Any:
         """The peak in bytes at a value of the size, a whole number or a numpy array of them.
 
@@ -545,6 +550,10 @@ class Frontier:
     """The point that was traced itself."""
     formula: Formula
     traces: int
+
+    def __repr__(self) -> str:
+        points = ", ".join(f"{value}: {most:,}" for value, most in self.points)
+        return f"<Frontier of {self.name} over {self.other} within {self.limit_bytes:,} bytes: {points}>"
 
 
 def frontier(

@@ -418,3 +418,16 @@ def test_what_the_users_code_prints_is_no_part_of_the_result(
     assert got["stdout"].startswith(first), got
     assert not {"loading", "building", "losing"} & set(got["stdout"].split())
     assert {"loading", "building", "losing"} <= set(got["stderr"].split())
+
+
+def test_a_name_that_is_nothing_is_told_what_is_configured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "foretrace.toml").write_text('[targets.small]\nstep = "model.py:make"\n[targets.large]\nstep = "a:b"\n')
+    monkeypatch.chdir(tmp_path)
+    for command in ("run smal", "plan smal --steps 1 --global-batch 1", "export smal --to csv"):
+        got = run(command, capsys)
+        assert got["exit"] == "2\n"
+        assert got["stderr"].startswith("error: there is no trace file smal, and no configured target of that name")
+        assert "Configured are small, large; " in got["stderr"]
+    assert run("run model.py::make", capsys)["stderr"].startswith("error: 'model.py::make' is not a target\n")

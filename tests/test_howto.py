@@ -30,12 +30,12 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def commands() -> list[str]:
     """What the page says to type of its own files."""
     found = re.findall(r"^    (foretrace .*)$", PAGE, re.MULTILINE)
-    return [command for command in found if re.search(r"own_step\.py|my-gpu\.toml|foretrace check", command)]
+    return [command for command in found if re.search(r"own_\w*step\.py|my-gpu\.toml|foretrace check", command)]
 
 
 def test_the_page_has_the_files_that_its_commands_name(desk: Path) -> None:
     assert {path.name for path in desk.iterdir()} >= {"own_step.py", "own_op.py", "my-gpu.toml", "foretrace.toml"}
-    assert len(commands()) == 5
+    assert len(commands()) == 6
 
 
 def test_the_commands_do_what_they_say(
@@ -52,6 +52,14 @@ def test_accumulation_is_traced_as_it_is_written(desk: Path) -> None:
     graph = trace_target(f"{desk / 'own_step.py'}:make_step", {"batch": 64, "parts": 8})
     matrix_products = [op for op in graph.ops if op.packet == "aten.addmm" and op.phase == "forward"]
     assert len(matrix_products) == 8 * 2
+
+
+def test_an_optimizer_of_ones_own_is_the_traces(desk: Path) -> None:
+    graph = trace_target(f"{desk / 'own_training_step.py'}:make_step", {"batch": 64})
+    assert (graph.facts.optimizer["class"], graph.facts.optimizer["momentum"]) == ("SGD", 0.9)
+    # A momentum for each of (64 + 1) * 128 + (128 + 1) * 10 numbers.
+    state = sum(storage.bytes for storage in graph.select_storages(category="optimizer_state"))
+    assert state == 4 * (65 * 128 + 129 * 10)
 
 
 def test_a_rule_of_ones_own_prices_an_op_of_ones_own(desk: Path) -> None:

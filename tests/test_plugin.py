@@ -57,6 +57,10 @@ def test_misspelt(foretrace_step):
 def test_that_fails_by_itself(foretrace_step):
     foretrace_step(make)
     assert 1 + 1 == 3
+
+
+def test_of_no_target(foretrace_step):
+    foretrace_step("test_limits.py:absent")
 """
 )
 BATCHES = (
@@ -127,7 +131,7 @@ def test_limits(tmp_path: Path) -> None:
     (tmp_path / "pytest.ini").write_text("[pytest]\nforetrace_on = a100-pcie-40gb\naddopts = --strict-markers\n")
     done = pytest_in(tmp_path)
     assert done.returncode == 1
-    assert "test_limits.py M.M.FF" in done.stdout
+    assert "test_limits.py M.M.FFF" in done.stdout
     # The weight, its gradient, two averages of it and the root of one: five squares of 64 floats; as many rows of 64
     # for the bias; the input and the output, four rows each; the loss: 85,252 bytes.
     (line,) = re.findall(r"the step: peak memory is .* over the limit of 1\.00 KiB on a100-pcie-40gb\n", done.stdout)
@@ -136,6 +140,8 @@ def test_limits(tmp_path: Path) -> None:
     assert "limits are set, and nothing was traced: use the fixture foretrace_step" in done.stdout
     assert "@pytest.mark.foretrace has no 'paek': did you mean 'peak'?" in done.stdout
     assert "assert (1 + 1) == 3" in done.stdout
+    assert "ForetraceError: test_limits.py has no 'absent'. It defines make, " in done.stdout
+    assert not {"pytest_plugin.py", "target.py"} & set(re.findall(r"\w+\.py", done.stdout))
     assert "MEMORY test_limits.py::test_over - the step: peak memory" in done.stdout
 
 

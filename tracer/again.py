@@ -11,12 +11,14 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from functools import partial, wraps
+from math import prod
 from typing import Any, ParamSpec
 
 import torch
 from torch import nn
 
 from ..graph import ForetraceError, StepGraph
+from .arena import holds_values
 from .inputs import size_names
 
 P = ParamSpec("P")
@@ -125,9 +127,17 @@ def _tensors(inputs: Any) -> list[torch.Tensor]:
 
 def _resized(inputs: Any, batch: int) -> Any:
     if isinstance(inputs, torch.Tensor):
-        return inputs[torch.arange(batch) % inputs.shape[0]] if inputs.ndim else inputs
+        return _repeated(inputs, batch) if inputs.ndim else inputs
     if isinstance(inputs, Mapping):
         return {name: _resized(item, batch) for name, item in inputs.items()}
     if isinstance(inputs, (tuple, list)):
         return type(inputs)(_resized(item, batch) for item in inputs)
     return inputs
+
+
+def _repeated(inputs: torch.Tensor, batch: int) -> torch.Tensor:
+    """A tensor's rows from the first on, over and over; without memory where a trace would not look at the values."""
+    shape = (batch, *inputs.shape[1:])
+    if holds_values(prod(shape) * inputs.itemsize, inputs.dtype):
+        return inputs[torch.arange(batch) % inputs.shape[0]]
+    return torch.empty(shape, dtype=inputs.dtype, device="meta", requires_grad=inputs.requires_grad)

@@ -16,6 +16,8 @@ from types import ModuleType
 
 import torch
 
+from .imports import kept
+
 _OWN_NAME = __name__.partition(".")[0]
 _INSTALLED = ("site-packages", "dist-packages")
 _STANDARD = os.path.join(sysconfig.get_path("stdlib"), "")
@@ -31,7 +33,8 @@ def isolated(folder: str, *projects: str) -> Iterator[None]:
     _forget(folders)
     try:
         os.chdir(folder)
-        yield
+        with kept():
+            yield
     finally:
         os.chdir(place)
         sys.path[:] = search

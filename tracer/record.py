@@ -19,7 +19,7 @@ import torch
 
 from ..graph import ForetraceError, Outcome, Phase, Result
 from . import foreach, kernels, signature, sparse
-from .arena import SMALL_FLOAT_BYTES, Owner, base_of, holds_values, storage_bytes
+from .arena import SMALL_FLOAT_BYTES, SMALL_INTEGER_BYTES, Owner, base_of, holds_values, storage_bytes
 from .assumptions import Assumptions
 from .bounds import Outside, outside
 from .calls import META, dense, describe, fits, has_mask, listed, on_meta, scan
@@ -276,6 +276,8 @@ class Recorder(Log):
             return False
         if sig.name in _WIDENING and args[2]:
             return False  # half_to_float, which only GPUs have a kernel for
+        if any(tensor.numel() > SMALL_INTEGER_BYTES for tensor in given):
+            return False  # one value seen as many, as the gradient of a sum is: it would be read that many times
         # What derives from masks, ids and lengths may be as large as these, also where it is a float.
         wide = sig.name not in _LIKE and any(
             owner is not None and (owner.bytes > SMALL_FLOAT_BYTES or not t.is_floating_point())

@@ -35,7 +35,7 @@ def resolve(target: str, parameters: dict[str, Any], inputs: str | None = None) 
     Raises `ForetraceError` for a target that is not there, cannot be called, raises, or returns something else.
     """
     place, _, name = target.rpartition(":")
-    if not place or not name:
+    if not place or not name or place.endswith(":"):
         raise ForetraceError(f"{target!r} is not a target", _GRAMMAR)
     with _importable(place):
         function = _find(place, name)
@@ -68,7 +68,7 @@ def defaults(target: str | Callable[..., Any]) -> dict[str, Any]:
         function: Callable[..., Any] = target
     else:
         place, _, name = target.rpartition(":")
-        if not place or not name:
+        if not place or not name or place.endswith(":"):
             raise ForetraceError(f"{target!r} is not a target", _GRAMMAR)
         with _importable(place):
             function = _find(place, name)

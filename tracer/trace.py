@@ -23,6 +23,7 @@ from .cuda import cuda_kernels
 from .disguise import disguise
 from .fold import Folding
 from .frames import raised_at, shorten
+from .imports import forgotten
 from .inputs import Sizes, as_call, stand_in
 from .lift import lift
 from .modules import module_paths, stand_ins, with_loss
@@ -138,7 +139,7 @@ def taken(target: str | Callable[..., Any], device: str | None = None) -> dict[s
     """The keyword arguments that a target takes, as `target.defaults` has them, without running a kernel: what is
     imported for it may build a model, and put it on a GPU."""
     recorder = Recorder(_DEVICES.get(str(device), _DEVICES["cuda"]))
-    with _ONE_AT_A_TIME, _outside_of_modes(), seeded(), disguise(recorder), recorder:
+    with _ONE_AT_A_TIME, _outside_of_modes(), seeded(), disguise(recorder), recorder, forgotten(recorder):
         found = defaults(target)
     recorder.forget()
     return found
@@ -254,6 +255,7 @@ def _recorded(
         _without_garbage_collection(),
         disguise(recorder),
         recorder,
+        forgotten(recorder),
     ):
         recorder.progress = progress
         step = make()

@@ -341,6 +341,10 @@ class Formula:
     further: tuple[Piece, ...] = ()
     """The pieces beyond this one, which holds for the full sizes; they do not overlap."""
 
+    def __repr__(self) -> str:
+        proved = f"{'exact' if self.proof.holds else 'not exact'} on {len(self.proof.instances)} held-out traces"
+        return f"<Formula over {', '.join(self.names)}: {', '.join(self.quantities)}, peak; {proved}>"
+
     @property
     def pieces(self) -> tuple[Piece, ...]:
         """All pieces, this one first."""

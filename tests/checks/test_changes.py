@@ -193,16 +193,18 @@ REFACTORINGS: dict[str, Edits] = {
     "an argument by its default": {"foretrace.toml": [("args = { batch = 4 }\n", "")]},
     "what the code prints": {"train.py": [("    model = Model(", '    print("building")\n    model = Model(')]},
     "a seed": {"train.py": [("CLASSES = 100", "torch.manual_seed(7)\nCLASSES = 100")]},
-    "wrapped in another module": {
-        "train.py": [
-            (
-                "def small",
-                "class Outer(torch.nn.Module):\n    def __init__(self, inner):\n        super().__init__()\n"
-                "        self.inner = inner\n\n    def forward(self, x):\n        return self.inner(x)\n\n\ndef small",
-            ),
-            ("    model = Model(64, 2, CLASSES)", "    model = Outer(Model(64, 2, CLASSES))"),
-        ]
-    },
+}
+
+
+WRAPPED: dict[str, list[tuple[str, str]]] = {
+    "train.py": [
+        (
+            "def small",
+            "class Outer(torch.nn.Module):\n    def __init__(self, inner):\n        super().__init__()\n"
+            "        self.inner = inner\n\n    def forward(self, x):\n        return self.inner(x)\n\n\ndef small",
+        ),
+        ("    model = Model(64, 2, CLASSES)", "    model = Outer(Model(64, 2, CLASSES))"),
+    ]
 }
 
 
@@ -214,6 +216,15 @@ def test_a_change_that_costs_nothing_is_no_change(name: str, project: Path, run)
     edit(project, REFACTORINGS[name])
     target = "sparing" if name == "the target renamed" else "small"
     assert run("check", target, "--jobs", "1", "--no-cache") == (0, expected(project, target))
+
+
+def test_a_module_around_the_model_costs_the_host_a_call_and_nothing_else(project: Path, run) -> None:
+    edit(project, WRAPPED)
+    code, said = run("check", "small", "--jobs", "1", "--no-cache", "--format", "json")
+    (found,) = json.loads(said)["targets"]
+    assert (code, found["status"], found["findings"]) == (0, "changed", [])
+    assert {name for name, value in found["facts"].items() if value != found["baseline"][name]} == {"time"}
+    assert 0 < found["facts"]["time"] - found["baseline"]["time"] < 50_000
 
 
 def expected(project: Path, target: str) -> str:

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from foretrace.checks.baseline import cut
 from foretrace.checks.causes import case, causes
 from foretrace.checks.matching import changes, renames
-from foretrace.checks.snapshot import Row, Snapshot
+from foretrace.checks.snapshot import Row, Snapshot, snapshot
+from foretrace.report import price
+from handmade import perceptron
 
 MODULES = ("h.*.attn", "h.*.mlp", "head", "-")
 OPS = ("addmm", "gelu", "softmax")
@@ -126,3 +128,13 @@ def test_growth_that_nobody_knows_is_named_by_its_largest_row() -> None:
     after = held(row("head", "mm", FORMS[0], 512), row("head", "tanh", FORMS[2], 64), row("head", "exp", FORMS[2], 32))
     (cause,) = causes(case(before, after, Path(), ""))
     assert cause.text == "most of it is head tanh, float32[8], which was not there"
+
+
+@pytest.mark.parametrize("width", [8, 4096])
+def test_the_time_that_is_compared_is_that_of_the_report(width: int) -> None:
+    report = price(perceptron(width=width, batch=width), on="a100-sxm4-80gb")
+    found = snapshot(report, "1")
+    kernels = sum(round(time.seconds * 1e9) for time in report.time.ops)
+    assert found.facts["time"] == max(round(report.time.step_seconds * 1e9), kernels)
+    waiting = [row.value for row in found.rows["time"] if row.kind == "waiting"]
+    assert waiting == ([found.facts["time"] - kernels] if found.facts["time"] > kernels else [])

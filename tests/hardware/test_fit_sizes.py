@@ -252,3 +252,15 @@ def test_the_search_ends_where_the_step_cannot_be_traced(most: int, multiple: in
     assert f"{most + 1} cannot be traced" in fit_card(found)
     less = fit(at, "width", timeline(at(most // 2)).peak_bytes)
     assert (less.largest, less.refused) == (by_trying(at, less.limit_bytes, most), "")
+
+
+def test_what_is_found_is_one_line_where_it_is_shown_by_itself() -> None:
+    found = fit(lambda batch: step(batch=batch), "batch", 300_001)
+    assert repr(found) == f"<Fit batch={found.largest} within 300,001 bytes; {found.traces} traces>"
+    along = frontier(
+        lambda batch, width: step(batch=batch, width=width), "batch", "width", 10**7, near={"batch": 4, "width": 64}
+    )
+    points = ", ".join(f"{width}: {most:,}" for width, most in along.points)
+    assert repr(along) == f"<Frontier of batch over width within 10,000,000 bytes: {points}>"
+    quantities = "parameter_bytes, gradients, optimizer_state, saved_for_backward, after_forward, peak"
+    assert repr(along.formula) == f"<Formula over batch, width: {quantities}; exact on 0 held-out traces>"

@@ -115,3 +115,13 @@ def test_what_fits_is_not_asked_of_a_step_on_the_cpu() -> None:
     graph = foretrace.trace(nn.Linear(4, 4), "float32[batch, 4]", loss=torch.sum, sizes={"batch": 3}, device="cpu")
     with pytest.raises(ForetraceError, match="what fits is asked of a step for CUDA"):
         foretrace.price(graph, on="a100-sxm4-80gb").max_batch()
+
+
+def test_inputs_of_a_huge_batch_take_no_memory() -> None:
+    rows = 1 << 38
+    graph = foretrace.trace(nn.Linear(4, 1), (torch.ones(2, 4, requires_grad=True),), loss=torch.sum)
+    assert graph.again is not None
+    (found,) = graph.again(batch=rows).facts.inputs
+    assert (found.shape, found.dtype, found.trainable) == ((rows, 4), "float32", True)
+    best = foretrace.price(graph, on="a100-sxm4-80gb").max_batch()
+    assert 2**30 < best < 2**31

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -91,3 +92,28 @@ def test_code_with_a_command_line_sees_none_of_ours(tmp_path: Path, monkeypatch:
     with pytest.raises(ForetraceError, match=r"importing .*with_arguments.py ended the program at .*:2"):
         trace_target(f"{path}:make", device="cpu")
     assert sys.argv is arguments
+
+
+def test_what_a_trace_imports_first_is_real_for_whoever_imports_it_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "first_in_a_trace"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "tables.py").write_text("import torch\nTABLE = torch.rand(100, 200) + 1\n")
+    (package / "models.py").write_text("import torch\nMODEL = torch.nn.Linear(200, 100)\n")
+    (package / "plain.py").write_text("from torch import nn\nSMALL = 3\nclass Head(nn.Linear):\n    pass\n")
+    (package / "step.py").write_text(
+        "import torch\nfrom .models import MODEL\nfrom .plain import Head\nfrom .tables import TABLE\n"
+        "def make(rows=4):\n    return torch.nn.Sequential(MODEL, Head(100, 1)), (TABLE[:rows],), torch.sum\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    graph = trace_target("first_in_a_trace.step:make", {"rows": 5})
+    assert [named.shape for named in graph.facts.inputs] == [(5, 200)]
+    names = {name.partition(".")[2] for name in sys.modules if name.startswith("first_in_a_trace")}
+    assert names == {"", "plain"}
+    step = importlib.import_module("first_in_a_trace.step")
+    assert step.TABLE.min() >= 1 and float(step.MODEL.weight.detach().std()) > 0
+    again = trace_target("first_in_a_trace.step:make", {"rows": 5})
+    assert [op.name for op in again.ops] == [op.name for op in graph.ops]
+    assert importlib.import_module("first_in_a_trace.step") is step and step.TABLE.min() >= 1
