@@ -15,6 +15,7 @@ import torch
 from torch.utils import _pytree
 
 from ..graph import ForetraceError
+from . import sparse
 from .record import Recorder
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -158,7 +159,7 @@ def stand_in(call: Call, recorder: Recorder) -> tuple[Call, list[tuple[str, torc
             if owner is not None:
                 owner.drawn = True
             seen[id(value)] = tensor
-            named.append((_pytree.keystr(path), tensor))
+            named.extend(sparse.pieces([(_pytree.keystr(path), tensor)]))
         return seen[id(value)]
 
     args = _pytree.tree_map_with_path(twin, call[0])
@@ -167,6 +168,8 @@ def stand_in(call: Call, recorder: Recorder) -> tuple[Call, list[tuple[str, torc
 
 
 def _settle(value: torch.Tensor, recorder: Recorder) -> torch.Tensor:
+    if value.layout is not torch.strided:
+        return sparse.twin(recorder, value)
     owner = None if value.is_meta else recorder.owners.get(value.data_ptr())
     if owner is not None:
         owner.device = recorder.device_of[owner.id] = recorder.device

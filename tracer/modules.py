@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn.modules import module as nn_module
 
+from . import sparse
 from .arena import base_of
 from .key import quiet
 from .record import Recorder
@@ -67,7 +68,7 @@ def stand_ins(model: nn.Module, recorder: Recorder) -> Iterator[None]:
             undo.callback(_restore_attributes, before)
         tables = members(model, "_parameters", "_buffers")
         tensors = {id(t): t for table in tables for _, t in table if not _is_lazy(t)}.values()
-        holders = Counter(t.untyped_storage()._cdata for t in tensors)
+        holders = Counter(t.untyped_storage()._cdata for t in tensors if t.layout is torch.strided)
         storages: dict[Any, torch.Tensor] = {}
         for tensor in tensors:
             _stand_in(tensor, recorder, storages, holders, undo)
@@ -129,6 +130,10 @@ def _stand_in(
     holders: Counter[int],
     undo: ExitStack,
 ) -> None:
+    if tensor.layout is not torch.strided:
+        undo.callback(_restore_data, tensor, tensor.data)
+        tensor.data = sparse.twin(recorder, tensor)
+        return
     owner = recorder.owners.get(base_of(tensor))
     if owner is not None and not tensor.is_meta:
         before = owner.device

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..graph import ForetraceError
 from .calls import dense
+from .key import quiet
 from .signature import Signature
 
 if TYPE_CHECKING:
@@ -35,6 +37,38 @@ def _sparse_bag(grad: torch.Tensor, indices: Any, offsets: Any, offset2bag: Any,
     return torch.ops.aten._embedding_bag_sparse_backward.default(
         grad, indices, offsets, places, bag_size, num_weights, by_frequency, mode, weights, padding
     )
+
+
+def pieces(named: list[tuple[str, torch.Tensor]]) -> list[tuple[str, torch.Tensor]]:
+    """The tensors by name, with the two dense ones in place of each that is sparse."""
+    if all(tensor.layout is torch.strided for _, tensor in named):
+        return named
+    found = []
+    for name, tensor in named:
+        pair = _pair(tensor) if tensor.layout is torch.sparse_coo else None
+        found += [(name, tensor)] if pair is None else [(f"{name}.indices", pair[0]), (f"{name}.values", pair[1])]
+    return found
+
+
+def twin(recorder: Recorder, tensor: torch.Tensor) -> torch.Tensor:
+    """The same pair in the arena, in place of a sparse tensor that was made before the trace.
+
+    Raises `ForetraceError` for other layouts than that of coordinates.
+    """
+    if tensor.layout is not torch.sparse_coo:
+        layout = str(tensor.layout).removeprefix("torch.")
+        raise ForetraceError(
+            f"a tensor of shape {tuple(tensor.shape)} has the layout {layout}, which a trace cannot follow",
+            "Give it by coordinates (to_sparse_coo()), or dense.",
+        )
+    indices, values = (recorder.twin(one, recorder.device) for one in _pair(tensor))
+    with quiet():
+        return _assembled(tensor, indices, values, coalesced=tensor.is_coalesced())
+
+
+def _pair(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    with quiet():
+        return tensor._indices(), tensor._values()
 
 
 INSTEAD: dict[str, Callable[..., Any]] = {"aten._embedding_bag_backward.default": _sparse_bag}
@@ -99,9 +133,11 @@ def _dense(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return shape, dense(shape)
 
 
-def _assembled(like: torch.Tensor, indices: torch.Tensor, values: torch.Tensor, shape: Any = None) -> torch.Tensor:
+def _assembled(
+    like: torch.Tensor, indices: torch.Tensor, values: torch.Tensor, shape: Any = None, coalesced: bool = True
+) -> torch.Tensor:
     made: torch.Tensor = torch.ops.aten._sparse_coo_tensor_with_dims_and_tensors.default(
         like.sparse_dim(), like.dense_dim(), shape or like.shape, indices, values,
-        dtype=values.dtype, layout=torch.sparse_coo, device=torch.device("cpu"), is_coalesced=True,
+        dtype=values.dtype, layout=torch.sparse_coo, device=torch.device("cpu"), is_coalesced=coalesced,
     )  # fmt: skip
     return made

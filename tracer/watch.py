@@ -12,6 +12,7 @@ from torch import nn
 
 from ..graph import Facts, Named, Phase
 from ..graph.bulk import of_columns
+from . import sparse
 from .backends import backends
 from .lift import Roles, storage_numbers
 from .log import dtype_name
@@ -62,7 +63,7 @@ class Watch:
         parameters, buffers = members(self.model, "_parameters", "_buffers")
         self._note(self.roles.parameters, parameters)
         self._note(self.roles.gradients, [(name, p.grad) for name, p in parameters if p.grad is not None])
-        self._note(self.roles.buffers, buffers)
+        self._note(self.roles.buffers, sparse.pieces(buffers))
         if with_state:
             self.seen_with_state = now
             self._note(self.roles.state, list(self._state()))
@@ -94,7 +95,7 @@ class Watch:
             warmup=settings.warmup,
             optimizer=self._optimizer(),
             parameters=self._named(parameters, numbers),
-            buffers=self._named(buffers, numbers),
+            buffers=self._named(sparse.pieces(buffers), numbers),
             inputs=self._named(self.inputs, numbers),
             state=self._named(list(dict(self._state()).items()), numbers),
             modules={name: type(module).__name__ for name, module in self.model.named_modules()},

@@ -14,6 +14,7 @@ LIMITS = {
     ("bert-base-uncased", "4", "256", "eager", ""): 0.02,
     ("bert-base-uncased", "4", "256", "sdpa", ""): 0.02,
     ("google/electra-base-generator", "16", "64", "sdpa", ""): 0.01,
+    ("facebook/opt-350m", "1", "2048", "eager", ""): 0.0001,
     ("kl_div", "", "", "", "V=4096 B=8 T=2048"): 0.0001,
     ("rms_norm", "", "", "", "H=4096 M=2048"): 0.0001,
     ("geglu", "", "", "", "T=1024 bsz=8 hidden_size=4096 intermediate_size=11008"): 0.0001,
