@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, chdir, nullcontext, redirect_stdout
 from itertools import product
 from pathlib import Path
@@ -171,7 +172,18 @@ def given(options: argparse.Namespace) -> dict[str, object]:
 
 def parameters(options: argparse.Namespace) -> dict[str, object]:
     """What ``-p`` gave."""
-    return dict(parameter(text) for text in options.parameters or ())
+    return _by_name(options.parameters or ())
+
+
+def _by_name(texts: Iterable[str]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for name, value in map(parameter, texts):
+        if name in found:
+            from ..graph import ForetraceError
+
+            raise ForetraceError(f"-p {name} is given twice", f"Give it once; several numbers are -p {name}=1,2.")
+        found[name] = value
+    return found
 
 
 def cases(options: argparse.Namespace) -> list[argparse.Namespace]:
@@ -190,7 +202,7 @@ def cases(options: argparse.Namespace) -> list[argparse.Namespace]:
 def listed(options: argparse.Namespace) -> list[dict[str, object]]:
     """The parameters of each run that ``-p`` means: every combination of the numbers that it lists."""
     chosen = product(*(_choices(text) for text in options.parameters or ()))
-    return [dict(parameter(text) for text in texts) for texts in chosen]
+    return [_by_name(texts) for texts in chosen]
 
 
 def _choices(text: str) -> list[str]:

@@ -430,4 +430,7 @@ def test_a_name_that_is_nothing_is_told_what_is_configured(
         assert got["exit"] == "2\n"
         assert got["stderr"].startswith("error: there is no trace file smal, and no configured target of that name")
         assert "Configured are small, large; " in got["stderr"]
+    twice = "error: -p width is given twice\nmend: Give it once; several numbers are -p width=1,2.\n"
+    for command in ("run", "sweep", "fit", "measure", "explain"):
+        assert run(f"{command} model.py:make -p width=8 -p width=16", capsys)["stderr"] == twice
     assert run("run model.py::make", capsys)["stderr"].startswith("error: 'model.py::make' is not a target\n")
