@@ -149,6 +149,7 @@ def _load_file(path: str) -> Any:
     if spec is None or spec.loader is None:
         raise ForetraceError(f"{path} is not Python source", _GRAMMAR)
     module = importlib.util.module_from_spec(spec)
+    _forget_neighbours(folder)
     if folder not in sys.path:
         sys.path.insert(0, folder)
     if spec.parent:
@@ -162,6 +163,23 @@ def _load_file(path: str) -> Any:
             sys.modules.pop(name, None)
         raise ForetraceError(f"importing {path} {how_it_failed(error)}", "Run it with python to see why.") from error
     return module
+
+
+_folders: set[str] = set()
+"""Where the files lie that were targets so far."""
+
+
+def _forget_neighbours(folder: str) -> None:
+    """Forget what lies beside an earlier target where this one has a neighbour of the same name: two projects may both
+    have their ``model.py``, and each shall import its own."""
+    own = {os.path.splitext(entry)[0] for entry in os.listdir(folder)}
+    others = tuple(other + os.sep for other in _folders if other != folder)
+    for name, module in list(sys.modules.items()):
+        file = os.path.abspath(getattr(module, "__file__", None) or os.sep)
+        elsewhere = file.startswith(others) and not file.startswith(folder + os.sep)
+        if elsewhere and name.partition(".")[0] in own and "site-packages" not in file:
+            del sys.modules[name]
+    _folders.add(folder)
 
 
 def _name_and_folder(path: str) -> tuple[str, str]:

@@ -117,3 +117,17 @@ def test_what_a_trace_imports_first_is_real_for_whoever_imports_it_next(
     again = trace_target("first_in_a_trace.step:make", {"rows": 5})
     assert [op.name for op in again.ops] == [op.name for op in graph.ops]
     assert importlib.import_module("first_in_a_trace.step") is step and step.TABLE.min() >= 1
+
+
+def test_each_of_two_projects_imports_its_own_neighbours(tmp_path: Path) -> None:
+    text = "import torch\nfrom neighbour import WIDTH\nfrom parts.inner import MORE\n"
+    text += "def make(): return torch.nn.Linear(WIDTH, MORE), (torch.ones(2, WIDTH),), lambda out: out.sum()\n"
+    for name, width in (("one", 3), ("two", 5)):
+        (tmp_path / name / "parts").mkdir(parents=True)
+        (tmp_path / name / "same_name.py").write_text(text)
+        (tmp_path / name / "neighbour.py").write_text(f"WIDTH = {width}\n")
+        (tmp_path / name / "parts" / "__init__.py").write_text("")
+        (tmp_path / name / "parts" / "inner.py").write_text(f"MORE = {width + 1}\n")
+    for name, shape in (("one", (4, 3)), ("two", (6, 5)), ("one", (4, 3))):
+        step = trace_target(f"{tmp_path / name / 'same_name.py'}:make")
+        assert step.facts.parameters[0].shape == shape
