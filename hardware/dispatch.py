@@ -38,8 +38,11 @@ KINDS = (
 """What the host spends time on: a module's call, an op without a kernel, with one, with one that has to be set up; in
 the backward pass also a node of the graph, which may be several ops; in the update a tensor of a list."""
 
-WAITING = frozenset({"aten._local_scalar_dense", "aten.item", "aten.nonzero", "aten.is_nonzero", "aten.equal"})
-"""Ops whose result Python has to have before it goes on."""
+WAITING = frozenset(
+    f"aten.{name}"
+    for name in ("_local_scalar_dense", "item", "nonzero", "is_nonzero", "equal", "allclose", "_linalg_check_errors")
+)
+"""Ops whose result the host has to have before it goes on."""
 
 
 class Issued(NamedTuple):
