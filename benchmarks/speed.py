@@ -8,7 +8,7 @@ before it is timed, so that imports and caches are paid for. Contenders take tur
 medians, the smallest and largest ratio, and resident memory beyond ``import torch``. Times are of the processor, which
 other programs on the machine disturb least.
 
-- bare: one step (forward, backward, foreach AdamW) dispatched on meta tensors, with nobody looking: the floor;
+- bare: one step (forward, backward, foreach AdamW) dispatched on meta tensors, with nobody looking;
 - foretrace: two such steps traced, the second one lifted to a graph, priced, replayed on the allocator, and printed;
   its stages are building the module, tracing both steps, lifting what was recorded, the networkx graph, pricing, three
   steps on the allocator, and the report;
@@ -17,7 +17,8 @@ other programs on the machine disturb least.
 - flop_counter: forward and backward under ``torch.utils.flop_counter.FlopCounterMode``, which knows no memory;
 - make_fx: forward and backward traced by ``torch.fx.experimental.proxy_tensor.make_fx`` on meta tensors;
 - mem_tracker: one step under ``torch.distributed._tools.MemTracker`` and ``FakeTensorMode`` (slow);
-- fvcore, calflops: forward only, FLOPs, where they are installed and take the model.
+- fvcore, calflops: forward only, FLOPs, where they are installed and take the model;
+- anyhow: PyTorch's part that no folding spares: foreach AdamW updates as many parameters twice, of 8 numbers each.
 """
 
 from __future__ import annotations
@@ -71,6 +72,24 @@ def bare(name: str) -> Figures:
     found: Figures = {}
     step()
     timed(step, found)
+    return found
+
+
+def anyhow(name: str) -> Figures:
+    import torch
+
+    count = len(list(case(name).model.parameters()))
+
+    def work(found: Figures) -> None:
+        parameters = [torch.nn.Parameter(torch.zeros(8)) for _ in range(count)]
+        for parameter in parameters:
+            parameter.grad = torch.zeros(8)
+        optimizer = torch.optim.AdamW(parameters, foreach=True)
+        timed(lambda: [optimizer.step() for _ in range(2)], found)
+
+    work({})
+    found: Figures = {}
+    work(found)
     return found
 
 
@@ -224,6 +243,7 @@ CONTENDERS: dict[str, Callable[[str], Figures]] = {
     "mem_tracker": mem_tracker,
     "fvcore": fvcore,
     "calflops": calflops,
+    "anyhow": anyhow,
 }
 
 
@@ -298,15 +318,21 @@ CURVES = "seconds_by_depth.svg"
 """The picture's name, in the folder ``pictures`` beside the page."""
 
 
-def curves(names: list[str], count: int, seconds: float) -> dict[str, Curve]:
-    """Median seconds by depth of each contender."""
+def curves(names: list[str], count: int, seconds: float) -> tuple[dict[str, Curve], dict[str, Curve]]:
+    """Median seconds by depth of each contender, and of each stage of foretrace."""
     found: dict[str, list[tuple[int, float]]] = {name: [] for name in names}
+    stages: dict[str, list[tuple[int, float]]] = {name: [] for name in STAGES}
     for layers in DEPTHS:
         for name, runs in rounds(f"gpt-{layers}", names, count, seconds).items():
             times = [run["seconds"] for run in runs if "seconds" in run]
             if times:
                 found[name].append((layers, statistics.median(times)))
-    return {name: curve for name, curve in found.items() if curve}
+            for stage in STAGES if name == "foretrace" else ():
+                parts = [run[stage] for run in runs if stage in run]
+                stages[stage] += [(layers, statistics.median(parts))] if parts else []
+    return {name: curve for name, curve in found.items() if curve}, {
+        name: curve for name, curve in stages.items() if curve
+    }
 
 
 def depth_table(by_name: dict[str, Curve]) -> str:
@@ -320,14 +346,16 @@ def each_layer(curve: Curve) -> float:
     return 1e3 * statistics.linear_regression(*zip(*curve, strict=True)).slope
 
 
-def depth_section(by_name: dict[str, Curve]) -> str:
+def depth_section(by_name: dict[str, Curve], by_stage: dict[str, Curve]) -> str:
     said = "Blocks as GPT-2 XL has them, 8 sequences of 1,024 tokens; seconds of the processor."
     slopes = ", ".join(f"{each_layer(curve):.1f} ms to {name}" for name, curve in by_name.items() if len(curve) > 1)
     said += f"""
 
 A further layer adds {slopes}. A folded layer is no free one: the module is built with it, the
 model calls it, autograd has a node in its place, the optimizer (PyTorch's own code) goes through its parameters, and
-its ops, storages and requests are written down, priced and replayed like all others."""
+its ops, storages and requests are written down, priced and replayed like all others: """
+    said += ", ".join(f"{name} {each_layer(curve):.1f}" for name, curve in by_stage.items() if len(curve) > 1)
+    said += " ms a layer."
     drawn = f"![Seconds by number of layers](pictures/{CURVES})"
     return f"## Time against depth\n\n{said}\n\n{depth_table(by_name)}\n\n{drawn}"
 
@@ -363,11 +391,12 @@ def main() -> None:
     for model in models:
         tables[model] = table(rounds(model, names, options.rounds, options.seconds))
         print(f"{model}\n{tables[model]}\n", flush=True)
-    by_name = {} if options.without_depth else curves(own, options.rounds, options.seconds)
+    deep = [*own, "anyhow"]
+    by_name, by_stage = ({}, {}) if options.without_depth else curves(deep, options.rounds, options.seconds)
     if by_name:
         print(depth_table(by_name))
     if options.page:
-        text = page(tables, options.rounds) + (f"\n{depth_section(by_name)}\n" if by_name else "")
+        text = page(tables, options.rounds) + (f"\n{depth_section(by_name, by_stage)}\n" if by_name else "")
         options.page.write_text(text, encoding="utf-8")
     if options.page and by_name:
         drawn = picture("A training step by depth", by_name)
