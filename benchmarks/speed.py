@@ -24,6 +24,7 @@ other programs on the machine disturb least.
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib.util
 import json
 import platform
@@ -32,6 +33,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 import warnings
 from collections.abc import Callable
@@ -87,6 +89,7 @@ def anyhow(name: str) -> Figures:
         optimizer = torch.optim.AdamW(parameters, foreach=True)
         timed(lambda: [optimizer.step() for _ in range(2)], found)
 
+    gc.disable()  # as a trace does
     work({})
     found: Figures = {}
     work(found)
@@ -347,15 +350,13 @@ def each_layer(curve: Curve) -> float:
 
 
 def depth_section(by_name: dict[str, Curve], by_stage: dict[str, Curve]) -> str:
-    said = "Blocks as GPT-2 XL has them, 8 sequences of 1,024 tokens; seconds of the processor."
     slopes = ", ".join(f"{each_layer(curve):.1f} ms to {name}" for name, curve in by_name.items() if len(curve) > 1)
-    said += f"""
-
-A further layer adds {slopes}. A folded layer is no free one: the module is built with it, the
-model calls it, autograd has a node in its place, the optimizer (PyTorch's own code) goes through its parameters, and
-its ops, storages and requests are written down, priced and replayed like all others: """
-    said += ", ".join(f"{name} {each_layer(curve):.1f}" for name, curve in by_stage.items() if len(curve) > 1)
-    said += " ms a layer."
+    stages = ", ".join(f"{name} {each_layer(curve):.1f}" for name, curve in by_stage.items() if len(curve) > 1)
+    cost = f"""A further layer adds {slopes}. A folded layer is no free one: the module is built with it, the model calls it,
+autograd has a node in its place, the optimizer (PyTorch's own code) goes through its parameters, and its ops, storages and
+requests are written down, priced and replayed like all others: {stages} ms a layer."""
+    said = "Blocks as GPT-2 XL has them, 8 sequences of 1,024 tokens; seconds of the processor.\n\n"
+    said += textwrap.fill(" ".join(cost.split()), 120)
     drawn = f"![Seconds by number of layers](pictures/{CURVES})"
     return f"## Time against depth\n\n{said}\n\n{depth_table(by_name)}\n\n{drawn}"
 
