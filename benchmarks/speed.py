@@ -352,9 +352,9 @@ def each_layer(curve: Curve) -> float:
 def depth_section(by_name: dict[str, Curve], by_stage: dict[str, Curve]) -> str:
     slopes = ", ".join(f"{each_layer(curve):.1f} ms to {name}" for name, curve in by_name.items() if len(curve) > 1)
     stages = ", ".join(f"{name} {each_layer(curve):.1f}" for name, curve in by_stage.items() if len(curve) > 1)
-    cost = f"""A further layer adds {slopes}. A folded layer is no free one: the module is built with it, the model calls it,
-autograd has a node in its place, the optimizer (PyTorch's own code) goes through its parameters, and its ops, storages and
-requests are written down, priced and replayed like all others: {stages} ms a layer."""
+    cost = f"""A further layer adds {slopes}. A folded layer is no free one: the module is built with it, the model
+calls it, autograd has a node in its place, the optimizer (PyTorch's own code) goes through its parameters, and its
+ops, storages and requests are written down, priced and replayed like all others: {stages} ms a layer."""
     said = "Blocks as GPT-2 XL has them, 8 sequences of 1,024 tokens; seconds of the processor.\n\n"
     said += textwrap.fill(" ".join(cost.split()), 120)
     drawn = f"![Seconds by number of layers](pictures/{CURVES})"
