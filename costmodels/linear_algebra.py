@@ -106,6 +106,20 @@ def symmetric(op: Op) -> Work:
     return _of_each(lambda rows, _: 9 * rows**3 if vectors else 4 * rows**3 / 3)(op)
 
 
+@rule("aten.linalg_matrix_sqrth")
+def square_root(op: Op) -> Work:
+    """Eigenvalues with their vectors, and the product of these with the roots between them."""
+    return _of_each(lambda rows, _: 9 * rows**3 + 2 * rows**3 + rows**2)(op)
+
+
+@rule("aten.linalg_polar")
+def polar(op: Op) -> Work:
+    """Singular values with their vectors, the product of both sides, and that of one side with the values between."""
+    return _of_each(
+        lambda rows, columns: singular_vectors(rows, columns, False) + 2 * (rows + columns) * columns**2 + columns**2
+    )(op)
+
+
 @rule("aten._linalg_svd")
 def singular(op: Op) -> Work:
     """Singular values, and vectors if they are wanted."""

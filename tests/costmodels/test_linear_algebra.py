@@ -99,6 +99,13 @@ def steps() -> dict[str, object]:
     }
 
 
+def test_roots_and_polar_factors_are_those_of_values_and_vectors() -> None:
+    root = work("aten.linalg_matrix_sqrth.default", new(2, 6, 6), self=new(2, 6, 6))
+    assert root.vector_flops == 2 * (11 * 6**3 + 6**2)
+    polar = work("aten.linalg_polar.default", (new(9, 6), new(6, 6)), A=new(9, 6))
+    assert polar.vector_flops == 14 * 9 * 6**2 + 8 * 6**3 + 2 * (9 + 6) * 6**2 + 6**2
+
+
 @pytest.mark.parametrize("name", steps())
 def test_nothing_here_is_assumed(name: str) -> None:
     for op in record(steps()[name]):  # type: ignore[arg-type]

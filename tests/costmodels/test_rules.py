@@ -16,7 +16,8 @@ from foretrace.costmodels.rules import BUILT_IN, candidates, plugins
 from foretrace.graph import ForetraceError, Op
 
 ROOT = Path(rules.__file__).parents[1]
-VERSION_DEPENDENT: frozenset[str] = frozenset()
+OF_2_14 = frozenset({"aten.linalg_matrix_sqrth", "aten.linalg_polar"})
+VERSION_DEPENDENT = frozenset({"aten.cholesky"}) if hasattr(torch.linalg, "polar") else OF_2_14
 """Names in the table that the installed torch does not have."""
 AT_FIRST_USE = frozenset(f"torch_nn._linear_cross_entropy_batch_chunked{kind}" for kind in ("", "_no_reduction"))
 """Names that torch registers when they are first called."""
