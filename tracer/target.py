@@ -114,7 +114,7 @@ def as_step(made: Any, target: str) -> Step:
 def _importable(place: str) -> Iterator[None]:
     """The working directory on ``sys.path`` and no arguments on the command line, only while the user's code is
     imported and called: ours are not for its parser."""
-    path, arguments = list(sys.path), sys.argv
+    path, arguments, before = list(sys.path), sys.argv, set(sys.modules)
     sys.path.insert(0, os.getcwd())
     sys.argv = [place]
     try:
@@ -122,6 +122,7 @@ def _importable(place: str) -> Iterator[None]:
     finally:
         sys.path[:] = path
         sys.argv = arguments
+        _imported.update(sys.modules.keys() - before)
 
 
 def _find(place: str, name: str) -> Callable[..., Any]:
@@ -165,21 +166,19 @@ def _load_file(path: str) -> Any:
     return module
 
 
-_folders: set[str] = set()
-"""Where the files lie that were targets so far."""
+_imported: set[str] = set()
+"""The names of the modules that targets so far were the first to import."""
 
 
 def _forget_neighbours(folder: str) -> None:
-    """Forget what lies beside an earlier target where this one has a neighbour of the same name: two projects may both
+    """Forget what an earlier target has imported where this one has a neighbour of the same name: two projects may both
     have their ``model.py``, and each shall import its own."""
-    own = {os.path.splitext(entry)[0] for entry in os.listdir(folder)}
-    others = tuple(other + os.sep for other in _folders if other != folder)
-    for name, module in list(sys.modules.items()):
-        file = os.path.abspath(getattr(module, "__file__", None) or os.sep)
-        elsewhere = file.startswith(others) and not file.startswith(folder + os.sep)
-        if elsewhere and name.partition(".")[0] in own and "site-packages" not in file:
+    own = {os.path.splitext(entry)[0] for entry in os.listdir(folder)} - sys.stdlib_module_names
+    for name in [name for name in _imported & sys.modules.keys() if name.partition(".")[0] in own]:
+        module = sys.modules[name]
+        places = [getattr(module, "__file__", None) or "", *getattr(module, "__path__", ())]
+        if not any(place.startswith(folder + os.sep) or "site-packages" in place for place in places):
             del sys.modules[name]
-    _folders.add(folder)
 
 
 def _name_and_folder(path: str) -> tuple[str, str]:

@@ -128,6 +128,10 @@ def test_each_of_two_projects_imports_its_own_neighbours(tmp_path: Path) -> None
         (tmp_path / name / "neighbour.py").write_text(f"WIDTH = {width}\n")
         (tmp_path / name / "parts" / "__init__.py").write_text("")
         (tmp_path / name / "parts" / "inner.py").write_text(f"MORE = {width + 1}\n")
-    for name, shape in (("one", (4, 3)), ("two", (6, 5)), ("one", (4, 3))):
+    (tmp_path / "three" / "parts").mkdir(parents=True)
+    (tmp_path / "three" / "same_name.py").write_text("import parts\n" + text.replace("parts.", "neighbour_"))
+    (tmp_path / "three" / "neighbour.py").write_text("WIDTH = 7\n")
+    (tmp_path / "three" / "neighbour_inner.py").write_text("MORE = 8\n")
+    for name, shape in (("one", (4, 3)), ("two", (6, 5)), ("three", (8, 7)), ("one", (4, 3))):
         step = trace_target(f"{tmp_path / name / 'same_name.py'}:make")
         assert step.facts.parameters[0].shape == shape
