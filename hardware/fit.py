@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..costmodels.formula import HIGHEST_DEGREE, Axis, Condition, Formula, Instances, line, longer
+from ..costmodels.formula import HIGHEST_DEGREE, Axis, Condition, Formula, Instances, NoInstance, line, longer
 from ..graph import ForetraceError, StepGraph
 
 MEND = "Vary a size that the target takes, such as batch."
@@ -117,13 +117,14 @@ class Fit:
     """Why there are none, where there are none: then every value that was asked about was traced."""
     unit: int = 1
     """The model can be built at multiples of this alone, and was asked about those."""
-    refused: str = ""
+    why_refused: str = ""
     """Why one more cannot be traced, where that ends the search: a sequence longer than the model has positions."""
 
     @property
-    def why_refused(self) -> str:
-        """The same without the sizes."""
-        return self.refused.partition(" cannot be traced: ")[2] or self.refused
+    def refused(self) -> str:
+        """The same as a sentence, with the size; empty where one more can be traced."""
+        more = f"{self.name}={self.largest + self.unit}"
+        return f"{more} cannot be traced: {self.why_refused}" if self.why_refused else ""
 
     def __repr__(self) -> str:
         found = f"{self.name}={self.largest:,} within {self.limit_bytes:,} bytes"
@@ -239,7 +240,7 @@ class _Search:
         self.step = REMAINDER if near >= 2 * REMAINDER else 1
         self.start = REMAINDER + near % REMAINDER if self.step > 1 else 2
         self.near, self.unit = near, 1
-        self.end, self.refused = LARGEST, ""
+        self.end, self.why_refused = LARGEST, ""
         """The least value that is known not to be traced, and why."""
         self.pieces: list[Piece] = []
         self.apart: dict[int, int] = {}
@@ -271,7 +272,8 @@ class _Search:
             best = self.traceable(self.search(self.limit_bytes))
         best = self.exactly(best, self.limit_bytes)
         by_reserved = None if reserved is None else self.by_reserved(reserved, best)
-        refused = self.refused if best + self.unit >= self.end else ""
+        more = best + self.unit if best else min((v for v, size in self.apart.items() if size), default=self.start)
+        refused = self.why_refused if best + self.unit >= self.end else ""
         spared = int(self.limit_bytes * (1 - headroom))
         return Fit(
             name=self.name,
@@ -281,17 +283,13 @@ class _Search:
             largest_with_headroom=self.exactly(self.search(spared), spared),
             largest_reserved=by_reserved,
             confirmed_bytes=self.traced(best) if best else 0,
-            breaks=self.breaks(
-                best + self.unit if best else min((v for v, size in self.apart.items() if size), default=self.start)
-            )
-            if not refused
-            else "",
+            breaks="" if refused else self.breaks(more),
             pieces=tuple(self.pieces),
             apart_bytes={value: size for value, size in sorted(self.apart.items()) if size},
             traces=self.instances.traces,
             why_no_pieces="" if self.pieces else self.why,
             unit=self.unit,
-            refused=refused,
+            why_refused=refused,
         )
 
     def traceable(self, best: int) -> int:
@@ -308,8 +306,8 @@ class _Search:
             low, high = (middle, high) if self.all_build(middle) else (low, middle)
         try:
             self.instances.at({self.name: high})
-        except ForetraceError as error:
-            self.end, self.refused = high, error.message
+        except NoInstance as error:
+            self.end, self.why_refused = high, error.reason
 
     def begin(self) -> None:
         """The first piece, if there is one: on small values where these are needed, on values of one remainder where

@@ -54,9 +54,9 @@ def _is_refused(row: Row, device_of: list[str]) -> bool:
     given = [tensor for tensor in given if tensor.numel]
     if not {"cpu", "cuda:0"} <= {device_of[tensor.storage] for tensor in given}:
         return False
-    how = _refusing().get(row.signature.name)
     if row.signature.name.startswith(_INDEXED):
         return _is_indexed_elsewhere(row, device_of)
+    how = _refusing().get(row.signature.name)
     return how is ALL or (how is DIMENSIONED and any(t.shape for t in given if device_of[t.storage] == "cpu"))
 
 

@@ -52,14 +52,11 @@ def real_loop(step: Step, listener: Any, autocast: Any) -> Iterator[Iterator[Non
     except ForetraceError:
         raise
     except Exception as error:
-        drawn = (
-            f" What --input describes as whole numbers is drawn below {DRAWN_BELOW}: where that is too much, let the "
-        )
-        drawn += "target return inputs of its own."
-        raise ForetraceError(
-            f"the real run raised {describe(error)}",
-            "The step must run in plain PyTorch on the CPU." + (drawn if isinstance(error, IndexError) else ""),
-        ) from error
+        mend = "The step must run in plain PyTorch on the CPU."
+        if isinstance(error, IndexError):
+            mend += f" What --input describes as whole numbers is drawn below {DRAWN_BELOW}: "
+            mend += "where that is too much, let the target return inputs of its own."
+        raise ForetraceError(f"the real run raised {describe(error)}", mend) from error
 
 
 def _made(target: Any, parameters: dict[str, Any], inputs: str | None) -> Step:

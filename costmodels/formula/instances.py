@@ -21,7 +21,7 @@ class NoInstance(ForetraceError):
 
     def __init__(self, sizes: Sizes, error: ForetraceError) -> None:
         super().__init__(f"{in_words(sizes)} cannot be traced: {error.message}", error.mend)
-        self.sizes = dict(sizes)
+        self.sizes, self.reason = dict(sizes), error.message
 
 
 def in_words(sizes: Sizes) -> str:

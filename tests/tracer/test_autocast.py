@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from programs import printed
 from torch import nn
 
 from foretrace.graph import ForetraceError, StepGraph
 from foretrace.tracer import trace
 from foretrace.tracer.autocast import policies
-
-WALK = Path(__file__).parent.parent / "support" / "autocast_walk.py"
 
 KEEPS_FLOAT32 = {"_scaled_dot_product_flash_attention": "torch.float32"}
 """Results that no cast reaches: the logarithm of the sum of a row, which the kernel writes in float32."""
@@ -26,10 +21,7 @@ KEEPS_FLOAT32 = {"_scaled_dot_product_flash_attention": "torch.float32"}
 
 @pytest.fixture(scope="module")
 def walked() -> dict[str, Any]:
-    ran = subprocess.run([sys.executable, "-W", "ignore", str(WALK)], capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    found: dict[str, Any] = json.loads(ran.stdout)
-    return found
+    return printed("autocast_walk.py")
 
 
 def test_every_op_is_cast_as_cuda_casts_it(walked: dict[str, Any]) -> None:

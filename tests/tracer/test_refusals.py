@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from programs import printed
 from torch import nn
 
 from foretrace.graph import ForetraceError, StepGraph
 from foretrace.tracer import trace
-
-PROGRAM = Path(__file__).parent.parent / "support" / "mixed_dtypes.py"
 
 MISSED = {
     *("_batch_norm_with_update", "_native_batch_norm_legit", "_segment_reduce", "_softmax_backward_data"),
@@ -31,9 +26,7 @@ FALSE = {"_unsafe_masked_index", "_unsafe_masked_index_put_accumulate"}
 
 
 def test_a_trace_refuses_the_dtypes_that_kernels_of_the_cpu_refuse() -> None:
-    ran = subprocess.run([sys.executable, "-W", "ignore", str(PROGRAM)], capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    found: dict[str, Any] = json.loads(ran.stdout)
+    found = printed("mixed_dtypes.py")
     assert found["both"] > 400
     assert set(found["false"]) <= FALSE
     assert {name for name in found["missed"] if not name.startswith("torch.ops")} <= MISSED
